@@ -1,0 +1,1 @@
+"""The real-time runner: video in, annotated video and records out."""

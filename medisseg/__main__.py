@@ -1,0 +1,5 @@
+"""``python -m medisseg``."""
+
+from medisseg.cli import entry
+
+entry()
