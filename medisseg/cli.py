@@ -19,8 +19,14 @@ COMMANDS = {
     "evaluate": ("medisseg.evaluation.evaluate_command", "measure a checkpoint on labelled images"),
     "predict": ("medisseg.evaluation.predict_command", "segment images: masks and overlays"),
     "explain": ("medisseg.evaluation.explain_command", "picture what the features look at"),
-    "phantom": ("medisseg.phantom.command", "generate colonoscopy images and video with exact masks"),
-    "import-checkpoint": ("medisseg.model.import_command", "convert the authors' checkpoint to ours"),
+    "phantom": (
+        "medisseg.phantom.command",
+        "generate colonoscopy images and video with exact masks",
+    ),
+    "import-checkpoint": (
+        "medisseg.model.import_command",
+        "convert the authors' checkpoint to ours",
+    ),
     "doctor": ("medisseg.doctor", "say what this machine can do and what is missing"),
 }
 

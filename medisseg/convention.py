@@ -1,8 +1,8 @@
 """How an image becomes a network's input: the one definition that every part preprocesses through.
 
 The resize is bilinear with half-pixel centres, clamped edges and no antialiasing, as in
-``torch.nn.functional.interpolate(..., align_corners=False)``; training, prediction, verification and
-the runner therefore see the same pixels to within 1/255.
+``torch.nn.functional.interpolate(..., align_corners=False)``; training, prediction, verification
+and the runner therefore see the same pixels to within 1/255.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class InputConvention:
         if self.resize not in RESIZES:
             raise ValueError(f"resize is {self.resize!r}; expected one of {RESIZES}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0 or self.scale <= 0:
-            raise ValueError(f"mean, std and scale must be 3, 3 and 1 numbers, std and scale > 0: {self}")
+            raise ValueError(
+                f"mean, std and scale must be 3, 3 and 1 numbers, std and scale > 0: {self}"
+            )
         if len(self.size) != 2 or any(side < 16 or side % 16 for side in self.size):
             raise ValueError(f"size is {self.size}; expected (height, width), multiples of 16")
 
@@ -75,7 +77,9 @@ class InputConvention:
         from kernels import frames
 
         top, left, height, width = self.content(frame_size)
-        inside = np.ascontiguousarray(logits[:, top : top + height, left : left + width], np.float32)
+        inside = np.ascontiguousarray(
+            logits[:, top : top + height, left : left + width], np.float32
+        )
         return frames.resize(inside, frame_size)
 
     def content(self, frame_size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -9,14 +9,14 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was got, what was expected and what to do."""
+    """Something the user can mend: the message says what was got, what was expected, what to do."""
 
 
 def command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     """Run ``main(None)`` as a command and exit.
 
-    Exit codes: 0 (or what ``main`` returns), 2 for a :class:`UserError` (one line on standard error,
-    no traceback), 130 after Ctrl-C, 141 when the reader of our output went away.
+    Exit codes: 0 (or what ``main`` returns), 2 for a :class:`UserError` (one line on standard
+    error, no traceback), 130 after Ctrl-C, 141 when the reader of our output went away.
     """
     try:
         code = main(None) or 0

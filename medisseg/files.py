@@ -38,9 +38,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.replace(beside, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left while writing {target}; free some and repeat") from error
+            raise UserError(
+                f"no space left while writing {target}; free some and repeat"
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"cannot write {target} ({error.strerror}); choose another --out") from error
+            raise UserError(
+                f"cannot write {target} ({error.strerror}); choose another --out"
+            ) from error
         raise
     finally:
         _remove(beside)

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Make the virtual environment: pinned packages, the C++ extension, this checkout in editable form.
+# Usage: tools/setup.sh PYTHON VENV. Every failure is one line and exit code 2.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+python=$1 venv=$2 fresh=
+needed_mb=9000
+log=$(mktemp)
+
+leave() {
+  [ -z "$fresh" ] || rm -rf "$venv"
+  rm -f "$log"
+  exit "$1"
+}
+fail() {
+  echo "error: $1" >&2
+  leave 2
+}
+trap 'echo "stopped; the same command starts again" >&2; leave 130' INT TERM
+
+command -v "$python" >/dev/null || fail "no $python here; install Python 3.10 to 3.12, or name it: make PYTHON=python3.12"
+"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' ||
+  fail "$("$python" --version 2>&1) is not supported; name a Python 3.10 to 3.12: make PYTHON=python3.12"
+"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+  fail "this Python cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv python3-dev"
+command -v "${CXX:-c++}" >/dev/null ||
+  fail "no C++ compiler (${CXX:-c++}); on Debian or Ubuntu: apt install g++"
+if [ ! -x "$venv/bin/python" ]; then
+  fresh=yes
+  free_mb=$(df -Pm . | awk 'NR == 2 {print $4}')
+  [ "$free_mb" -ge "$needed_mb" ] || fail "only $free_mb MB free here; the packages need $needed_mb MB"
+fi
+
+explain() { # what pip printed -> the one line that helps
+  tail -n 12 "$log" >&2
+  if grep -q "No space left" "$log"; then
+    fail "the disk is full; free $needed_mb MB and repeat"
+  elif grep -qE "NewConnectionError|NameResolutionError|ProxyError|ReadTimeout|No matching distribution" "$log"; then
+    fail "packages could not be fetched; check the network, or install from a folder of wheels (docs/install.md)"
+  fi
+  fail "$1 could not be installed; the lines above say why"
+}
+install() {
+  echo "  $1"
+  local what=$1
+  shift
+  "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --retries 2 \
+    --constraint constraints.txt "$@" >"$log" 2>&1 || explain "$what"
+}
+
+echo "setting up in $venv (once)"
+rm -f "$venv/ready"
+[ -z "$fresh" ] || "$python" -m venv "$venv" >"$log" 2>&1 || explain "the virtual environment"
+install "build tools" --requirement tools/build-requirements.txt
+install "PyTorch" torch
+install "Med-DisSeg with its packages and C++ extension" --no-build-isolation --editable ".[dev]"
+"$venv/bin/python" -c "from kernels import frames; frames.build_info()" >"$log" 2>&1 || explain "the C++ extension"
+touch "$venv/ready"
+rm -f "$log"
