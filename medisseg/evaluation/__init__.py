@@ -1,0 +1,1 @@
+"""Measuring, predicting and explaining: metrics, pages and the commands that use them."""
