@@ -1,0 +1,107 @@
+"""The dispersive term: which features, what counts as one representation, and the joint batch.
+
+Wang and He 2025, "Diffuse and Disperse"; Med-DisSeg Eq. 3. Distances are per dimension and the
+loss is a log-sum-exp, so that it has a gradient at every feature scale; the published form, exp
+and then log of flattened distances near 500, has none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medisseg._pending import dispersive_loss
+
+VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
+PLACEMENTS = ("early", "middle", "late", "all")
+GRANULARITIES = ("image", "pixel")
+
+
+@dataclass(frozen=True)
+class DispersiveOptions:
+    """What is dispersed and how.
+
+    Attributes:
+        variant: "infonce_l2", "infonce_cosine", "hinge" or "covariance".
+        placement: "early" (encoder), "middle" (bottleneck), "late" (decoder), "all" (their mean).
+        granularity: "image": one representation an image; "pixel": one a position of the map.
+        tau: Temperature of the InfoNCE variants.
+        delta: Margin of the hinge variant.
+    """
+
+    variant: str = "infonce_l2"
+    placement: str = "early"
+    granularity: str = "image"
+    tau: float = 0.8
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("variant", VARIANTS),
+            ("placement", PLACEMENTS),
+            ("granularity", GRANULARITIES),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}")
+        if self.tau <= 0 or self.delta <= 0:
+            raise ValueError(f"tau and delta are {self.tau}, {self.delta}; expected more than 0")
+
+
+class DispersiveTerm(nn.Module):
+    """The dispersive loss of a training output's features, over all ranks' batches together."""
+
+    def __init__(self, options: DispersiveOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or DispersiveOptions()
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Features [N, C, h, w] by placement -> a scalar; 0 where fewer than two are compared."""
+        chosen = PLACEMENTS[:3] if self.options.placement == "all" else (self.options.placement,)
+        return torch.stack([self.one(features[name]) for name in chosen]).mean()
+
+    def one(self, feature: Tensor) -> Tensor:
+        """The loss of one feature [N, C, h, w]."""
+        rows = gather(representations(feature, self.options.granularity))
+        if len(rows) < 2:
+            return rows.sum() * 0.0
+        return dispersive_loss(rows, self.options.variant, tau=self.options.tau)
+
+
+def representations(feature: Tensor, granularity: str) -> Tensor:
+    """[N, C, h, w] -> rows: [N, C h w] for "image", [N h w, C] for "pixel"."""
+    if granularity == "image":
+        return feature.flatten(1)
+    return feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Join [n, d] of every rank to [world n, d], differentiably; alone, return ``rows``."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    if torch.distributed.get_world_size() == 1:
+        return rows
+    return _Gather.apply(rows)
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose gradient makes data-parallel averaging give the joint batch's gradient.
+
+    Every rank computes the same loss of the joint batch and back-propagates through its own rows.
+    Averaging over ranks then divides the sum of the shares by their number, hence the factor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        ctx.count = len(rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        first = torch.distributed.get_rank() * ctx.count
+        share = gradients[0][first : first + ctx.count]
+        return share * torch.distributed.get_world_size()

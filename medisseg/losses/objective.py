@@ -1,0 +1,135 @@
+"""The sums that the two stages minimise (Med-DisSeg, objective), on logits throughout.
+
+What differs from the release, and why: the complementary term takes its softmax over logits, not
+over sigmoids (which spans 0.289 to 0.333 and hardly supervises); the background target is the
+complement of the mask; the area weights are detached, bounded and of the batch's mean, so that no
+gradient flows through them, they do not depend on the batch's size, and an image predicted empty
+does not weigh 1e15.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medisseg.losses.dispersive import DispersiveOptions, DispersiveTerm
+from medisseg.losses.mask import cross_entropy, indices, mask_loss
+from medisseg.model.network import TrainingOutput
+
+Parts = dict[str, Tensor]
+
+
+class StageOneObjective(nn.Module):
+    """L_mask(view 1) + L_mask(view 2) + L_cons + weight * L_disp(view 1).
+
+    View 2 is view 1 after strong photometric change; one mask is true of both.
+
+    Args:
+        weight: lambda_1 of the dispersive term; 0 leaves it out.
+        dispersive: What is dispersed and how.
+        consistency: Weight of the consistency term.
+
+    Example:
+        >>> objective = StageOneObjective()
+        >>> total, parts = objective(model(view1), model(view2), mask)
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.2,
+        dispersive: DispersiveOptions | None = None,
+        consistency: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weight, self.consistency = weight, consistency
+        self.disperse = DispersiveTerm(dispersive)
+
+    def forward(
+        self, view1: TrainingOutput, view2: TrainingOutput, target: Tensor
+    ) -> tuple[Tensor, Parts]:
+        """Return the total and its parts (detached, unweighted); target [N, H, W] indices."""
+        parts = {
+            "mask": mask_loss(view1.logits, target) + mask_loss(view2.logits, target),
+            "consistency": consistency_loss(view1.logits, view2.logits),
+        }
+        total = parts["mask"] + self.consistency * parts["consistency"]
+        if self.weight:
+            parts["dispersive"] = self.disperse(view1.features)
+            total = total + self.weight * parts["dispersive"]
+        return total, _detached(parts)
+
+
+class StageTwoObjective(nn.Module):
+    """L_mask + b1 * L_fg + b2 * L_bg + L_compl + weight * L_disp.
+
+    Args:
+        weight: lambda_2 of the dispersive term; 0 leaves it out.
+        dispersive: What is dispersed and how.
+        max_area_weight: Bound of b1 and b2.
+
+    Example:
+        >>> total, parts = StageTwoObjective()(model(image), mask)
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.6,
+        dispersive: DispersiveOptions | None = None,
+        max_area_weight: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.weight, self.max_area_weight = weight, max_area_weight
+        self.disperse = DispersiveTerm(dispersive)
+
+    def forward(self, output: TrainingOutput, target: Tensor) -> tuple[Tensor, Parts]:
+        """Return the total and its parts (detached, unweighted); target [N, H, W] indices."""
+        foreground, background, uncertainty = output[1:4]
+        if foreground is None or background is None or uncertainty is None:
+            raise ValueError("the output has no auxiliary maps; expected one of stage 2, training")
+        inside = indices(target) > 0
+        parts = {
+            "mask": mask_loss(output.logits, target),
+            "foreground": mask_loss(foreground, inside),
+            "background": mask_loss(background, ~inside),
+            "complementary": complementary_loss(foreground, background, uncertainty),
+        }
+        total = (
+            parts["mask"]
+            + area_weight(foreground, self.max_area_weight) * parts["foreground"]
+            + area_weight(background, self.max_area_weight) * parts["background"]
+            + parts["complementary"]
+        )
+        if self.weight:
+            parts["dispersive"] = self.disperse(output.features)
+            total = total + self.weight * parts["dispersive"]
+        return total, _detached(parts)
+
+
+def consistency_loss(logits1: Tensor, logits2: Tensor) -> Tensor:
+    """Each view's cross-entropy against the other's hard mask, summed; logits [N, K, H, W]."""
+    return cross_entropy(logits1, hard_mask(logits2)) + cross_entropy(logits2, hard_mask(logits1))
+
+
+def hard_mask(logits: Tensor) -> Tensor:
+    """[N, K, H, W] -> class indices [N, H, W]: probability above 0.5, or the largest of K."""
+    if logits.shape[1] == 1:
+        return (logits.detach()[:, 0] > 0).long()
+    return logits.detach().argmax(1)
+
+
+def complementary_loss(foreground: Tensor, background: Tensor, uncertainty: Tensor) -> Tensor:
+    """Mean over pixels of the pairwise products of the three maps' softmax; logits [N, 1, H, W]."""
+    maps = torch.cat([foreground, background, uncertainty], 1).float()
+    fg, bg, uc = F.softmax(maps, 1).unbind(1)
+    return (fg * bg + fg * uc + bg * uc).mean()
+
+
+def area_weight(logits: Tensor, largest: float) -> Tensor:
+    """1 / tanh(mean probability of the batch), at most ``largest``, without gradient."""
+    mean = torch.sigmoid(logits.detach().float()).mean()
+    return (1 / torch.tanh(mean.clamp(min=1e-6))).clamp(max=largest)
+
+
+def _detached(parts: Parts) -> Parts:
+    return {name: value.detach() for name, value in parts.items()}

@@ -1,0 +1,147 @@
+"""Convolution blocks and the small gates of Med-DisSeg (Chen, Wang, Zou, Wu).
+
+All maps are [N, C, H, W]. Upsampling is bilinear with aligned corners, as in the release.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medisseg._pending import telu
+
+ACTIVATIONS = ("telu", "relu", "none")
+
+
+class TeLU(nn.Module):
+    """x tanh(exp(x)) (Fernandez and Mali 2024, "TeLU"), through :func:`kernels.telu`.
+
+    ``portable`` spells it in PyTorch's own operators, for exporters.
+    """
+
+    portable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a tensor of any shape elementwise."""
+        if self.portable:
+            # From x = 4 on tanh(exp(x)) is 1 in float32; unbounded, exp overflows in float16.
+            return x * torch.tanh(torch.exp(torch.clamp(x, max=4.0)))
+        return telu(x)
+
+
+def activation(name: str) -> nn.Module:
+    """Return the activation of that name: "telu", "relu" or "none" (identity)."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation is {name!r}; expected one of {ACTIVATIONS}")
+    return {"telu": TeLU, "relu": nn.ReLU, "none": nn.Identity}[name]()
+
+
+def upsample(x: Tensor, scale: int = 2) -> Tensor:
+    """Enlarge [N, C, H, W] ``scale`` times, bilinear with aligned corners."""
+    if scale == 1:
+        return x
+    return F.interpolate(x, scale_factor=float(scale), mode="bilinear", align_corners=True)
+
+
+class CBT(nn.Module):
+    """Convolution k x k (same padding, no bias) -> BatchNorm -> activation.
+
+    ``separable`` replaces the k x k convolution by a depthwise one followed by 1 x 1: the light
+    form of the ``edge`` preset.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        dilation: int = 1,
+        act: str = "telu",
+        separable: bool = False,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        separable = separable and kernel > 1
+        if separable:
+            self.depthwise = nn.Conv2d(
+                in_channels, in_channels, kernel, 1, padding, dilation, in_channels, bias=False
+            )
+            kernel, padding, dilation = 1, 0, 1
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, 1, padding, dilation, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = activation(act)
+        self.separable = separable
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in, H, W] -> [N, out, H, W]."""
+        if self.separable:
+            x = self.depthwise(x)
+        return self.act(self.norm(self.conv(x)))
+
+
+class ChannelGate(nn.Module):
+    """x * sigmoid(MLP(avg pool) + MLP(max pool)), MLP = C -> C/16 -> ReLU -> C without bias."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.expand = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same shape."""
+        pooled = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        average, peak = (self.expand(F.relu(self.reduce(p))) for p in pooled)
+        return x * torch.sigmoid(average + peak)
+
+
+class SpatialGate(nn.Module):
+    """x * sigmoid(7 x 7 convolution of [channel mean, channel max])."""
+
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same shape."""
+        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * torch.sigmoid(self.conv(pooled))
+
+
+class ELAT(nn.Module):
+    """Encoder-level attention with TeLU: a channel and a multi-scale spatial gate in parallel."""
+
+    def __init__(self, channels: int, act: str = "telu", reduction: int = 8) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, channels // reduction, bias=False)
+        self.act = activation(act)
+        self.expand = nn.Linear(channels // reduction, channels, bias=False)
+        self.scales = nn.ModuleList(
+            nn.Conv2d(channels, 1, 3, padding=d, dilation=d) for d in (1, 2, 3)
+        )
+        self.fuse = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same shape."""
+        channel = torch.sigmoid(self.expand(self.act(self.reduce(x.mean((2, 3))))))
+        spatial = torch.sigmoid(self.fuse(torch.cat([scale(x) for scale in self.scales], 1)))
+        return x * channel[:, :, None, None] * spatial
+
+
+class CBAT(nn.Module):
+    """The decoder's attention unit: CBAM's two gates with TeLU and biases."""
+
+    def __init__(self, channels: int, act: str = "telu", reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.reduce = nn.Linear(channels, hidden)
+        self.act = activation(act)
+        self.expand = nn.Linear(hidden, channels)
+        self.spatial = SpatialGate(bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same shape."""
+        pooled = x.mean((2, 3)), x.amax((2, 3))
+        average, peak = (self.expand(self.act(self.reduce(p))) for p in pooled)
+        return self.spatial(x * torch.sigmoid(average + peak)[:, :, None, None])

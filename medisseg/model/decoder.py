@@ -1,0 +1,68 @@
+"""Multi-receptive-field blocks, CBAT decoders and the output block (Med-DisSeg, Stage II)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medisseg.model.blocks import CBT, ChannelGate, SpatialGate, upsample
+
+
+class MultiReceptiveField(nn.Module):
+    """Four parallel CBTs (1x1 and three dilated 3x3), each channel-gated, fused and shortcut."""
+
+    def __init__(
+        self, in_channels: int, width: int, dilations: tuple[int, ...], act: str, separable: bool
+    ) -> None:
+        super().__init__()
+        fields = [CBT(in_channels, width, 1, act=act)]
+        fields += [CBT(in_channels, width, 3, d, act, separable) for d in dilations]
+        self.fields = nn.ModuleList(fields)
+        self.gates = nn.ModuleList(ChannelGate(width) for _ in fields)
+        self.fuse = CBT(width * len(fields), width, 3, act="none", separable=separable)
+        self.shortcut = CBT(in_channels, width, 1, act="none")
+        self.spatial = SpatialGate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in, H, W] -> [N, width, H, W]."""
+        parts = [gate(field(x)) for field, gate in zip(self.fields, self.gates, strict=True)]
+        return self.spatial(F.relu(self.fuse(torch.cat(parts, 1)) + self.shortcut(x)))
+
+
+class Decoder(nn.Module):
+    """Join a coarse and a skip feature by a dense residual stack, gates and an attention unit."""
+
+    def __init__(self, width: int, attention: nn.Module, act: str, separable: bool) -> None:
+        super().__init__()
+        self.join = CBT(2 * width, width, 1, act=act)
+        self.second = CBT(width, width, 3, act="none", separable=separable)
+        self.third = CBT(width, width, 3, act="none", separable=separable)
+        self.fourth = CBT(width, width, 1, act="none")
+        self.channel = ChannelGate(width)
+        self.spatial = SpatialGate()
+        self.attention = attention
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """[N, C, h, w], [N, C, 2h, 2w] -> [N, C, 2h, 2w]."""
+        s1 = self.join(torch.cat([upsample(coarse), skip], 1))
+        s2 = F.relu(self.second(s1) + s1)
+        s3 = F.relu(self.third(s2) + s2 + s1)
+        out = F.relu(self.fourth(s3) + s3 + s2 + s1)
+        return self.attention(self.spatial(self.channel(out)))
+
+
+class OutputBlock(nn.Module):
+    """Fuse the three decoder outputs at the finest one's size and answer one map a class."""
+
+    def __init__(self, width: int, hidden: int, classes: int, act: str, separable: bool) -> None:
+        super().__init__()
+        self.fuse = CBT(3 * width, width, 3, act=act, separable=separable)
+        self.refine = CBT(width, width, 3, act=act, separable=separable)
+        self.reduce = CBT(width, hidden, 1, act=act)
+        self.logits = nn.Conv2d(hidden, classes, 1)
+
+    def forward(self, small: Tensor, medium: Tensor, large: Tensor) -> Tensor:
+        """Three maps at H, H/2, H/4 -> logits [N, classes, 2H, 2W]."""
+        x = self.fuse(torch.cat([small, upsample(medium, 2), upsample(large, 4)], 1))
+        return self.logits(self.reduce(self.refine(upsample(x))))

@@ -1,0 +1,71 @@
+"""Semantic decoupling of the deepest feature, its auxiliary head, and the guides made of it.
+
+Med-DisSeg, section on semantic information decoupling (taken over from ConDSeg, Lei et al. 2024).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from medisseg.model.blocks import CBT, upsample
+
+BRANCHES = ("foreground", "background", "uncertainty")
+
+
+class SemanticDecoupling(nn.Module):
+    """Three branches CBT 3x3 -> CBT 3x3 -> CBT 1x1 on the deepest encoder feature."""
+
+    def __init__(self, channels: int, hidden: int, width: int, act: str) -> None:
+        super().__init__()
+        for name in BRANCHES:
+            branch = nn.Sequential(
+                CBT(channels, hidden, 3, act=act),
+                CBT(hidden, width, 3, act=act),
+                CBT(width, width, 1, act=act),
+            )
+            self.add_module(name, branch)
+
+    def forward(self, deepest: Tensor) -> dict[str, Tensor]:
+        """[N, C, h, w] -> branch name -> [N, width, h, w]; a stripped branch is left out."""
+        return {name: branch(deepest) for name, branch in self.named_children()}
+
+
+class AuxiliaryHead(nn.Module):
+    """Per branch: CBT 3x3 with upsampling x2 between, then one logit map. Training only."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...], act: str, separable: bool) -> None:
+        super().__init__()
+        for name in BRANCHES:
+            blocks = nn.ModuleList(
+                CBT(before, after, 3, act=act, separable=separable)
+                for before, after in zip((channels, *widths), widths, strict=False)
+            )
+            # One map each whatever the classes are: anything, nothing, and the doubt between.
+            logits = nn.Conv2d(widths[-1], 1, 1)
+            self.add_module(name, nn.ModuleDict({"blocks": blocks, "logits": logits}))
+
+    def forward(self, decoupled: dict[str, Tensor], scale: int) -> list[Tensor]:
+        """Return foreground, background, uncertainty logits, ``scale`` times the last map."""
+        answers = []
+        for name in BRANCHES:
+            branch, x = self.get_submodule(name), decoupled[name]
+            for index, block in enumerate(branch["blocks"]):
+                x = block(upsample(x) if index else x)
+            answers.append(upsample(branch["logits"](x), scale))
+        return answers
+
+
+class Guide(nn.Module):
+    """Bring a decoupled feature to a finer level: CBT 3x3, then (up x2, CBT 3x3) per doubling."""
+
+    def __init__(self, width: int, doublings: int, act: str, separable: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            CBT(width, width, 3, act=act, separable=separable) for _ in range(doublings + 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] -> [N, C, h * 2**doublings, w * 2**doublings]."""
+        for index, block in enumerate(self.blocks):
+            x = block(upsample(x) if index else x)
+        return x

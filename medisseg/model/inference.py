@@ -1,0 +1,74 @@
+"""The network as it runs on patients: auxiliary head and uncertainty left out, BatchNorm folded."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from medisseg.model.blocks import TeLU
+from medisseg.model.cdfa import CDFA
+
+if TYPE_CHECKING:
+    from medisseg.model.network import Network
+
+
+def for_inference(model: Network, uncertainty: bool = False, portable: bool = True) -> nn.Module:
+    """Return a stripped copy of a network in evaluation mode; its masks are the same.
+
+    Args:
+        model: A Stage I or II network; it is left as it is.
+        uncertainty: Keep the uncertainty branch: forward then returns (logits [N, K, H, W],
+            uncertainty logits [N, 1, H, W]). Stage II only.
+        portable: Use PyTorch's own operators alone, which every exporter knows; False keeps the
+            kernels, which are faster on a GPU in eager mode.
+
+    Raises:
+        ValueError: The uncertainty map is asked of a Stage I network, which has none.
+    """
+    if uncertainty and model.stage == 1:
+        raise ValueError("a Stage I network has no uncertainty map; expected stage 2")
+    stripped = copy.deepcopy(model).eval().requires_grad_(False)
+    if model.stage == 2:
+        strip(stripped, uncertainty)
+    fold(stripped)
+    for part in stripped.modules():
+        if isinstance(part, (TeLU, CDFA)):
+            part.portable = portable
+    return WithUncertainty(stripped) if uncertainty else stripped
+
+
+def strip(model: nn.Module, uncertainty: bool) -> None:
+    """Remove in place what is not on the path to the mask."""
+    unused = ["foreground", "background"] if uncertainty else []
+    for name in unused:
+        delattr(model.auxiliary, name)
+    if not uncertainty:
+        delattr(model, "auxiliary")
+        delattr(model.decoupling, "uncertainty")
+
+
+def fold(module: nn.Module) -> None:
+    """Fold in place every BatchNorm that follows a convolution among its siblings."""
+    children = list(module.named_children())
+    for (_, before), (name, after) in zip(children, children[1:], strict=False):
+        if isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
+            fused = fuse_conv_bn_eval(before, after)
+            before.weight, before.bias = fused.weight, fused.bias
+            setattr(module, name, nn.Identity())
+    for _, child in children:
+        fold(child)
+
+
+class WithUncertainty(nn.Module):
+    """A Stage II network that also answers its uncertainty map."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, H, W] -> logits [N, K, H, W], uncertainty logits [N, 1, H, W]."""
+        return self.network.with_uncertainty(x)

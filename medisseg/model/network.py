@@ -1,0 +1,254 @@
+"""Med-DisSeg in its two stages, and ConDSeg and the small ``edge`` network as options of it.
+
+Stage I trains the encoder under a light head; Stage II decouples the deepest feature into
+foreground, background and uncertainty and lets the first two guide the aggregation of all levels
+(Chen, Wang, Zou, Wu: Med-DisSeg; the decoder is ConDSeg's, Lei et al. 2024). Logits throughout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medisseg.checkpoint import Checkpoint, new_checkpoint
+from medisseg.errors import UserError
+from medisseg.model.attention import ATTENTIONS
+from medisseg.model.blocks import CBT, ELAT, upsample
+from medisseg.model.cdfa import CDFA
+from medisseg.model.decoder import Decoder, MultiReceptiveField, OutputBlock
+from medisseg.model.decoupling import AuxiliaryHead, Guide, SemanticDecoupling
+from medisseg.model.encoders import create_encoder
+from medisseg.model.options import NetworkOptions, make_options
+from medisseg.model.pretrained import load_encoder_weights, stride_rule
+
+
+class TrainingOutput(NamedTuple):
+    """What a network answers in training mode; all maps are logits [N, K or 1, H, W].
+
+    Stage I has no auxiliary maps (None). ``features`` holds, by placement, what the dispersive
+    loss may ask for: "early" (the encoder's deepest feature), "middle" (the bottleneck between
+    encoder and decoder) and "late" (the decoder's finest feature).
+    """
+
+    logits: Tensor
+    foreground: Tensor | None
+    background: Tensor | None
+    uncertainty: Tensor | None
+    features: dict[str, Tensor]
+
+
+class StageOneHead(nn.Module):
+    """Project each feature to ``head_width`` channels, gate it by ELAT, join and project to logits.
+
+    The published head upsamples before its 1x1 convolutions. Both are linear and the weights of a
+    bilinear sample sum to one, so projecting first gives the same values at a fraction of the
+    cost; BatchNorm, activation and ELAT follow at the joint size, as published.
+    """
+
+    def __init__(self, channels: tuple[int, ...], classes: int, options: NetworkOptions) -> None:
+        super().__init__()
+        width, act = options.head_width, options.activation
+        self.projections = nn.ModuleList(CBT(c, width, 1, act=act) for c in channels)
+        self.gates = nn.ModuleList(
+            ELAT(width, act) if options.elat else nn.Identity() for _ in channels
+        )
+        self.logits = nn.Conv2d(width * len(channels), classes, 1, bias=False)
+
+    def forward(self, features: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return logits [N, K, *size], the deepest projection, the joined [N, 4 width, *size]."""
+        maps = []
+        for x, block, gate in zip(features, self.projections, self.gates, strict=True):
+            projected = block.conv(x)
+            full = F.interpolate(projected, size, mode="bilinear", align_corners=True)
+            maps.append(gate(block.act(block.norm(full))))
+        joined = torch.cat(maps, 1)
+        return self.logits(joined), projected, joined
+
+
+class Network(nn.Module):
+    """What both stages share: padding, the encoder, and what travels in a checkpoint."""
+
+    stage: int
+
+    def __init__(self, options: NetworkOptions, classes: int) -> None:
+        super().__init__()
+        self.options, self.classes = options, classes
+        self.encoder = create_encoder(options.encoder, options.stride_in)
+        self.info: Checkpoint | None = None
+
+    @property
+    def multiple(self) -> int:
+        """Sides that are no multiple of this many pixels are padded and cropped back."""
+        return max(16, self.encoder.strides[-1])
+
+    def forward(self, x: Tensor) -> Any:
+        """Segment a batch.
+
+        Args:
+            x: [N, 3, H, W] float, already in the checkpoint's input convention.
+
+        Returns:
+            Logits [N, K, H, W] in evaluation mode; a :class:`TrainingOutput` in training mode.
+        """
+        height, width = x.shape[-2:]
+        bottom, right = -height % self.multiple, -width % self.multiple
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        answer = self.answer(x)
+        if not (bottom or right):
+            return answer
+        if isinstance(answer, Tensor):
+            return answer[..., :height, :width]
+        maps = (None if m is None else m[..., :height, :width] for m in answer[:4])
+        return TrainingOutput(*maps, answer.features)
+
+    def answer(self, x: Tensor) -> Any:
+        """Forward of an input whose sides are multiples of :attr:`multiple`."""
+        raise NotImplementedError
+
+    def load_encoder_from(self, path: str | Path) -> None:
+        """Take over the encoder of a Stage I checkpoint (or of any of the same encoder)."""
+        from medisseg.checkpoint import load_encoder
+
+        load_encoder(self, path)
+
+    def for_inference(self, uncertainty: bool = False, portable: bool = True) -> nn.Module:
+        """Return a copy for inference: see :func:`medisseg.model.inference.for_inference`."""
+        from medisseg.model.inference import for_inference
+
+        return for_inference(self, uncertainty, portable)
+
+
+class StageOne(Network):
+    """Encoder and light head."""
+
+    stage = 1
+
+    def __init__(self, options: NetworkOptions, classes: int) -> None:
+        super().__init__(options, classes)
+        self.head = StageOneHead(self.encoder.channels, classes, options)
+
+    def answer(self, x: Tensor) -> Any:
+        """See :meth:`Network.forward`."""
+        features = self.encoder(x)
+        full = x.shape[-2:]
+        size = full if self.options.head_at_input else features[0].shape[-2:]
+        logits, middle, joined = self.head(features, size)
+        logits = upsample(logits, full[0] // size[0])
+        if not self.training:
+            return logits
+        kept = {"early": features[-1], "middle": middle, "late": joined}
+        return TrainingOutput(logits, None, None, None, kept)
+
+
+class StageTwo(Network):
+    """The full network."""
+
+    stage = 2
+
+    def __init__(self, options: NetworkOptions, classes: int) -> None:
+        super().__init__(options, classes)
+        o, channels = options, self.encoder.channels
+        light = {"act": o.activation, "separable": o.separable}
+        self.fields = nn.ModuleList(
+            MultiReceptiveField(c, o.width, o.dilations, **light) for c in channels
+        )
+        self.decoupling = SemanticDecoupling(channels[-1], o.decouple_width, o.width, o.activation)
+        self.auxiliary = AuxiliaryHead(o.width, o.aux_widths, **light)
+        doublings = (3, 2, 1, 0)
+        self.guides_foreground = nn.ModuleList(Guide(o.width, d, **light) for d in doublings)
+        self.guides_background = nn.ModuleList(Guide(o.width, d, **light) for d in doublings)
+        self.aggregations = nn.ModuleList(
+            CDFA(o.width if level == 3 else 2 * o.width, o.width, o.heads, **light)
+            for level in range(4)
+        )
+        self.decoders = nn.ModuleDict(
+            {
+                name: Decoder(o.width, ATTENTIONS[o.attention](o.width, o.activation), **light)
+                for name in ("small", "medium", "large")
+            }
+        )
+        self.output = OutputBlock(o.width, o.head_width, classes, **light)
+
+    def aggregate(self, maps: list[Tensor], foreground: Tensor, background: Tensor) -> list[Tensor]:
+        """CDFA coarse to fine: d1..d4 [N, width, ...] -> c1..c4 of the same sizes."""
+        aggregated: list[Tensor] = []
+        for level in (3, 2, 1, 0):
+            x = maps[level]
+            if aggregated:
+                x = torch.cat([x, upsample(aggregated[0])], 1)
+            guides = (
+                self.guides_foreground[level](foreground),
+                self.guides_background[level](background),
+            )
+            aggregated.insert(0, self.aggregations[level](x, *guides))
+        return aggregated
+
+    def answer(self, x: Tensor) -> Any:
+        """See :meth:`Network.forward`."""
+        features = self.encoder(x)
+        maps = [field(feature) for field, feature in zip(self.fields, features, strict=True)]
+        parts = self.decoupling(features[-1])
+        c1, c2, c3, c4 = self.aggregate(maps, parts["foreground"], parts["background"])
+        small = self.decoders["small"](c2, c1)
+        medium = self.decoders["medium"](c3, c2)
+        large = self.decoders["large"](c4, c3)
+        logits = self.output(small, medium, large)
+        logits = upsample(logits, x.shape[-2] // logits.shape[-2])
+        if not self.training:
+            return logits
+        scale = self.encoder.strides[-1] // 2 ** (len(self.options.aux_widths) - 1)
+        auxiliary = self.auxiliary(parts, scale)
+        kept = {"early": features[-1], "middle": maps[-1], "late": small}
+        return TrainingOutput(logits, *auxiliary, kept)
+
+    def auxiliary_logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Foreground, background and uncertainty logits [N, ., H, W], in any mode."""
+        parts = self.decoupling(self.encoder(x)[-1])
+        scale = self.encoder.strides[-1] // 2 ** (len(self.options.aux_widths) - 1)
+        foreground, background, uncertainty = self.auxiliary(parts, scale)
+        return foreground, background, uncertainty
+
+
+def create_model(
+    architecture: str,
+    stage: int = 2,
+    classes: int = 1,
+    encoder_weights: str | Path | None = None,
+    **options: Any,
+) -> Network:
+    """Build a network by its preset's name.
+
+    Args:
+        architecture: "medisseg-r50", "condseg-r50", "medisseg-r18" or "edge".
+        stage: 1 (encoder and light head) or 2 (the full network).
+        classes: Number of logit maps: 1 for binary masks, else one a class, background included.
+        encoder_weights: "imagenet" (packaged, ``efficientnet-lite0`` only), the path of a weights
+            file, or None.
+        **options: Fields of :class:`~medisseg.model.options.NetworkOptions`, or ``cbat=False``.
+
+    Returns:
+        The network, with ``model.info`` describing it (no metrics yet).
+
+    Raises:
+        UserError: A name or a value is unknown, or the weights do not fit.
+
+    Example:
+        >>> model = create_model("edge", encoder_weights="imagenet", attention="se").eval()
+    """
+    if stage not in (1, 2):
+        raise UserError(f"stage is {stage!r}; expected 1 or 2")
+    if classes < 1:
+        raise UserError(f"classes is {classes}; expected 1 for binary masks, or more")
+    if encoder_weights is not None:
+        options.setdefault("stride_in", stride_rule(encoder_weights))
+    settings = make_options(architecture, options)
+    model = (StageOne if stage == 1 else StageTwo)(settings, classes)
+    if encoder_weights is not None:
+        load_encoder_weights(model.encoder, settings.encoder, encoder_weights)
+    model.info = new_checkpoint(architecture, stage, classes, settings.to_dict())
+    return model
