@@ -1,0 +1,197 @@
+"""Measure a predictor on labelled images: per image, then averaged, at two resolutions.
+
+"Network" is the protocol of the papers: the mask is resized to the network's input. "Native" is
+what a clinic sees: the logits are brought to the image's own size before the threshold.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medisseg.data.folder import Sample, resize_mask
+from medisseg.evaluation import metrics
+from medisseg.files import replacing
+from medisseg.predictor import Prediction, Predictor
+
+# Key in metrics.json -> column per image. Fractions in [0, 1]; hd95 in pixels.
+AVERAGES = {
+    "miou": "iou",
+    "mdsc": "dice",
+    "recall": "recall",
+    "precision": "precision",
+    "hd95": "hd95",
+    "boundary_iou": "boundary_iou",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image at one resolution.
+
+    Attributes:
+        values: The metrics of :data:`metrics.NAMES`, averaged over the classes that occur.
+        classes: Class index to its metrics, for the classes that occur.
+        table: Reliability of the probabilities, [bins, 3].
+    """
+
+    values: dict[str, float]
+    classes: dict[int, dict[str, float]]
+    table: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image: its name, its sequence or patient (empty: none), true foreground share, scores."""
+
+    name: str
+    group: str
+    area: float
+    network: Score
+    native: Score
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of every image, in the order of the split."""
+
+    rows: tuple[Row, ...]
+    seed: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` holds: averages with 95 % intervals, and ``native``."""
+        network, native = (self._averages(where) for where in ("network", "native"))
+        bounds = network.pop("intervals")
+        return {**network, "images": len(self.rows), "intervals": bounds, "native": native}
+
+    def _averages(self, where: str) -> dict[str, Any]:
+        scores = [getattr(row, where) for row in self.rows]
+        columns = {key: [s.values[name] for s in scores] for key, name in AVERAGES.items()}
+        tables = np.stack([score.table for score in scores])
+        averages: dict[str, Any] = {key: float(np.mean(values)) for key, values in columns.items()}
+        averages["calibration_error"] = metrics.calibration_error(tables)
+        groups = self.groups()
+        averages["intervals"] = metrics.intervals(columns, tables, groups, seed=self.seed)
+        return averages
+
+    def groups(self) -> list[str] | None:
+        """Return the sequence or patient of each image when the data folder tells every one's."""
+        groups = [row.group for row in self.rows]
+        return groups if all(groups) and len(set(groups)) > 1 else None
+
+    def classes(self) -> dict[str, dict[str, float]]:
+        """Return averages of each class over the images where it occurs, network resolution."""
+        found: dict[int, list[dict[str, float]]] = {}
+        for row in self.rows:
+            for index, values in row.network.classes.items():
+                found.setdefault(index, []).append(values)
+        return {
+            str(index): {"images": len(rows)}
+            | {key: float(np.mean([row[name] for row in rows])) for key, name in AVERAGES.items()}
+            for index, rows in sorted(found.items())
+        }
+
+    def reliability(self) -> npt.NDArray[np.float64]:
+        """Return the reliability table of all images together, network resolution: [bins, 3]."""
+        return np.sum([row.network.table for row in self.rows], axis=0)
+
+    def worst(self, count: int | None = None) -> list[int]:
+        """Return the indices of the images with the lowest Dice, worst first, native resolution."""
+        order = sorted(range(len(self.rows)), key=lambda i: self.rows[i].native.values["dice"])
+        return order[:count]
+
+
+def evaluate(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    groups: Mapping[str, str] | None = None,
+    batch: int = 8,
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda images: None,
+) -> Evaluation:
+    """Score a predictor on labelled samples.
+
+    Args:
+        predictor: Network with its transforms.
+        samples: uint8 RGB images with class indices, e.g. a :class:`SegmentationFolder`.
+        groups: Image name to sequence or patient; intervals then draw whole groups.
+        batch: Images per run of the network.
+        seed: Of the bootstrap.
+        advance: Told the number of images after each batch.
+
+    Raises:
+        UserError: An image or mask cannot be used.
+
+    Example:
+        >>> evaluate(Predictor("edge-kvasir"), SegmentationFolder("kvasir-seg", "val")).summary()
+    """
+    rows: list[Row] = []
+    for part in batches(samples, batch):
+        logits = predictor.logits([sample.image for sample in part])
+        for sample, answer in zip(part, logits, strict=True):
+            rows.append(score(predictor, sample, answer, (groups or {}).get(sample.name, "")))
+        advance(len(part))
+    return Evaluation(tuple(rows), seed)
+
+
+def score(
+    predictor: Predictor, sample: Sample, logits: npt.NDArray[np.float32], group: str = ""
+) -> Row:
+    """Score one image's logits [K, h, w] at the network's and at the image's own resolution."""
+    size = (sample.mask.shape[0], sample.mask.shape[1])
+    convention = predictor.convention
+    top, left, height, width = convention.content(size)
+    inside = np.s_[
+        top : top + height, left : left + width
+    ]  # the padding of a letterbox is no image
+    small = Prediction(logits[:, inside[0], inside[1]], predictor.threshold)
+    network = _score(small, resize_mask(sample.mask, convention)[inside], predictor.classes)
+    same = (height, width) == size
+    restored = small if same else predictor.restore(logits, size)
+    native = network if same else _score(restored, sample.mask, predictor.classes)
+    return Row(sample.name, group, float(np.mean(sample.mask > 0)), network, native)
+
+
+def _score(prediction: Prediction, true: npt.NDArray[np.uint8], classes: int) -> Score:
+    found = metrics.class_metrics(prediction.mask, true, classes)
+    if classes == 1:
+        stated, right = prediction.probability, true > 0
+    else:
+        stated, right = prediction.probability.max(0), prediction.mask == true
+    return Score(metrics.mean_over_classes(found), found, metrics.reliability(stated, right))
+
+
+def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
+    """Yield the samples in lists of at most ``size``."""
+    for start in range(0, len(samples), size):
+        yield [samples[i] for i in range(start, min(start + size, len(samples)))]
+
+
+def write_results(evaluation: Evaluation, about: Mapping[str, Any], out: Path) -> None:
+    """Write ``metrics.json``, ``per_image.csv`` and ``evaluation.json`` into a folder."""
+    with replacing(out / "metrics.json") as beside:
+        beside.write_text(json.dumps(evaluation.summary(), indent=2) + "\n")
+    with replacing(out / "evaluation.json") as beside:
+        told = {**about, "classes": evaluation.classes()}
+        beside.write_text(json.dumps(told, indent=2) + "\n")
+    with replacing(out / "per_image.csv") as beside, open(beside, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        measured = [*metrics.NAMES, "calibration_error"]
+        native = [f"native_{name}" for name in measured]
+        writer.writerow(["image", "group", "true_share", *measured, *native])
+        for row in evaluation.rows:
+            numbers = [value for s in (row.network, row.native) for value in _numbers(s)]
+            shown = [f"{number:.6f}" for number in (row.area, *numbers)]
+            writer.writerow([row.name, row.group, *shown])
+
+
+def _numbers(score: Score) -> list[float]:
+    values = [score.values[name] for name in metrics.NAMES]
+    return [*values, metrics.calibration_error(score.table)]

@@ -1,0 +1,88 @@
+"""``medisseg evaluate``: measure a checkpoint or a bundle on a labelled data folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import medisseg
+from medisseg.errors import UserError
+
+HELP = "measure a checkpoint on labelled images"
+EXAMPLE = "medisseg evaluate edge-kvasir --data data/kvasir-seg --split val --out runs/val"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``medisseg evaluate``."""
+    parser.add_argument("checkpoint", help="checkpoint (file or name) or bundle")
+    parser.add_argument("--data", required=True, help="data folder with images and masks")
+    parser.add_argument("--split", default="val", help="list of names, or all (default: val)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for metrics.json, per_image.csv and index.html"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="images per run (default: 8)")
+    parser.add_argument("--threshold", type=float, help="default: the checkpoint's own")
+    parser.add_argument("--cases", type=int, default=48, help="cases on the page (default: 48)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="fp32", help="fp32 (default), fp16 or bf16")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print a table and, with ``--out``, write the results and the page."""
+    from rich.console import Console
+
+    from medisseg.data.folder import SegmentationFolder
+    from medisseg.data.splits import group_table
+    from medisseg.evaluation.evaluate import evaluate, write_results
+    from medisseg.evaluation.evaluate_page import write_page
+    from medisseg.evaluation.progress import progress
+    from medisseg.predictor import Predictor
+
+    if args.batch < 1:
+        raise UserError(f"--batch is {args.batch}; expected 1 or more")
+    predictor = Predictor(args.checkpoint, args.device, args.threshold, args.precision)
+    samples = SegmentationFolder(args.data, args.split, classes=predictor.classes)
+    groups = group_table(samples.root, None, samples.names)
+    with progress("evaluating", len(samples)) as advance:
+        result = evaluate(predictor, samples, groups, args.batch, args.seed, advance)
+    told = about(args, predictor)
+    Console().print(_table(told, result.summary()))
+    if args.out:
+        write_results(result, told, args.out)
+        write_page(result, told, predictor, samples, args.cases, args.out / "index.html")
+        print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
+    return 0
+
+
+def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
+    """Return what was measured and how, for ``evaluation.json`` and the page."""
+    height, width = predictor.convention.size
+    return {
+        "model": Path(args.checkpoint).stem,
+        "architecture": predictor.name,
+        "data": Path(args.data).resolve().name,
+        "split": args.split,
+        "size": f"{height}x{width}",
+        "threshold": predictor.threshold,
+        "seed": args.seed,
+        "convention": predictor.convention.to_dict(),
+        "version": medisseg.__version__,
+    }
+
+
+def _table(told: dict[str, Any], summary: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    from medisseg.evaluation.evaluate_page import table_rows
+
+    table = Table(
+        title=f"{told['model']} on {told['data']}, {told['split']}: {summary['images']} images"
+    )
+    for column in ("per image, then averaged", f"network ({told['size']})", "image's own size"):
+        table.add_column(column, justify="left" if column.startswith("per") else "right")
+    for row in table_rows(summary):
+        table.add_row(*row)
+    table.caption = "95 % bootstrap intervals in brackets"
+    return table

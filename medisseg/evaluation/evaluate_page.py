@@ -1,0 +1,134 @@
+"""The page of an evaluation: numbers with intervals, distributions, and the worst cases first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medisseg.data.folder import Sample
+from medisseg.evaluation.evaluate import Evaluation
+from medisseg.evaluation.pictures import COLORS, beside, compare, shrink
+from medisseg.evaluation.report import Page
+from medisseg.predictor import Predictor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "miou": "mIoU",
+    "mdsc": "mDSC (Dice)",
+    "recall": "recall",
+    "precision": "precision",
+    "hd95": "HD95, pixels",
+    "boundary_iou": "boundary IoU",
+    "calibration_error": "calibration error",
+}
+PROTOCOL = (
+    "Each metric is taken per image and then averaged over the images; an image whose mask and "
+    "prediction are both empty scores 1. Network resolution is the papers' protocol (the mask "
+    "resized to the network's input), image resolution is the size of the images as stored. "
+    "Intervals: bootstrap, 95 %."
+)
+
+
+def table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Return label, network resolution and image resolution, each "value (low to high)"."""
+    return [
+        [label, _shown(summary, key), _shown(summary["native"], key)]
+        for key, label in LABELS.items()
+    ]
+
+
+def _shown(averages: Mapping[str, Any], key: str) -> str:
+    digits = 1 if key == "hd95" else 3
+    low, high = averages["intervals"][key]
+    return f"{averages[key]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def write_page(
+    evaluation: Evaluation,
+    about: Mapping[str, Any],
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    cases: int,
+    path: Path,
+) -> None:
+    """Write ``index.html``; the network is run again on the ``cases`` images that are shown."""
+    summary = evaluation.summary()
+    page = Page(
+        f"{about['model']} on {about['data']}",
+        f"{summary['images']} images of split {about['split']}, {about['architecture']}, "
+        f"{about['size']} pixels, threshold {about['threshold']:g}",
+    )
+    page.tiles({LABELS[key]: f"{summary[key]:.3f}" for key in ("mdsc", "miou")})
+    page.table(["", "network resolution", "image resolution"], table_rows(summary))
+    page.text(PROTOCOL)
+    if groups := evaluation.groups():
+        page.text(f"Intervals draw whole sequences or patients: {len(set(groups))} of them.")
+    if len(classes := evaluation.classes()) > 1:
+        rows = [
+            [index, int(values["images"]), *(values[k] for k in LABELS if k in values)]
+            for index, values in classes.items()
+        ]
+        headers = ["class", "images", *(t for k, t in LABELS.items() if k != "calibration_error")]
+        page.heading("Classes").table(headers, rows, "Over the images where the class occurs.")
+    page.heading("Distributions").figure(
+        distributions(evaluation),
+        "Dice of every image; Dice by "
+        "the area of the reference; stated probability against the share that came true.",
+    )
+    page.heading("Worst cases first").keys(COLORS)
+    page.text("Left the image, right the same with the prediction compared to the reference.")
+    page.images(pictures(evaluation, predictor, samples, cases), columns=3)
+    page.save(path)
+
+
+def pictures(
+    evaluation: Evaluation, predictor: Predictor, samples: Sequence[Sample], cases: int
+) -> list[tuple[np.ndarray, str]]:
+    """Return pictures with captions of the images with the lowest Dice, worst first."""
+    shown = []
+    for index in evaluation.worst(cases):
+        sample, values = samples[index], evaluation.rows[index].native.values
+        prediction = predictor(sample.image)
+        colored = compare(sample.image, prediction.mask, sample.mask)
+        text = f"{sample.name}: Dice {values['dice']:.3f}, IoU {values['iou']:.3f}"
+        shown.append((shrink(beside(sample.image, colored), 1024), text))
+    return shown
+
+
+def distributions(evaluation: Evaluation) -> Figure:
+    """Draw Dice as a histogram and by area, and the reliability of the probabilities."""
+    from matplotlib.figure import Figure
+
+    dice = np.array([row.network.values["dice"] for row in evaluation.rows])
+    area = np.array([row.area for row in evaluation.rows]) * 100
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    histogram, by_area, reliability = figure.subplots(1, 3)
+    histogram.hist(dice, bins=np.linspace(0, 1, 26), color="#0b8a8f")
+    histogram.axvline(dice.mean(), color="#e69f00", label=f"mean {dice.mean():.3f}")
+    histogram.axvline(
+        np.median(dice), color="#e69f00", ls=":", label=f"median {np.median(dice):.3f}"
+    )
+    histogram.set(xlabel="Dice", ylabel="images")
+    histogram.legend(loc="upper left", fontsize="small")
+    by_area.scatter(area, dice, s=12, color="#0b8a8f", alpha=0.6, linewidths=0)
+    by_area.set(
+        xlabel="foreground in the reference, % of the image", ylabel="Dice", ylim=(-0.03, 1.03)
+    )
+    if (area > 0).all():
+        by_area.set_xscale("log")
+        by_area.xaxis.set_major_formatter("{x:g}")
+    count, stated, true = evaluation.reliability().T
+    seen = count > 0
+    reliability.plot([0, 1], [0, 1], color="#888888", lw=1, ls=":")
+    reliability.plot(
+        stated[seen] / count[seen], true[seen] / count[seen], "o-", ms=4, color="#0b8a8f"
+    )
+    reliability.set(xlabel="stated probability", ylabel="share that came true")
+    for axes in (histogram, by_area, reliability):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,173 @@
+"""Segment images that nobody has labelled: masks, overlays and probabilities as files."""
+
+from __future__ import annotations
+
+import csv
+import glob
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medisseg.data.reading import IMAGE_SUFFIXES, read_image
+from medisseg.errors import UserError
+from medisseg.evaluation.pictures import CLASS_COLORS, overlay
+from medisseg.files import replacing
+from medisseg.predictor import Prediction, Predictor
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to segment: its file, and the name (folders kept, no suffix) of what is written."""
+
+    image: Path
+    name: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: the mask's size and foreground in pixels, or why it failed."""
+
+    job: Job
+    height: int = 0
+    width: int = 0
+    foreground: int = 0
+    error: str = ""
+
+
+def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
+    """Return the images that files, folders (searched below) and globs name, each once.
+
+    An image below a folder keeps its place below that folder; any other keeps its name alone.
+
+    Raises:
+        UserError: An input that is nothing, a folder without images, two images that would be
+            written to the same mask, or a mask that would replace an image.
+    """
+    jobs: dict[Path, Job] = {}
+    for text in inputs:
+        found = list(_expand(text))
+        if not found:
+            kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+            raise UserError(f"no images in {text}; expected files of {kinds}")
+        for job in found:
+            other = jobs.setdefault(job.name, job)
+            if other.image.resolve() != job.image.resolve():
+                raise UserError(
+                    f"{other.image} and {job.image} would both be written to "
+                    f"{out / 'masks' / job.name}.png; predict them to two --out folders"
+                )
+    masks = {(out / "masks" / f"{name}.png").resolve() for name in jobs}
+    for job in jobs.values():
+        if job.image.resolve() in masks:
+            raise UserError(f"{job.image} would be replaced by a mask; choose another --out")
+    return list(jobs.values())
+
+
+def _expand(text: str) -> list[Job]:
+    path = Path(text)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        return [Job(p, p.relative_to(path).with_suffix("")) for p in files if p.is_file()]
+    if path.is_file():
+        return [Job(path, Path(path.stem))]
+    if not glob.has_magic(text):
+        raise UserError(f"{text} does not exist; expected an image, a folder or a glob")
+    files = sorted(Path(name) for name in glob.glob(text, recursive=True))
+    return [
+        Job(p, Path(p.stem)) for p in files if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
+    ]
+
+
+def predict(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    out: Path,
+    overlays: bool = False,
+    probabilities: bool = False,
+    batch: int = 8,
+    advance: Callable[[int], object] = lambda images: None,
+) -> list[Outcome]:
+    """Segment images and write the results; an unreadable one is reported, the others are done.
+
+    Every file is whole or absent, and an image's mask is written last: where there is a mask, the
+    overlay and the probabilities are there too.
+
+    Returns:
+        What became of each job, in order.
+    """
+    outcomes = []
+    for start in range(0, len(jobs), batch):
+        part = jobs[start : start + batch]
+        read = [(job, *_read(job)) for job in part]
+        images = [image for _, image, _ in read if image is not None]
+        logits = iter(predictor.logits(images) if images else ())
+        for job, image, error in read:
+            if image is None:
+                outcomes.append(Outcome(job, error=error))
+                continue
+            prediction = predictor.restore(next(logits), image.shape[:2])
+            _write(prediction, image, job.name, out, overlays, probabilities)
+            height, width = prediction.mask.shape
+            found = int(np.count_nonzero(prediction.mask))
+            outcomes.append(Outcome(job, height, width, found))
+        advance(len(part))
+    return outcomes
+
+
+def _read(job: Job) -> tuple[npt.NDArray[np.uint8] | None, str]:
+    try:
+        return read_image(job.image), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _write(
+    prediction: Prediction,
+    image: npt.NDArray[np.uint8],
+    name: Path,
+    out: Path,
+    overlays: bool,
+    probabilities: bool,
+) -> None:
+    if overlays:
+        save(Image.fromarray(overlay(image, prediction.mask)), out / "overlays" / f"{name}.jpg")
+    if probabilities:
+        values = prediction.probability
+        for index, plane in enumerate(values if values.ndim == 3 else values[None]):
+            ending = f"-{index}" if values.ndim == 3 else ""
+            scaled = np.rint(plane * 65535).astype(np.uint16)
+            save(Image.fromarray(scaled), out / "probabilities" / f"{name}{ending}.png")
+    save(mask_picture(prediction.mask, len(prediction.logits)), out / "masks" / f"{name}.png")
+
+
+def mask_picture(mask: npt.NDArray[np.uint8], classes: int) -> Image.Image:
+    """Return a mask as it is stored: 0 and 255 for one class, else a palette of class indices."""
+    if classes == 1:
+        return Image.fromarray(mask * np.uint8(255))
+    picture = Image.fromarray(mask)
+    picture.putpalette(np.resize(CLASS_COLORS, (256, 3)).tobytes())
+    return picture
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture, whole or not at all; the suffix says the format."""
+    kind = {".jpg": "JPEG", ".png": "PNG"}[path.suffix]
+    with replacing(path) as beside:
+        picture.save(beside, kind, **({"quality": 92} if kind == "JPEG" else {}))
+
+
+def write_list(outcomes: Sequence[Outcome], out: Path) -> None:
+    """Write ``predictions.csv``: image, mask, size and foreground, or the error of a failure."""
+    with replacing(out / "predictions.csv") as beside, open(beside, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "mask", "height", "width", "foreground", "share", "error"])
+        for item in outcomes:
+            size = item.height * item.width
+            mask = "" if item.error else f"masks/{item.job.name.as_posix()}.png"
+            share = f"{item.foreground / size:.6f}" if size else ""
+            measured = [item.height, item.width, item.foreground] if size else ["", "", ""]
+            writer.writerow([item.job.image, mask, *measured, share, item.error])

@@ -1,0 +1,206 @@
+"""Segment images with a checkpoint or a bundle: model, transforms and predictor are three objects.
+
+The model answers preprocessed batches with logits, the transforms are the checkpoint's
+:class:`~medisseg.convention.InputConvention`, and the predictor joins the two: an image of any size
+in, a mask of that size out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medisseg.convention import InputConvention
+from medisseg.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Logits = npt.NDArray[np.float32]
+ENGINES = "medisseg.engines"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says about one image.
+
+    Attributes:
+        logits: float32 [K, H, W]; one map of the foreground, or one map a class with the
+            background first.
+        threshold: Probability above which a pixel is foreground; K = 1 only.
+    """
+
+    logits: Logits
+    threshold: float = 0.5
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """Class indices [H, W]: 0 and 1 for K = 1, else the most probable class."""
+        if len(self.logits) == 1:
+            # The threshold acts on logits: no sigmoid, no rounding near 0 and 1.
+            return (self.logits[0] > logit(self.threshold)).astype(np.uint8)
+        return self.logits.argmax(0).astype(np.uint8)
+
+    @cached_property
+    def probability(self) -> npt.NDArray[np.float32]:
+        """Foreground probability [H, W] for K = 1, else probabilities [K, H, W]; in [0, 1]."""
+        if len(self.logits) == 1:
+            return (0.5 * (1 + np.tanh(0.5 * self.logits[0]))).astype(np.float32)
+        powers = np.exp(self.logits - self.logits.max(0))
+        return (powers / powers.sum(0)).astype(np.float32)
+
+
+class Predictor:
+    """A network with its transforms, ready for images.
+
+    Args:
+        source: Checkpoint (path or name such as "edge-kvasir"), bundle (a folder or ``.mdsg``
+            file that ``export/build_engine.py`` wrote), or a network with ``info``.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        threshold: Probability above which a pixel is foreground; None: the checkpoint's own.
+        precision: "fp32", "fp16" or "bf16"; a bundle has its own.
+
+    Raises:
+        UserError: No such checkpoint, a damaged one, or a device that is not there.
+
+    Example:
+        >>> predictor = Predictor("edge-kvasir")
+        >>> prediction = predictor(image)
+        >>> prediction.mask.shape == image.shape[:2]
+        True
+    """
+
+    def __init__(
+        self,
+        source: str | Path | nn.Module,
+        device: str = "auto",
+        threshold: float | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        self.engine = _open(source, device, precision)
+        self.convention: InputConvention = self.engine.convention
+        self.classes: int = self.engine.classes
+        self.name: str = self.engine.name
+        self.threshold = self.engine.threshold if threshold is None else threshold
+        if not 0 < self.threshold < 1:
+            raise UserError(f"threshold is {self.threshold}; expected a probability within (0, 1)")
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Prediction:
+        """Segment one image, uint8 RGB [H, W, 3]; the prediction has the image's size."""
+        return self.restore(self.logits([image])[0], image.shape[:2])
+
+    def logits(self, images: Sequence[npt.NDArray[np.uint8]]) -> Logits:
+        """Return logits [N, K, h, w] at the network's resolution of images uint8 RGB [H, W, 3]."""
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(
+                    f"image is {image.dtype} {list(image.shape)}; expected uint8 RGB [H, W, 3]"
+                )
+        return self.engine.infer(np.stack([self.convention.preprocess(image) for image in images]))
+
+    def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
+        """Bring one image's logits [K, h, w] to its own size (height, width)."""
+        height, width = frame_size
+        return Prediction(self.convention.restore(logits, (height, width)), self.threshold)
+
+
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A PyTorch network behind the interface of an engine."""
+
+    run: Callable[[Any], Any]
+    convention: InputConvention
+    threshold: float
+    classes: int
+    name: str
+    device: str
+    precision: str
+
+    def infer(self, batch: npt.NDArray[np.float32]) -> Logits:
+        """Return logits float32 [N, K, h, w] of preprocessed images float32 [N, 3, h, w]."""
+        import torch
+
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+        images = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with (
+            torch.inference_mode(),
+            torch.autocast(torch.device(self.device).type, dtype, enabled=dtype is not None),
+        ):
+            return self.run(images).float().cpu().numpy()
+
+
+def pick_device(device: str = "auto") -> str:
+    """Return "cuda" or "cpu" for "auto", and a device that was named, if it exists.
+
+    Raises:
+        UserError: Not a device, or a GPU that PyTorch does not see.
+    """
+    import torch
+
+    kind, _, index = device.partition(":")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UserError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device is {device}, but PyTorch sees {torch.cuda.device_count()} NVIDIA GPUs; "
+            "use --device cpu, or ask medisseg doctor"
+        )
+    return device
+
+
+def logit(probability: float) -> float:
+    """Return log(p / (1 - p))."""
+    return math.log(probability / (1 - probability))
+
+
+def is_bundle(source: object) -> bool:
+    """Whether a path is a bundle (a folder with a manifest, or an ``.mdsg`` file)."""
+    if not isinstance(source, str | Path):
+        return False
+    path = Path(source)
+    return path.suffix == ".mdsg" or (path / "manifest.json").is_file()
+
+
+def _open(source: str | Path | nn.Module, device: str, precision: str) -> Any:
+    if is_bundle(source):
+        return _bundle_loader()(source, device=device)
+    if precision not in ("fp32", "fp16", "bf16"):
+        raise UserError(f"precision is {precision!r}; expected fp32, fp16 or bf16")
+    import torch
+
+    from medisseg.checkpoint import load_checkpoint
+
+    place = pick_device(device)
+    if isinstance(source, str | Path):
+        model: Any = load_checkpoint(source, device=place)
+    else:
+        model = source.to(place).eval()
+    network = model.for_inference(portable=place == "cpu")
+    network = network.to(place, memory_format=torch.channels_last)
+    info = model.info
+    name = f"{info.architecture} in PyTorch {precision} on {place}"
+    return TorchNetwork(
+        network, info.convention, info.threshold, info.classes, name, place, precision
+    )
+
+
+def _bundle_loader() -> Callable[..., Any]:
+    """Find who opens bundles; this package does not import upwards."""
+    found = [point for point in metadata.entry_points(group=ENGINES) if point.name == "bundle"]
+    if not found:
+        raise UserError(
+            "bundles are opened by the installed package, and it is not installed; "
+            "run: pip install -e . (a checkpoint works without)"
+        )
+    return found[0].load()
