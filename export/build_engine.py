@@ -1,0 +1,328 @@
+"""From a checkpoint to an engine that is proved to answer as the network does.
+
+    python export/build_engine.py CHECKPOINT --backend openvino --out runs/edge.mdsg
+    python export/build_engine.py inspect BUNDLE
+    python export/build_engine.py verify BUNDLE --data DIR
+
+Checkpoint -> inference network -> ONNX -> precision -> builder -> audit -> verification -> bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":  # run as a script, from any folder
+    sys.path[0] = str(ROOT)
+
+from export import builders, proof, verify  # noqa: E402
+from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: E402
+from export.options import BuildOptions, add_arguments, from_arguments  # noqa: E402
+from export.runtime.engine import Traits  # noqa: E402
+from export.samples import Frame, frames_from, source_name  # noqa: E402
+from export.settle import Settled, settle  # noqa: E402
+from export.subject import Subject, open_subject  # noqa: E402
+from medisseg.errors import UserError, command  # noqa: E402
+from medisseg.files import sha256  # noqa: E402
+
+ONNX_PART = "network.onnx"
+
+
+def build(checkpoint: str | Path, out: str | Path | None = None, **options: Any) -> Bundle:
+    """Build, verify and write a bundle.
+
+    Args:
+        checkpoint: ``.safetensors`` file or the name of a packaged checkpoint.
+        out: Folder or ``.mdsg`` file; None for ``runs/engines/NAME-BACKEND-PRECISION``.
+        **options: Fields of :class:`export.options.BuildOptions`.
+
+    Returns:
+        The bundle that was written.
+
+    Raises:
+        UserError: Anything that keeps the engine from being what was asked for; nothing is
+            written then.
+
+    Example:
+        >>> bundle = build("edge-kvasir", "runs/edge.mdsg", backend="openvino")
+        >>> bundle.manifest["verification"]["dice_agreement"]
+    """
+    asked = BuildOptions(**options)
+    chosen = asked.resolved()
+    place = Path(out) if out else _default_place(checkpoint, chosen)
+    refuse_other(place)
+    with building(place):
+        return _build(checkpoint, place, chosen)
+
+
+def _build(checkpoint: str | Path, place: Path, options: BuildOptions) -> Bundle:
+    """The straight path from checkpoint to bundle."""
+    from export.graph import check, export_graph, with_frames
+
+    say = _Steps(options.quiet)
+    frames = frames_from(options.data, options.images, options.split)
+    subject = _open(checkpoint, options)
+    traits, convention = subject.traits, subject.traits.convention
+    say(f"{subject.info.architecture} from {subject.path.name}, {len(frames)} frames to verify on")
+
+    outputs = ("logits", "uncertainty") if options.uncertainty else ("logits",)
+    network = subject.model.for_inference(uncertainty=options.uncertainty)
+    graph = export_graph(network, convention.size, outputs, options.opset)
+    say(f"ONNX: {len(graph.graph.node)} nodes, opset {options.opset}")
+
+    wanted, rest = builders.graph_precision(options.backend, options.precision)
+    settled = settle(
+        graph,
+        wanted,
+        _batches(convention, frames),
+        calibration=_calibration(convention, options),
+        rest=rest,
+    )
+    say(f"precision {options.precision}: {len(settled.islands)} layers kept in float32")
+    plain = settled
+    if traits.frame_size is not None:
+        settled = dataclasses.replace(
+            settled,
+            **{
+                name: with_frames(getattr(settled, name), convention, traits.frame_size,
+                                  traits.frame_color, traits.threshold)
+                for name in ("model", "emulation")
+            },
+        )  # fmt: skip
+    check(settled.model)
+
+    built = builders.BUILDERS[options.backend](settled, _spec(options, traits), say.task)
+    share = builders.audit(built, options.precision, options.backend)
+    say(f"built for {options.backend} {built.backend_version}: {_counts(built.convolutions)}")
+
+    checked = _verify(subject, graph, plain, built, settled, frames, options, say)
+    say(f"verified: {proof.summary(checked)}")
+    parts = {ONNX_PART: settled.model.SerializeToString(), **built.parts}
+    bundle = write_bundle(
+        place,
+        parts,
+        _facts(checkpoint, place, subject, options, built, settled.islands, share, checked),
+    )
+    say(f"wrote {place}: {sum(map(len, parts.values())) / 1e6:.1f} MB")
+    return bundle
+
+
+def _open(checkpoint: str | Path, options: BuildOptions) -> Subject:
+    subject = open_subject(
+        checkpoint, size=options.size, max_batch=options.batch[-1], uncertainty=options.uncertainty
+    )
+    if options.raw_frames is None:
+        return subject
+    size = subject.traits.convention.size if options.raw_frames == (0, 0) else options.raw_frames
+    traits = dataclasses.replace(subject.traits, frame_size=size, frame_color=options.raw_color)
+    return dataclasses.replace(subject, traits=traits)
+
+
+def _batches(convention: Any, frames: Sequence[Frame]) -> list[verify.Array]:
+    """Return what the layers are compared on: one real frame and the extremes."""
+    images = [frames[0].image, *verify.extremes(convention.size).values()]
+    return [convention.preprocess(image)[None] for image in images]
+
+
+def _calibration(convention: Any, options: BuildOptions) -> list[verify.Array]:
+    from medisseg.data.splits import find_list
+
+    if options.precision != "int8":
+        return []
+    assert options.data is not None
+    split = "train" if find_list(Path(options.data), "train") else None
+    frames = frames_from(options.data, options.calibration_images, split)
+    return [convention.preprocess(frame.image)[None] for frame in frames]
+
+
+def _spec(options: BuildOptions, traits: Traits) -> builders.Spec:
+    raw = traits.frame_size
+    return builders.Spec(
+        precision=options.precision,
+        batch=options.batch,
+        input_name="frames" if raw else "images",
+        input_shape=(*raw, 3) if raw else (3, *traits.convention.size),
+        gpus=options.gpu,
+        workspace=options.workspace,
+        timing_cache=Path(options.timing_cache) if options.timing_cache else None,
+        hardware_compatible=options.hardware_compatible,
+        version_compatible=options.version_compatible,
+        dla=options.dla,
+    )
+
+
+def _verify(
+    subject: Subject,
+    graph: Any,
+    plain: Settled,
+    built: builders.Built,
+    settled: Settled,
+    frames: Sequence[Frame],
+    options: BuildOptions,
+    say: _Steps,
+) -> verify.Verification:
+    """Compare what was built (or the emulation of its precision) with the network.
+
+    Raises:
+        UserError: Beyond the tolerance: says where the graphs part and what to do.
+    """
+    traits = subject.traits
+    frames = proof.resized(frames, traits)
+    if built.open is not None:
+        engine = built.open(traits)
+        by, answer = engine.name, proof.engine_answer(engine)
+    else:
+        engine = None
+        by = f"{options.precision} emulated in ONNX Runtime"
+        answer = proof.emulated_answer(settled.emulation, traits)
+    try:
+        verify.check_extremes(answer, frames[0].image.shape[:2], by)
+        checked = verify.compare(
+            subject.answer,
+            answer,
+            frames,
+            traits.convention,
+            traits.threshold,
+            source=source_name(options.data),
+            by=by,
+            progress=say.track,
+        )
+    finally:
+        if engine is not None:
+            engine.close()
+    wrong = checked.failures(options.tolerance or 0.0)
+    if wrong:
+        raise UserError(
+            f"{options.precision} in {by} is not the network: {'; '.join(wrong)} on "
+            f"{checked.images} images. "
+            + proof.remedy(graph, plain, frames[0].image, traits, options.precision)
+        )
+    return checked
+
+
+def _facts(
+    checkpoint: str | Path,
+    place: Path,
+    subject: Subject,
+    options: BuildOptions,
+    built: builders.Built,
+    islands: Sequence[str],
+    share: float,
+    checked: verify.Verification,
+) -> dict[str, Any]:
+    """Return the manifest's contents."""
+    import medisseg
+
+    traits, info = subject.traits, subject.info
+    raw = {"size": traits.frame_size, "color": traits.frame_color} if traits.frame_size else None
+    return {
+        "backend": options.backend,
+        "backend_version": built.backend_version,
+        "precision": options.precision,
+        "fp16_share": share,
+        "convolutions": built.convolutions,
+        "inspected": built.inspected,
+        "islands": list(islands),
+        "compute_capabilities": list(built.compute_capabilities),
+        "size": list(traits.convention.size),
+        "batch": list(options.batch),
+        "threshold": traits.threshold,
+        "classes": traits.classes,
+        "convention": traits.convention.to_dict(),
+        "uncertainty": traits.uncertainty,
+        "raw_frames": raw,
+        "verification": checked.to_dict(),
+        "tolerance": options.tolerance,
+        "checkpoint": {
+            "name": str(checkpoint),
+            "sha256": sha256(subject.path),
+            "architecture": info.architecture,
+            "stage": info.stage,
+            "metrics": info.metrics,
+            "data": info.data,
+            "version": info.version,
+        },
+        "command": _command(checkpoint, place, options),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "medisseg_version": medisseg.__version__,
+        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _command(checkpoint: str | Path, place: Path, options: BuildOptions) -> str:
+    words = ["python", "export/build_engine.py", str(checkpoint), *options.arguments()]
+    return shlex.join([*words, "--out", str(place)])
+
+
+def _default_place(checkpoint: str | Path, options: BuildOptions) -> Path:
+    name = f"{Path(checkpoint).stem}-{options.backend}-{options.precision}"
+    return Path("runs") / "engines" / name
+
+
+def _counts(convolutions: dict[str, int]) -> str:
+    total = sum(convolutions.values())
+    shares = ", ".join(f"{count} {kind}" for kind, count in sorted(convolutions.items()))
+    return f"{total} convolutions ({shares})"
+
+
+class _Steps:
+    """Says each step with the time it took, and shows bars on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self._last = time.perf_counter()
+
+    def __call__(self, text: str) -> None:
+        now = time.perf_counter()
+        if not self.quiet:
+            print(f"{now - self._last:6.1f} s  {text}", flush=True)
+        self._last = now
+
+    def track(self, items: Any, text: str) -> Any:
+        """Iterate with a bar."""
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        silent = self.quiet or not console.is_terminal
+        return track(items, text, console=console, transient=True, disable=silent)
+
+    def task(self) -> Any:
+        """Return a bar for a build of several phases, as a context manager."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        silent = self.quiet or not console.is_terminal
+        return Progress(console=console, transient=True, disable=silent)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, inspect or verify; return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in ("inspect", "verify"):
+        return proof.main(words)
+    parser = argparse.ArgumentParser(
+        prog="build_engine.py",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="build_engine.py inspect BUNDLE | build_engine.py verify BUNDLE [--data DIR]\n\n"
+        "example:\n  python export/build_engine.py edge-kvasir --backend openvino "
+        "--data kvasir-seg --out edge.mdsg",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    args = parser.parse_args(words)
+    build(args.checkpoint, args.out, **from_arguments(args))
+    return 0
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,240 @@
+"""Network to ONNX: standard operators only, dynamic batch, nothing that only training needs.
+
+TeLU arrives as Min, Exp, Tanh, Mul (a pointwise fusion in every backend), window mixing in its
+convolution form, BatchNorm folded. ``with_frames`` puts preprocessing and threshold into the graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from medisseg.convention import InputConvention
+from medisseg.errors import UserError
+
+OPSET = 20
+OPSET_BF16 = 22  # the first in which Conv and pooling take bfloat16
+# Operators that a parser refuses, that only training has, or that should have been folded away.
+REFUSED = ("Col2Im", "Dropout", "BatchNormalization", "RandomNormalLike", "If", "Loop", "Scan")
+
+
+def export_graph(
+    network: torch.nn.Module,
+    size: tuple[int, int],
+    outputs: tuple[str, ...] = ("logits",),
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """Export an inference network to ONNX in float32.
+
+    Args:
+        network: What ``model.for_inference()`` returned: images [N, 3, H, W] to logits [N, K, H, W]
+            (and the uncertainty map [N, 1, H, W]).
+        size: Input (height, width).
+        outputs: Names of the outputs.
+        opset: ONNX operator set, 20 or newer.
+
+    Returns:
+        A checked graph with input "images", a dynamic batch and layer names as node names.
+
+    Raises:
+        UserError: The network holds an operator that engines refuse.
+    """
+    sample = torch.zeros(2, 3, *size)
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(
+            network.eval(),
+            (sample,),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            strict=False,
+        )
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=list(outputs),
+            optimize=True,
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    tidy(model)
+    check(model)
+    return model
+
+
+def tidy(model: onnx.ModelProto) -> None:
+    """Name nodes by their module, turn constants into initializers, drop the exporter's notes.
+
+    The notes hold stack traces with paths of the machine that exported.
+    """
+    graph = model.graph
+    numbers: Counter[str] = Counter()
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            node.attribute[0].t.name = node.output[0]
+            graph.initializer.append(node.attribute[0].t)
+            continue
+        name = f"{_scope(node)}/{node.op_type}".lstrip("/")
+        numbers[name] += 1
+        node.name = name if numbers[name] == 1 else f"{name}_{numbers[name]}"
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    for thing in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del thing.metadata_props[:]
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+    model.producer_name = "medisseg"
+    model.producer_version = ""
+    graph.doc_string = ""
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Check a graph: valid, standard operators only, dynamic batch, no training node.
+
+    Raises:
+        UserError: What is wrong, and where.
+    """
+    onnx.checker.check_model(model, full_check=True)
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type in REFUSED:
+            raise UserError(
+                f"the graph holds {node.domain or 'ai.onnx'}::{node.op_type} at {node.name}, which "
+                "engines refuse; export model.for_inference()"
+            )
+    for value in (*model.graph.input, *model.graph.output):
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise UserError(f"the batch of {value.name} is fixed; use x.shape[0] in the network")
+
+
+def with_frames(
+    model: onnx.ModelProto,
+    convention: InputConvention,
+    frame_size: tuple[int, int],
+    color: str,
+    threshold: float,
+) -> onnx.ModelProto:
+    """Put preprocessing and threshold inside a graph: uint8 frames in, uint8 masks out.
+
+    Args:
+        model: A graph from "images" to "logits" [N, K, h, w].
+        convention: How the network wants its input.
+        frame_size: (height, width) of the frames.
+        color: Channel order of the frames, "RGB" or "BGR".
+        threshold: Probability above which a pixel is foreground (one class; else the largest wins).
+
+    Returns:
+        A graph with input "frames" [N, H, W, 3] and outputs "mask" [N, H, W] and "logits".
+    """
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    make = _Maker(model)
+    top, left, height, width = convention.content(frame_size)
+
+    image = make("Cast", "frames", to=TensorProto.FLOAT)
+    if color != convention.color:
+        image = make("Gather", image, make.constant([2, 1, 0], np.int64), axis=3)
+    image = make("Transpose", image, perm=[0, 3, 1, 2])
+    if (height, width) != tuple(frame_size):
+        image = _resize(make, image, frame_size, (height, width))
+    std = np.array(convention.std, np.float64)[:, None, None]
+    mean = np.array(convention.mean, np.float64)[:, None, None]
+    image = make("Mul", image, make.constant(convention.scale / std, np.float32))
+    image = make("Add", image, make.constant(-mean / std, np.float32))
+    if (height, width) != tuple(convention.size):
+        ends = (convention.size[0] - top - height, convention.size[1] - left - width)
+        pads = [0, 0, top, left, 0, 0, *ends]
+        image = make("Pad", image, make.constant(pads, np.int64))
+    before, make.nodes = make.nodes, []
+
+    logits = "logits"
+    if (height, width) != tuple(convention.size):
+        corners = ([top, left], [top + height, left + width], [2, 3])
+        logits = make("Slice", logits, *(make.constant(values, np.int64) for values in corners))
+    if (height, width) != tuple(frame_size):
+        logits = _resize(make, logits, (height, width), frame_size)
+    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    if classes == 1:
+        above = make.constant(math.log(threshold / (1 - threshold)), np.float32)
+        chosen = make("Greater", logits, above)
+        chosen = make("Squeeze", chosen, make.constant([1], np.int64))
+    else:
+        chosen = make("ArgMax", logits, axis=1, keepdims=0)
+    # TensorRT casts to uint8 from floating point only.
+    chosen = make("Cast", chosen, to=TensorProto.FLOAT)
+    make("Cast", chosen, out="mask", to=TensorProto.UINT8)
+
+    for node in graph.node:
+        node.input[:] = [image if name == "images" else name for name in node.input]
+    inside = list(graph.node)
+    del graph.node[:], graph.input[:], graph.value_info[:]
+    graph.node.extend([*before, *inside, *make.nodes])
+    shape: list[str | int | None] = ["batch", *frame_size]
+    graph.input.append(helper.make_tensor_value_info("frames", TensorProto.UINT8, [*shape, 3]))
+    graph.output.insert(0, helper.make_tensor_value_info("mask", TensorProto.UINT8, shape))
+    check(model)
+    return model
+
+
+def _resize(make: _Maker, image: str, old: tuple[int, int], new: tuple[int, int]) -> str:
+    """Resize bilinearly with half-pixel centres: the convention's rule."""
+    scales = make.constant([1, 1, new[0] / old[0], new[1] / old[1]], np.float32)
+    return make("Resize", image, "", scales, mode="linear",
+                coordinate_transformation_mode="half_pixel")  # fmt: skip
+
+
+class _Maker:
+    """Appends nodes and constants with fresh names."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.nodes: list[onnx.NodeProto] = []
+        self._count = 0
+
+    def __call__(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
+        self._count += 1
+        out = out or f"frames_{kind.lower()}_{self._count}"
+        name = f"frames/{kind}_{self._count}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], name, **attributes))
+        return out
+
+    def constant(self, values: Any, dtype: Any) -> str:
+        self._count += 1
+        name = f"frames_constant_{self._count}"
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """Return the path of the module that a node comes from, as the exporter noted it."""
+    for note in node.metadata_props:
+        if note.key == "pkg.torch.onnx.name_scopes":
+            scopes = [part.strip(" '\"[]") for part in note.value.split(",")]
+            return next((part for part in reversed(scopes[:-1]) if part), "")
+    return ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's progress prints and notices; its errors still raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,93 @@
+"""What happens inside a graph: every layer's output, its range, and where two graphs part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+Array = npt.NDArray[np.float32]
+# A layer whose relative error reaches this has diverged.
+DIVERGED = 0.05
+
+
+def layer_outputs(model: onnx.ModelProto, batch: Array) -> dict[str, Array]:
+    """Return every float32 tensor that a float32 graph computes for one batch, in graph order."""
+    model = onnx.shape_inference.infer_shapes(model)
+    values = {value.name: value for value in model.graph.value_info}
+    given = {output.name for output in model.graph.output}
+    for node in model.graph.node:
+        for name in node.output:
+            value = values.get(name)
+            if value is None or name in given:
+                continue
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+                model.graph.output.append(
+                    helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+                )
+    session = session_of(model)
+    names = [output.name for output in session.get_outputs()]
+    answers = session.run(names, {session.get_inputs()[0].name: batch})
+    found = dict(zip(names, answers, strict=True))
+    order = [name for node in model.graph.node for name in node.output if name in found]
+    return {name: found[name] for name in order}
+
+
+def session_of(model: onnx.ModelProto) -> Any:
+    """Open a graph in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def infer_with(model: onnx.ModelProto) -> Callable[[Array], Array]:
+    """Return a function from images to logits that runs a float32 graph in ONNX Runtime."""
+    session = session_of(model)
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: batch})[0]
+
+
+def peaks(model: onnx.ModelProto, batches: Iterable[Array]) -> dict[str, float]:
+    """Return the largest magnitude that each tensor takes over some batches."""
+    largest: dict[str, float] = {}
+    for batch in batches:
+        for name, value in layer_outputs(model, batch).items():
+            largest[name] = max(largest.get(name, 0.0), float(np.abs(value).max(initial=0)))
+    return largest
+
+
+def first_divergence(
+    reference: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    batch: Array,
+    known: Container[str] = (),
+) -> tuple[str, float] | None:
+    """Return the first layer whose output has diverged, and its relative error (RMS over RMS).
+
+    Where no layer passes ``DIVERGED`` the layer at which the error grows most is named. Layers in
+    ``known`` are passed over.
+    """
+    wanted, given = layer_outputs(reference, batch), layer_outputs(candidate, batch)
+    makers = {name: node.name for node in reference.graph.node for name in node.output}
+    worst: tuple[str, float] | None = None
+    growth, before = 0.0, 0.0
+    for name, value in wanted.items():
+        if name not in given or makers[name] in known:
+            continue
+        scale = float(np.sqrt(np.mean(value.astype(np.float64) ** 2))) + 1e-12
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = float(np.sqrt(np.mean((given[name].astype(np.float64) - value) ** 2))) / scale
+        if not np.isfinite(error) or error > DIVERGED:
+            return makers[name], error
+        if error - before > growth:
+            growth, worst = error - before, (makers[name], error)
+        before = error
+    return worst

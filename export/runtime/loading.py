@@ -1,0 +1,147 @@
+"""Open an engine: choose the backend of a bundle or checkpoint, refuse what cannot run here."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from export.bundle import Bundle, is_bundle
+from export.runtime.engine import BACKENDS, BaseEngine, Traits
+from medisseg.errors import UserError
+
+log = logging.getLogger(__name__)
+ONNX_PART = "network.onnx"
+OPENVINO_PARTS = ("network.xml", "network.bin")
+TENSORRT_PARTS = {
+    "tensorrt": "network.engine",
+    "tensorrt-rtx": "network.engine",
+    "torch-tensorrt": "network.ep",
+}
+
+
+def load_engine(
+    source: str | Path,
+    device: str = "auto",
+    backend: str = "auto",
+    *,
+    threads: int | None = None,
+    precision: str = "auto",
+) -> BaseEngine:
+    """Open a bundle, a checkpoint file or a checkpoint by name, ready to answer.
+
+    A bundle runs in the backend that it was built for, unless another is named that can run its
+    ONNX graph ("openvino", "onnx"). A checkpoint runs in PyTorch, on a GPU where there is one.
+
+    Args:
+        source: Folder or ``.mdsg`` file of a bundle, ``.safetensors`` file, or a name such as
+            "edge-kvasir".
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        backend: "auto" or one of ``BACKENDS``.
+        threads: CPU threads of one run; None for all cores.
+        precision: "auto" (the bundle's, or the device's best), "fp32", "bf16" or "fp16".
+
+    Raises:
+        UserError: Damaged, of another version, GPU or network, or not runnable here; the message
+            has the command that builds it again.
+
+    Example:
+        >>> with load_engine("edge-kvasir") as engine:
+        ...     logits = engine.infer(engine.convention.preprocess(image)[None])
+    """
+    if backend not in ("auto", *BACKENDS):
+        raise UserError(f"backend is {backend!r}; expected auto or one of {', '.join(BACKENDS)}")
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is {threads}; expected 1 or more")
+    if is_bundle(source):
+        engine = _from_bundle(Bundle.open(source), device, backend, threads, precision)
+    else:
+        engine = _from_checkpoint(source, device, backend, threads, precision)
+    log.info("%s runs in %s", source, engine.name)
+    return engine
+
+
+def _from_bundle(
+    bundle: Bundle, device: str, backend: str, threads: int | None, precision: str
+) -> BaseEngine:
+    built = bundle.manifest["backend"]
+    chosen = built if backend == "auto" else backend
+    if precision == "auto" and chosen == built:
+        precision = bundle.manifest["precision"]
+    if chosen == "onnx":
+        from export.runtime.onnx_engine import OnnxEngine
+
+        graph = bundle.read(ONNX_PART)
+        return OnnxEngine(graph, bundle.traits, bundle.manifest["precision"], threads)
+    if chosen == "openvino":
+        from export.runtime.openvino_engine import OpenVinoEngine
+
+        parts: tuple[bytes, bytes | None] = (bundle.read(ONNX_PART), None)
+        if built == "openvino":
+            parts = (bundle.read(OPENVINO_PARTS[0]), bundle.read(OPENVINO_PARTS[1]))
+        return OpenVinoEngine(*parts, bundle.traits, precision, threads)
+    if chosen != built:
+        raise UserError(
+            f"{bundle.path} was built for {built}, not {chosen}; build it for that: "
+            f"python export/build_engine.py CHECKPOINT --backend {chosen}"
+        )
+    reason = runs_here(bundle)
+    if reason:
+        raise UserError(
+            f"{bundle.path} is for {built}: {reason}; open its ONNX graph with backend openvino or "
+            "onnx, or build with --backend openvino"
+        )
+    from export.runtime.tensorrt_engine import open_tensorrt
+
+    return open_tensorrt(bundle, TENSORRT_PARTS[built], device)
+
+
+def _from_checkpoint(
+    source: str | Path, device: str, backend: str, threads: int | None, precision: str
+) -> BaseEngine:
+    from medisseg.checkpoint import load_checkpoint
+
+    if backend not in ("auto", "pytorch"):
+        raise UserError(
+            f"{source} is a checkpoint, which runs in PyTorch; for {backend} build it first: "
+            f"python export/build_engine.py {source} --backend {backend}"
+        )
+    from export.runtime.torch_engine import TorchEngine
+
+    place = pick_device(device)
+    model = load_checkpoint(source, device="cpu")
+    return TorchEngine(model.for_inference(), traits_of(model.info), place, precision, threads)
+
+
+def runs_here(bundle: Bundle) -> str | None:
+    """Return why a bundle's engine cannot run on this machine, or None where it can."""
+    built = bundle.manifest["backend"]
+    if built not in TENSORRT_PARTS:
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return "it needs an NVIDIA GPU, and PyTorch sees none here"
+    return None
+
+
+def traits_of(info: Any, max_batch: int = 64) -> Traits:
+    """Return the traits that a checkpoint's header gives; PyTorch takes any batch."""
+    return Traits(info.convention, info.threshold, info.classes, max_batch)
+
+
+def pick_device(device: str) -> str:
+    """Return "cuda" or "cpu" for "auto", and the device itself where it exists.
+
+    Raises:
+        UserError: A GPU is asked for that is not there.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device is {device}, but PyTorch sees no NVIDIA GPU; use --device cpu")
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
+    return device

@@ -1,0 +1,56 @@
+"""ONNX Runtime on the CPU: runs everywhere, the slowest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.runtime.engine import BaseEngine, Traits
+from medisseg.errors import UserError
+
+
+class OnnxEngine(BaseEngine):
+    """An ONNX graph in ONNX Runtime.
+
+    Args:
+        graph: The serialised ONNX model.
+        traits: What the network is.
+        precision: Precision of the graph, for the name.
+        threads: Threads of one run; None for all cores.
+    """
+
+    backend = "onnx"
+
+    def __init__(
+        self, graph: bytes, traits: Traits, precision: str = "fp32", threads: int | None = None
+    ) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own error classes have no public base
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot run this {precision} graph "
+                f"({reason}); build with --precision fp32 or for another backend"
+            ) from error
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        super().__init__(traits, f"ONNX Runtime {onnxruntime.__version__} {precision} on CPU")
+
+    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+        if self._session is None:
+            raise RuntimeError(f"{self.name} is closed; open it again with load_engine")
+        answers = self._session.run(self._outputs, {self._input: np.ascontiguousarray(batch)})
+        return dict(zip(self._outputs, answers, strict=True))
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None

@@ -1,0 +1,126 @@
+"""PyTorch: the reference on a CPU; half precision in a CUDA graph, with our kernels, on a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.runtime.engine import BaseEngine, Traits
+from medisseg.errors import UserError
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class TorchEngine(BaseEngine):
+    """A network in PyTorch.
+
+    On a GPU each batch size is captured once into a CUDA graph; copies go through pinned memory
+    on the same stream.
+
+    Args:
+        network: What ``model.for_inference()`` returned, in evaluation mode.
+        traits: What the network is.
+        device: "cpu", "cuda" or "cuda:N".
+        precision: "fp32", "fp16" or "bf16"; "auto" is fp16 on a GPU and fp32 on a CPU.
+        threads: Threads on a CPU while this engine runs; None leaves PyTorch's setting.
+        compiled: Run through torch.compile.
+    """
+
+    backend = "pytorch"
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        traits: Traits,
+        device: str = "cpu",
+        precision: str = "auto",
+        threads: int | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.device = torch.device(device)
+        cuda = self.device.type == "cuda"
+        if precision == "auto":
+            precision = "fp16" if cuda else "fp32"
+        if precision not in _DTYPES:
+            raise UserError(f"PyTorch runs {', '.join(_DTYPES)}; got precision {precision}")
+        self.dtype = _DTYPES[precision]
+        self._threads = threads
+        self._graphs: dict[int, tuple[Any, torch.Tensor, Any]] = {}
+        network = network.to(self.device, self.dtype).eval()
+        self._network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled:
+            self._network = torch.compile(self._network, dynamic=False)
+        where = torch.cuda.get_device_name(self.device) if cuda else "CPU"
+        how = ", torch.compile" if compiled else ""
+        super().__init__(traits, f"PyTorch {torch.__version__} {precision} on {where}{how}")
+
+    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+        if self._network is None:
+            raise RuntimeError(f"{self.name} is closed; open it again with load_engine")
+        images = torch.from_numpy(np.ascontiguousarray(batch))
+        if self.device.type == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        answers = self.run_on_device(images)
+        return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
+
+    @torch.inference_mode()
+    def run_on_device(self, batch: Any) -> dict[str, torch.Tensor]:
+        """Return the outputs of images that already lie on the device, without a copy to the host.
+
+        Args:
+            batch: A tensor [N, 3, H, W], or anything with ``__dlpack__``.
+
+        On a GPU the answer is the captured graph's own memory: the next run overwrites it.
+        """
+        images = batch if isinstance(batch, torch.Tensor) else torch.from_dlpack(batch)
+        if self.device.type != "cuda":
+            with _threads(self._threads):
+                return self._forward(images)
+        if len(images) not in self._graphs:
+            self._graphs[len(images)] = self._capture(images)
+        graph, inside, answers = self._graphs[len(images)]
+        inside.copy_(images, non_blocking=True)
+        graph.replay()
+        return answers
+
+    def _forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        answer = self._network(images)
+        if isinstance(answer, torch.Tensor):
+            return {"logits": answer}
+        return dict(zip(("logits", "uncertainty"), answer, strict=True))
+
+    def _capture(self, images: torch.Tensor) -> tuple[Any, torch.Tensor, Any]:
+        inside = images.clone()
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):  # warm-up outside the capture: autotuning, allocation
+            for _ in range(3):
+                self._forward(inside)
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            answers = self._forward(inside)
+        return graph, inside, answers
+
+    def close(self) -> None:
+        """Free the network and the captured graphs."""
+        self._graphs.clear()
+        self._network = None
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Set PyTorch's CPU threads for a while; the setting is one for the whole process."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,152 @@
+"""Bring a float32 graph to the precision asked for, keeping in float32 what needs it."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from export import layers, precision
+from medisseg.errors import UserError
+
+Array = npt.NDArray[np.float32]
+# Rounds of "compare layer outputs, keep the first that diverged in float32".
+ROUNDS = 8
+# The emulated logits may be off by this much, RMS over RMS, before layers are looked at.
+CLOSE = 0.02
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A graph in its final precision.
+
+    Attributes:
+        model: What is shipped.
+        emulation: A float32 graph that rounds as ``model`` does, for any CPU.
+        islands: Names of the layers kept in float32.
+    """
+
+    model: onnx.ModelProto
+    emulation: onnx.ModelProto
+    islands: tuple[str, ...] = ()
+
+
+def settle(
+    graph: onnx.ModelProto,
+    wanted: str,
+    batches: Sequence[Array],
+    *,
+    calibration: Sequence[Array] = (),
+    rest: str = "fp16",
+) -> Settled:
+    """Return ``graph`` in ``wanted`` precision.
+
+    Args:
+        graph: Float32 graph.
+        wanted: "fp32", "fp16", "bf16" or "int8".
+        batches: Preprocessed images [1, 3, H, W], real frames first, then the extremes; the
+            layers' outputs on them decide what stays in float32.
+        calibration: Preprocessed images for INT8.
+        rest: Precision of what INT8 leaves in floating point.
+    """
+    if wanted == "int8":
+        if not calibration:
+            raise UserError("--precision int8 needs --data DIR: real frames to calibrate on")
+        graph = quantized(graph, calibration)
+        if rest == "fp32":
+            return Settled(graph, graph)
+        wanted = rest
+    if wanted == "fp32":
+        return Settled(graph, graph)
+    islands = _islands(graph, wanted, batches)
+    kept = tuple(node.name for node in graph.graph.node if node.name in islands)
+    model = precision.typed(graph, wanted, kept)
+    return Settled(model, precision.emulated(model), kept)
+
+
+def _islands(graph: onnx.ModelProto, wanted: str, batches: Sequence[Array]) -> set[str]:
+    """Find the layers that must stay in float32 by comparing layer outputs.
+
+    First those whose values FP16 cannot hold; then, while the answer is off, the first layer at
+    which the rounded graph parts from the exact one.
+    """
+    islands: set[str] = set()
+    if wanted == "fp16":
+        islands.update(precision.out_of_range(layers.peaks(graph, batches), graph))
+    exact = layers.infer_with(graph)
+    answers = [exact(batch) for batch in batches]
+    for _ in range(ROUNDS):
+        rounded = precision.emulated(precision.typed(graph, wanted, islands))
+        infer = layers.infer_with(rounded)
+        worst = max(range(len(batches)), key=lambda i: _error(answers[i], infer(batches[i])))
+        if _error(answers[worst], infer(batches[worst])) < CLOSE:
+            break
+        found = layers.first_divergence(graph, rounded, batches[worst], islands)
+        if found is None:
+            break
+        islands.add(found[0])
+    if islands:
+        logging.getLogger(__name__).info("kept in float32: %s", ", ".join(sorted(islands)))
+    return islands
+
+
+def _error(wanted: Array, given: Array) -> float:
+    """Return the RMS error relative to the logits' own spread; infinite when not finite."""
+    if not np.isfinite(given).all():
+        return float("inf")
+    scale = float(np.sqrt(np.mean(wanted.astype(np.float64) ** 2))) + 1e-3
+    return float(np.sqrt(np.mean((wanted.astype(np.float64) - given) ** 2))) / scale
+
+
+def quantized(graph: onnx.ModelProto, calibration: Sequence[Array]) -> onnx.ModelProto:
+    """Return the graph with Q/DQ around its convolutions, calibrated on real frames.
+
+    Symmetric int8 with a scale per output channel, as TensorRT requires. Convolutions with one
+    output channel (gates and the logits) stay in floating point: they are a thousandth of the
+    work and the most sensitive.
+    """
+    from onnxruntime import quantization as q
+
+    class Frames(q.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._left = iter(calibration)
+
+        def get_next(self) -> dict[str, Any] | None:  # type: ignore[override]
+            batch = next(self._left, None)
+            return None if batch is None else {graph.graph.input[0].name: batch}
+
+    shapes = {tensor.name: tensor.dims for tensor in graph.graph.initializer}
+    thin = [
+        node.name
+        for node in graph.graph.node
+        if node.op_type == "Conv" and shapes.get(node.input[1], [0])[0] <= 4
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(graph, source)
+        q.quantize_static(
+            str(source),
+            str(target),
+            Frames(),
+            quant_format=q.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=q.QuantType.QInt8,
+            weight_type=q.QuantType.QInt8,
+            nodes_to_exclude=thin,
+            calibrate_method=q.CalibrationMethod.MinMax,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,  # TensorRT has no int32 DequantizeLinear
+                "CalibMovingAverage": True,
+            },
+        )
+        return onnx.load(target)

@@ -1,0 +1,178 @@
+"""The proof of an engine: its answers against the PyTorch network's, on real frames.
+
+Everything is preprocessed through the checkpoint's ``InputConvention``; masks come from logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.samples import Frame
+from medisseg.convention import InputConvention
+from medisseg.errors import UserError
+
+Array = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+# A uint8 RGB image [H, W, 3] to logits [1, K, h, w], and the mask [H, W] where the graph gives one.
+Answer = Callable[[Image], tuple[Array, Image | None]]
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+# Mean Dice between the masks may fall short of 1 by this much; the 99.9th percentile of the
+# probability difference may be P999 times as large. bfloat16 has 8 bits of mantissa, int8 fewer.
+TOLERANCES = {"fp32": 0.002, "fp16": 0.002, "bf16": 0.01, "int8": 0.02}
+P999 = 10.0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far an engine's answers are from the network's.
+
+    Attributes:
+        max_abs: Largest difference of probability over all pixels.
+        p999_abs: 99.9th percentile of that difference.
+        dice_agreement: Mean Dice between the engine's and the network's mask.
+        pixel_agreement: Share of pixels with the same class.
+        images: Number of images.
+        source: Where the images come from.
+        by: What answered: the engine's name, or the emulation of its precision.
+        dice_network: Mean Dice of the network against the truth; None without masks.
+        dice_change: Engine's minus network's Dice against the truth.
+    """
+
+    max_abs: float
+    p999_abs: float
+    dice_agreement: float
+    pixel_agreement: float
+    images: int
+    source: str
+    by: str
+    dice_network: float | None = None
+    dice_change: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+    def failures(self, tolerance: float) -> list[str]:
+        """Return what is beyond ``tolerance``, in words; empty when all is well."""
+        found = []
+        if not self.dice_agreement >= 1 - tolerance:
+            found.append(f"Dice between the masks {self.dice_agreement:.4f} < {1 - tolerance:.4f}")
+        if not self.p999_abs <= P999 * tolerance:
+            found.append(
+                f"p99.9 of probability off by {self.p999_abs:.4f} > {P999 * tolerance:.4f}"
+            )
+        if self.dice_change is not None and not self.dice_change >= -tolerance:
+            found.append(f"Dice against truth falls by {-self.dice_change:.4f} > {tolerance:.4f}")
+        return found
+
+
+def probabilities(logits: Array) -> Array:
+    """Turn logits [N, K, H, W] into probabilities: sigmoid for one class, softmax for more."""
+    values = logits.astype(np.float64)
+    if logits.shape[1] == 1:
+        return (1 / (1 + np.exp(-np.clip(values, -60, 60)))).astype(np.float32)
+    values = np.exp(values - values.max(axis=1, keepdims=True))
+    return (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def masks_of(chances: Array, threshold: float) -> npt.NDArray[np.uint8]:
+    """Return class masks uint8 [N, H, W] of probabilities [N, K, H, W]."""
+    if chances.shape[1] == 1:
+        return (chances[:, 0] > threshold).astype(np.uint8)
+    return chances.argmax(axis=1).astype(np.uint8)
+
+
+def compare(
+    network: Answer,
+    engine: Answer,
+    frames: Sequence[Frame],
+    convention: InputConvention,
+    threshold: float,
+    *,
+    source: str,
+    by: str,
+    progress: Progress = lambda items, _: items,
+) -> Verification:
+    """Run both on every frame and compare probabilities and masks, image by image.
+
+    Raises:
+        UserError: The engine's answer has another shape or is not finite.
+    """
+    differences, agreement, pixels = [], [], []
+    truths: list[tuple[float, float]] = []
+    for frame in progress(frames, "verifying"):
+        (wanted, _), (given, drawn) = network(frame.image), engine(frame.image)
+        if wanted.shape != given.shape or not np.isfinite(given).all():
+            raise UserError(
+                f"{by} answers {list(given.shape)} for {frame.name}, the network "
+                f"{list(wanted.shape)}, or not finite; build with --precision fp32"
+            )
+        chances = probabilities(wanted), probabilities(given)
+        differences.append(np.abs(chances[0] - chances[1]).ravel())
+        size = (frame.image.shape[0], frame.image.shape[1])
+        whole = [_at(convention, logits, size, threshold) for logits in (wanted, given)]
+        if drawn is None:
+            masks = [masks_of(chance, threshold)[0] for chance in chances]
+        else:
+            masks = whole = [whole[0], drawn]
+        agreement.append(_dice(masks[0], masks[1]))
+        pixels.append(float((masks[0] == masks[1]).mean()))
+        if frame.mask is not None:
+            truths.append((_dice(whole[0], frame.mask), _dice(whole[1], frame.mask)))
+    every = np.concatenate(differences)
+    against = np.mean(truths, axis=0) if truths else None
+    return Verification(
+        max_abs=float(every.max()),
+        p999_abs=float(np.quantile(every, 0.999)),
+        dice_agreement=float(np.mean(agreement)),
+        pixel_agreement=float(np.mean(pixels)),
+        images=len(frames),
+        source=source,
+        by=by,
+        dice_network=None if against is None else float(against[0]),
+        dice_change=None if against is None else float(against[1] - against[0]),
+    )
+
+
+def _at(
+    convention: InputConvention, logits: Array, size: tuple[int, int], threshold: float
+) -> Image:
+    """Return the mask at the image's own resolution."""
+    return masks_of(probabilities(convention.restore(logits[0], size)[None]), threshold)[0]
+
+
+def _dice(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
+    """Return the Dice of two class masks, averaged over the classes that occur in either."""
+    from medisseg.evaluation.metrics import dice
+
+    classes = np.union1d(np.unique(first), np.unique(second))
+    scores = [dice(first == k, second == k) for k in classes if k]
+    return float(np.mean(scores)) if scores else 1.0
+
+
+def extremes(size: tuple[int, int]) -> dict[str, Image]:
+    """Return the images uint8 [H, W, 3] that no camera should give but some do."""
+    black = np.zeros((*size, 3), np.uint8)
+    red = black.copy()
+    red[..., 0] = 255
+    return {"all 0": black, "all 255": black + np.uint8(255), "saturated red": red}
+
+
+def check_extremes(engine: Answer, size: tuple[int, int], by: str) -> None:
+    """Raise UserError when an extreme input gives an answer that is not finite."""
+    for name, image in extremes(size).items():
+        if not np.isfinite(engine(image)[0]).all():
+            raise UserError(
+                f"{by} answers NaN or infinity for an image {name}: a layer overflows; "
+                "build with --precision bf16 or fp32"
+            )
+
+
+def answer_with(infer: Callable[[Array], Array], convention: InputConvention) -> Answer:
+    """Wrap a function of preprocessed batches into one of images."""
+    return lambda image: (infer(convention.preprocess(image)[None]), None)
