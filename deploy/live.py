@@ -1,0 +1,229 @@
+"""What a running pipeline shares with whoever watches it: a page, a window, a test.
+
+Two small thread-safe objects. ``Controls`` goes in: the pipeline reads one immutable ``Settings``
+per frame. ``Live`` comes out: the newest annotated picture and the newest ``StreamStatus`` of every
+stream. Watchers never slow the pipeline: it stores a reference and goes on, and a watcher that is
+late sees the newest picture, not the next one.
+
+Example (a watcher's loop, one thread a watcher):
+    >>> seen = 0
+    >>> while (view := live.wait(stream=0, newer_than=seen, timeout=1.0)) is not None:
+    ...     seen = view.sequence
+    ...     send(encode_jpeg(view.rgb), view.status.to_dict())
+    >>> live.controls.set(threshold=0.6, hold_off=0, ai=False)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LIVE, STALE, OFFLINE, AI_OFF = "LIVE", "STALE", "OFFLINE", "AI-OFF"
+STATES = (LIVE, STALE, OFFLINE, AI_OFF)
+MAX_HOLD_OFF = 6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person may change while the video runs.
+
+    Attributes:
+        threshold: Probability in (0, 1) above which a pixel is drawn as polyp.
+        opacity: Opacity of the overlay in [0, 1].
+        hold_off: Frames [0, 6] for which a new alarm is held back.
+        ai: False shows the video without segmenting it.
+    """
+
+    threshold: float = 0.5
+    opacity: float = 0.4
+    hold_off: int = 3
+    ai: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "opacity"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{name} is {value!r}; expected a number")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}; expected a number between 0 and 1")
+        if not 0 <= self.opacity <= 1:
+            raise ValueError(f"opacity is {self.opacity}; expected a number from 0 to 1")
+        if type(self.hold_off) is not int or not 0 <= self.hold_off <= MAX_HOLD_OFF:
+            raise ValueError(
+                f"hold_off is {self.hold_off!r}; expected a whole number from 0 to {MAX_HOLD_OFF}"
+            )
+        if type(self.ai) is not bool:
+            raise ValueError(f"ai is {self.ai!r}; expected true or false")
+
+
+class Controls:
+    """The settings of a running pipeline; any thread may read and change them."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._lock = threading.Lock()
+        self._settings = settings or Settings()
+
+    def get(self) -> Settings:
+        """Return the current settings (immutable: one frame sees one state of them)."""
+        return self._settings
+
+    def set(self, **changes: Any) -> Settings:
+        """Change some settings and return all of them.
+
+        Raises:
+            ValueError: An unknown name or a value out of range; nothing is changed then.
+        """
+        known = {field.name for field in dataclasses.fields(Settings)}
+        if unknown := set(changes) - known:
+            raise ValueError(f"unknown: {sorted(unknown)}; expected some of {sorted(known)}")
+        with self._lock:
+            self._settings = dataclasses.replace(self._settings, **changes)
+            return self._settings
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """Where one stream stands.
+
+    Attributes:
+        stream: Number of the stream, from 0.
+        source: What was given on the command line (passwords removed).
+        state: One of ``STATES``.
+        reason: Why, where there is more to say than the state ("timed out", "turned off").
+        age_s: Seconds since the newest frame arrived; None before the first.
+        frame_id: Id of the newest shown frame; None before the first.
+        frames: {"in", "processed", "dropped", "failed", "in_flight"}; always
+            in = processed + dropped + failed, and in_flight frames are on their way.
+        latency_ms: {"last", "p50", "p99"} from arrival to shown, milliseconds.
+        fps: Shown frames a second over the last seconds.
+        alarm: Whether at least one polyp is shown.
+        tracks: Shown tracks: {"id", "first_seen_s", "area", "box", "confidence"} each.
+        quality: "good", or why the frame was not segmented ("blurred", "dark", ...).
+        flicker: Instability of the raw masks over the last second, in [0, 1].
+        size: (height, width) of the frames in pixels.
+        recording: Whether both videos are being written.
+        alarms: Lines that a person must see ("recording stopped: no space left").
+        backend: Name of the engine.
+        settings: The settings that the newest frame saw.
+    """
+
+    stream: int
+    source: str
+    state: str = OFFLINE
+    reason: str = ""
+    age_s: float | None = None
+    frame_id: int | None = None
+    frames: dict[str, int] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    fps: float = 0.0
+    alarm: bool = False
+    tracks: tuple[dict[str, Any], ...] = ()
+    quality: str = "good"
+    flicker: float = 0.0
+    size: tuple[int, int] | None = None
+    recording: bool = False
+    alarms: tuple[str, ...] = ()
+    backend: str = ""
+    settings: Settings = field(default_factory=Settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class View:
+    """One published picture.
+
+    Attributes:
+        sequence: Grows by one with every publication of the stream, from 1.
+        rgb: Annotated picture, uint8 RGB [H, W, 3], rows may be padded (``rgb.strides``); it is
+            never written to again, and must not be written to by its readers.
+        frame_id: Id of the frame it was made from; the same id again when only the state changed
+            (a lost source shows its last frame greyed, with its age).
+        status: The status at that moment.
+    """
+
+    sequence: int
+    rgb: npt.NDArray[np.uint8]
+    frame_id: int
+    status: StreamStatus
+
+
+class Live:
+    """The newest view and status of every stream, and the controls.
+
+    Attributes:
+        controls: What the pipeline obeys from the next frame on.
+        metrics: Returns the text exposition for Prometheus; set by the pipeline.
+    """
+
+    def __init__(self, sources: list[str], controls: Controls | None = None) -> None:
+        self.controls = controls or Controls()
+        self.metrics: Callable[[], bytes] = lambda: b""
+        self._changed = threading.Condition()
+        self._views: list[View | None] = [None] * len(sources)
+        self._status = [StreamStatus(i, source) for i, source in enumerate(sources)]
+        self._closed = False
+
+    @property
+    def streams(self) -> int:
+        """Number of streams."""
+        return len(self._status)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pipeline has ended; the last views stay readable."""
+        return self._closed
+
+    def publish(self, rgb: npt.NDArray[np.uint8], frame_id: int, status: StreamStatus) -> None:
+        """Show a picture and its status (pipeline only). ``rgb`` must not be written to again."""
+        with self._changed:
+            last = self._views[status.stream]
+            sequence = last.sequence + 1 if last else 1
+            self._views[status.stream] = View(sequence, rgb, frame_id, status)
+            self._status[status.stream] = status
+            self._changed.notify_all()
+
+    def update(self, status: StreamStatus) -> None:
+        """Change a status without a new picture (pipeline only)."""
+        with self._changed:
+            self._status[status.stream] = status
+            self._changed.notify_all()
+
+    def status(self, stream: int = 0) -> StreamStatus:
+        """Return where a stream stands now."""
+        return self._status[stream]
+
+    def latest(self, stream: int = 0) -> View | None:
+        """Return the newest view, or None before the first."""
+        return self._views[stream]
+
+    def wait(self, stream: int = 0, newer_than: int = 0, timeout: float = 1.0) -> View | None:
+        """Return the newest view with ``sequence > newer_than``.
+
+        Returns None when none came within ``timeout`` seconds or the pipeline has ended.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                view = self._views[stream]
+                if view is not None and view.sequence > newer_than:
+                    return view
+                left = deadline - time.monotonic()
+                if left <= 0 or self._closed:
+                    return None
+                self._changed.wait(left)
+
+    def close(self) -> None:
+        """Tell every watcher that the pipeline has ended (pipeline only)."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
