@@ -1,0 +1,423 @@
+"""Training configuration: frozen dataclasses that YAML files and ``key=value`` overrides must match.
+
+A file may name another one to start from (``base: edge.yaml``). An unknown key, a value of the
+wrong kind or out of range is a :class:`UserError` that says where and what was expected.
+
+Example:
+    >>> config = load_config("edge", ["data=polyps", "stage2.epochs=20", "epochs=20"])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medisseg.convention import InputConvention
+from medisseg.errors import UserError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("cosine", "plateau", "constant")
+PRECISIONS = ("float32", "bfloat16", "float16")
+LABELS = ("auto", "classes")
+PLACEMENTS = ("early", "middle", "late", "all")
+VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
+GRANULARITIES = ("image", "pixel")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _probabilities(config: Any) -> None:
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name.endswith("_p"):
+            _require(0 <= value <= 1, f"{item.name} is {value}; expected within [0, 1]")
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    _require(value in allowed, f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which images are trained on and which choose the epoch.
+
+    Attributes:
+        train: List of names (``train`` finds ``train.txt``; or a path); None: all images but the
+            held-out ones; "auto": the list if the folder has one, else as None.
+        validation: List that chooses the epoch; None: taken out of the training images; "auto":
+            the list ``val`` if the folder has one, else as None.
+        held_out: Lists reported on later, never trained on; a leak into them is refused.
+        fraction: Share of the training images taken out when ``validation`` is None.
+        groups: Table of sequences or patients (CSV) kept together by a seeded split; None: found
+            in the data folder when it has one.
+        seed: Of the seeded split; apart from the run's seed, so that seeds share a split.
+    """
+
+    train: str | None = "train"
+    validation: str | None = None
+    held_out: tuple[str, ...] = ()
+    fraction: float = 0.1
+    groups: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.fraction < 1, f"fraction is {self.fraction}; expected within (0, 1)")
+
+
+@dataclass(frozen=True)
+class ColorConfig:
+    """Random changes of colour and sharpness; every ``*_p`` is the probability per image.
+
+    ``jitter`` holds the largest relative change of brightness, contrast and saturation, and the
+    largest turn of the hue circle; ``blur`` the range of the Gaussian's sigma in pixels.
+    """
+
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_p: float = 0.0
+    gray_p: float = 0.0
+    blur: tuple[float, float] = (0.1, 3.0)
+    blur_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        _probabilities(self)
+        _require(0 < self.blur[0] <= self.blur[1], f"blur is {self.blur}; expected 0 < low <= high")
+        _require(
+            0 <= min(self.jitter) and max(self.jitter) <= 1,
+            f"jitter is {self.jitter}; expected four values within [0, 1]",
+        )
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of an image, and of its mask where geometry is concerned.
+
+    Every ``*_p`` is the probability per image. ``rotate`` is the largest angle in degrees;
+    ``scale`` the range of zoom factors, 1 = as it is; ``shift`` the largest translation and
+    ``hole_size`` a hole's side, as fractions of the image. ``sizes``: factors of the input size,
+    one drawn per step (multi-scale training).
+    """
+
+    rotate: float = 0.0
+    rotate_p: float = 0.0
+    flip_horizontal_p: float = 0.0
+    flip_vertical_p: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    scale_p: float = 0.0
+    shift: float = 0.0
+    holes: int = 10
+    hole_size: float = 0.125
+    holes_p: float = 0.0
+    sizes: tuple[float, ...] = (1.0,)
+    color: ColorConfig = field(default_factory=ColorConfig)
+
+    def __post_init__(self) -> None:
+        _probabilities(self)
+        _require(
+            0 < self.scale[0] <= self.scale[1], f"scale is {self.scale}; expected 0 < low <= high"
+        )
+        _require(
+            bool(self.sizes) and min(self.sizes) > 0,
+            f"sizes is {self.sizes}; expected factors > 0",
+        )
+        _require(0 <= self.holes <= 32, f"holes is {self.holes}; expected 0 to 32")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training.
+
+    Attributes:
+        epochs: At most so many passes over the training images.
+        batch: Images per optimiser step, over all processes together.
+        lr: Peak learning rate; the encoder's is ``lr * encoder_lr``.
+        schedule: "cosine" towards ``final_lr * lr``, "plateau" (on validation Dice), "constant".
+        warmup: Share of the stage during which the rate rises linearly.
+        plateau: Epochs without a better Dice before "plateau" divides the rate by ten.
+        weight_decay: Of weight matrices and filters (adamw: decoupled), not of norms and biases.
+        clip: Largest gradient norm; 0: no clipping.
+        ema: Decay of the averaged weights that are validated and kept; 0: none.
+        patience: Epochs without a better validation Dice before the stage ends; 0: never.
+        validate_every: Epochs between validations.
+        share: Share of ``budget_minutes`` for this stage, relative to the other's.
+    """
+
+    epochs: int = 300
+    batch: int = 4
+    lr: float = 1e-4
+    encoder_lr: float = 1.0
+    optimizer: str = "adam"
+    schedule: str = "cosine"
+    final_lr: float = 0.0
+    warmup: float = 0.0
+    plateau: int = 30
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    ema: float = 0.0
+    patience: int = 100
+    validate_every: int = 1
+    share: float = 1.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        for name in ("epochs", "batch", "validate_every", "plateau"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected >= 1")
+        for name in ("lr", "share"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected > 0")
+        for name in ("encoder_lr", "weight_decay", "clip", "patience", "final_lr"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected >= 0")
+        for name in ("warmup", "ema"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} is {value}; expected within [0, 1)")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The objectives' weights; ``dispersive`` holds (lambda_1, lambda_2), 0 switches a term off."""
+
+    dispersive: tuple[float, float] = (0.2, 0.6)
+    variant: str = "infonce_l2"
+    placement: str = "early"
+    granularity: str = "image"
+    tau: float = 0.8
+    consistency: float = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of("variant", self.variant, VARIANTS)
+        _one_of("placement", self.placement, PLACEMENTS)
+        _one_of("granularity", self.granularity, GRANULARITIES)
+        _require(min(self.dispersive) >= 0, f"dispersive is {self.dispersive}; expected >= 0")
+        _require(self.tau > 0, f"tau is {self.tau}; expected > 0")
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    """Where and how the steps are computed; free to differ when a run is resumed."""
+
+    device: str = "auto"
+    precision: str = "float32"
+    compile: bool = False
+    channels_last: bool = True
+    threads: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda"))
+        _require(self.threads >= 0, f"threads is {self.threads}; expected >= 0 (0: as it is)")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run depends on; written whole into the run folder.
+
+    Attributes:
+        name: Of the configuration; the default run folder is ``runs/NAME``.
+        data: Data folder; ``data_name`` is what the checkpoint's card calls it.
+        out: Run folder.
+        stages: (1, 2), (1,) or (2,); stage 2 alone needs ``stage_one`` or starts from the
+            encoder's own weights.
+        stage_one: Checkpoint whose encoder stage 2 starts from when stage 1 is not run.
+        second_view: Stage 1's second view of an image is the first after this change.
+        preset: Architecture, ``create_model``'s first argument; ``options`` its others.
+        encoder_weights: "imagenet" (packaged), the path of a weights file, or None.
+        labels: "auto" (binary or instance masks become 0 and 1) or "classes" (indices kept).
+        budget_minutes: Wall time for all stages together; the schedules are fitted to it.
+    """
+
+    name: str = "custom"
+    data: str = "data"
+    data_name: str = ""
+    out: str = ""
+    seed: int = 0
+    stages: tuple[int, ...] = (1, 2)
+    stage_one: str | None = None
+    preset: str = "medisseg-r50"
+    classes: int = 1
+    labels: str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+    encoder_weights: str | None = None
+    budget_minutes: float | None = None
+    split: SplitConfig = field(default_factory=SplitConfig)
+    input: InputConvention = field(default_factory=InputConvention)
+    second_view: ColorConfig = ColorConfig(
+        jitter=(0.3, 0.3, 0.3, 0.1), jitter_p=1.0, gray_p=0.5, blur_p=1.0
+    )
+    stage1: StageConfig = field(default_factory=StageConfig)
+    stage2: StageConfig = field(default_factory=StageConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("labels", self.labels, LABELS)
+        _require(
+            self.stages in ((1,), (2,), (1, 2)),
+            f"stages is {self.stages}; expected [1, 2], [1] or [2]",
+        )
+        _require(self.classes >= 1, f"classes is {self.classes}; expected >= 1")
+        _require(
+            self.budget_minutes is None or self.budget_minutes > 0,
+            f"budget_minutes is {self.budget_minutes}; expected > 0",
+        )
+        if not self.out:
+            object.__setattr__(self, "out", f"runs/{self.name}")
+
+    def stage(self, number: int) -> StageConfig:
+        """Return the settings of stage 1 or 2."""
+        return self.stage1 if number == 1 else self.stage2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values (lists for tuples), ready for YAML and JSON."""
+        return _plain(dataclasses.asdict(self))
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a configuration file (or the name of one of ours) and apply ``key=value`` overrides.
+
+    Args:
+        path: YAML file, or a name such as ``edge`` of a file in ``medisseg/configs``.
+        overrides: ``data=DIR``, ``stage2.lr=1e-4``; a stage's key alone (``epochs=5``) sets both
+            stages. Values are read as YAML.
+
+    Raises:
+        UserError: No such file, not YAML, an unknown key, a value of the wrong kind.
+    """
+    values = _read(_find(path))
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign or not key:
+            raise UserError(f"got {override!r}; expected key=value, e.g. stage2.epochs=20")
+        try:
+            value = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise UserError(f"{key}: {text!r} is not a YAML value") from error
+        for target in _targets(key):
+            _assign(values, target.split("."), value)
+    return from_dict(values, source=str(path))
+
+
+def from_dict(values: dict[str, Any], source: str = "configuration") -> TrainConfig:
+    """Build the configuration from plain values, checked; errors name ``source`` and the key."""
+    return _build(TrainConfig, values, source, "")
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write the full configuration as YAML, in the order of the fields."""
+    path.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, width=100))
+
+
+def _find(path: str | Path) -> Path:
+    for candidate in (Path(path), CONFIGS / f"{path}.yaml", CONFIGS / str(path)):
+        if candidate.is_file():
+            return candidate
+    ours = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+    near = difflib.get_close_matches(Path(path).stem, ours, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; ours are: {', '.join(ours)}"
+    raise UserError(f"no configuration file {path}{hint}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds {type(values).__name__}; expected a table of keys")
+    values = _plain(values)  # YAML anchors share their tables; an override must change one alone
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    beside = path.parent / str(base)
+    return _merge(_read(beside if beside.is_file() else _find(str(base))), values)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _targets(key: str) -> list[str]:
+    top = {item.name for item in dataclasses.fields(TrainConfig)}
+    head = key.split(".")[0]
+    if head not in top and head in {item.name for item in dataclasses.fields(StageConfig)}:
+        return [f"stage1.{key}", f"stage2.{key}"]
+    return [key]
+
+
+def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{'.'.join(keys)}: {key} is a value, not a table of keys")
+    values[keys[-1]] = value
+
+
+def _build(kind: type, values: Any, source: str, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: {prefix or 'file'} is {values!r}; expected a table of keys")
+    known = [item.name for item in dataclasses.fields(kind)]
+    hints = typing.get_type_hints(kind)
+    filled = {}
+    for key, value in values.items():
+        where = f"{prefix}.{key}" if prefix else str(key)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{source}: unknown key {where!r}; did you mean {near!r}?")
+        if dataclasses.is_dataclass(hints[key]):
+            filled[key] = _build(typing.cast(type, hints[key]), value, source, where)
+        else:
+            filled[key] = _convert(hints[key], value, f"{source}: {where}")
+    try:
+        return kind(**filled)
+    except ValueError as error:
+        raise UserError(f"{source}: {prefix + '.' if prefix else ''}{error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Return ``value`` as the annotated type, or raise a UserError that says what was expected."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _convert(next(part for part in arguments if part is not types.NoneType), value, where)
+    if origin is tuple:
+        parts = value if isinstance(value, list | tuple) else [value]
+        fixed = arguments[-1] is not Ellipsis
+        if fixed and len(parts) != len(arguments):
+            raise UserError(f"{where} is {value!r}; expected {len(arguments)} values")
+        kinds = arguments if fixed else [arguments[0]] * len(parts)
+        return tuple(_convert(kind, part, where) for kind, part in zip(kinds, parts, strict=True))
+    kind = origin or hint
+    if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
+        try:  # YAML 1.1 reads 1e-4 as a string
+            return float(value)
+        except ValueError:
+            pass
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{where} is {value!r}; expected {kind.__name__}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

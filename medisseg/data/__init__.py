@@ -1,0 +1,1 @@
+"""Images and masks: folders as people have them, splits without leaks, augmentation."""

@@ -1,0 +1,51 @@
+"""``medisseg train CONFIG.yaml [key=value ...]``: train, resume, or run a study."""
+
+from __future__ import annotations
+
+import argparse
+
+from medisseg.config import TrainConfig, load_config
+
+HELP = "train a network in two stages, or run a study"
+EXAMPLE = "medisseg train edge data=kvasir-seg out=runs/edge stage2.epochs=40"
+STUDIES = ("ablation", "variants", "placement", "tau", "lambda", "attention", "activation")
+# Options named as in the other commands, and the keys they set.
+SHORTHANDS = {
+    "data": "data",
+    "out": "out",
+    "seed": "seed",
+    "batch": "batch",
+    "device": "hardware.device",
+    "precision": "hardware.precision",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("config", help="YAML file, or the name of one of ours, such as edge")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings to change, e.g. stage2.lr=1e-4"
+    )
+    for name, key in SHORTHANDS.items():
+        parser.add_argument(f"--{name}", help=f"the same as {key}=")
+    parser.add_argument("--size", help="network input HEIGHTxWIDTH, the same as input.size=[H,W]")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Train what the arguments say."""
+    from medisseg.training.run import train
+
+    train(read_config(args))
+    return 0
+
+
+def read_config(args: argparse.Namespace) -> TrainConfig:
+    """Return the configuration that file, overrides and options make together."""
+    overrides = list(args.overrides)
+    for name, key in SHORTHANDS.items():
+        value = getattr(args, name)
+        if value is not None:
+            overrides.append(f"{key}={value}")
+    if args.size:
+        overrides.append(f"input.size=[{args.size.lower().replace('x', ',')}]")
+    return load_config(args.config, overrides)

@@ -1,0 +1,308 @@
+"""One stage of training as a LightningModule: batch -> augment -> network -> objective -> step."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from medisseg.config import StageConfig, TrainConfig
+from medisseg.data import augment
+from medisseg.errors import UserError
+from medisseg.training.batches import Data, train_batches, validation_batches
+
+# First element of a key of random numbers, so that no two uses share their draws.
+ORDER, GEOMETRY, COLOR, SECOND_VIEW, SIZE = range(5)
+
+
+class SegmentationModule(LightningModule):
+    """Trains one stage of a network.
+
+    Args:
+        network: Returns a ``TrainingOutput`` in training mode, logits [N, K, H, W] otherwise.
+        objective: Stage 1: (view 1, view 2, target), stage 2: (output, target) to
+            (total, parts); target: class indices int64 [N, H, W].
+        config: The run's configuration.
+        number: Stage, 1 or 2.
+        data: Training and validation images.
+        budget: Seconds this stage may take, validation included; None: as its epochs take.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: nn.Module,
+        config: TrainConfig,
+        number: int,
+        data: Data,
+        budget: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.config, self.number, self.data, self.budget = config, number, data, budget
+        self.stage: StageConfig = config.stage(number)
+        self.ema = _frozen_copy(network) if self.stage.ema else None
+        self.elapsed = 0.0
+        self.validation_seconds = 0.0
+        self.losses: dict[str, list[Tensor]] = defaultdict(list)
+        self.scores: dict[str, float] = {}
+        self.plateau = {"best": -math.inf, "waited": 0, "factor": 1.0}
+        if config.hardware.channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    # Batches
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the epoch's batches; Lightning asks again at every epoch."""
+        key = (ORDER, self.config.seed, self.number, self.current_epoch)
+        return train_batches(
+            self.data.train, self.stage.batch, key, self.global_rank, self.trainer.world_size
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Return this process's validation images."""
+        return validation_batches(
+            self.data.validation,
+            max(1, self.stage.batch // self.trainer.world_size),
+            self.global_rank,
+            self.trainer.world_size,
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Tensor]:
+        """Augment (training only) and normalise, on the device."""
+        with torch.autocast(self.device.type, enabled=False):
+            images, masks = batch["image"].float() / 255, batch["mask"]
+            if not self.trainer.training:
+                return {**batch, "input": self._input(images)}
+            indices, settings = batch["index"].cpu(), self.stage.augment
+            draw = (self.config.seed, self.number, self.current_epoch)
+            uniform = augment.draws((GEOMETRY, *draw), indices, augment.GEOMETRY_DRAWS)
+            images, masks = augment.geometry(images, masks, settings, uniform)
+            uniform = augment.draws((COLOR, *draw), indices, augment.COLOR_DRAWS)
+            images = augment.color(images, settings.color, uniform)
+            images, masks = augment.to_size(images, masks, self._step_size())
+            batch = {**batch, "input": self._input(images), "mask": masks}
+            if self.number == 1:
+                uniform = augment.draws((SECOND_VIEW, *draw), indices, augment.COLOR_DRAWS)
+                second = augment.color(images, self.config.second_view, uniform)
+                batch["second"] = self._input(second)
+        return batch
+
+    def _input(self, images: Tensor) -> Tensor:
+        pixels = augment.normalize(images, self.config.input)
+        if self.config.hardware.channels_last:
+            return pixels.contiguous(memory_format=torch.channels_last)
+        return pixels
+
+    def _step_size(self) -> tuple[int, int]:
+        """Return the step's input size: one of ``sizes``, the same in every process."""
+        sizes = self.stage.augment.sizes
+        key = (SIZE, self.config.seed, self.number)
+        drawn = augment.draws(key, torch.tensor([self.global_step]), 1)
+        factor = sizes[int(drawn * len(sizes))]
+        height, width = (max(32, round(side * factor / 32) * 32) if factor != 1 else side
+                         for side in self.config.input.size)  # fmt: skip
+        return height, width
+
+    # Steps
+
+    def on_train_epoch_start(self) -> None:
+        """Seed what draws from the global generator (dropout), from the epoch alone."""
+        seed = hash((self.config.seed, self.number, self.current_epoch, self.global_rank))
+        torch.manual_seed(seed % 2**63)
+        self.losses.clear()
+        self._clock = time.monotonic()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate from how much of the stage is over."""
+        self._tick()
+        factor = self.rate(self.progress())
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        for group in optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] = group["peak"] * factor
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the objective of one batch."""
+        target = batch["mask"].long()
+        if self.number == 1:
+            total, parts = self.objective(
+                self.network(batch["input"]), self.network(batch["second"]), target
+            )
+        else:
+            total, parts = self.objective(self.network(batch["input"]), target)
+        if not torch.isfinite(total):
+            self._stop_at_nan(total, parts, batch)
+        for name, value in {"loss": total, **parts}.items():
+            self.losses[name].append(torch.as_tensor(value).detach().float())
+        return total
+
+    def _stop_at_nan(
+        self, total: Tensor, parts: Mapping[str, Any], batch: dict[str, Tensor]
+    ) -> None:
+        names = [self.data.train.names[index] for index in batch["index"].tolist()]
+        broken = [name for name, value in parts.items() if not math.isfinite(float(value))]
+        raise UserError(
+            f"the loss is {float(total)} in stage {self.number}, epoch {self.current_epoch + 1}, "
+            f"step {self.global_step} (part: {', '.join(broken) or 'sum'}; images: "
+            f"{', '.join(names[:4])}); the checkpoints before it are kept. Lower stage"
+            f"{self.number}.lr, set stage{self.number}.clip=1 or hardware.precision=float32"
+        )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Average the weights, and stop the stage where its time is over."""
+        if self.ema is not None:
+            _average(self.ema, self.network, self.stage.ema, self.global_step)
+        self._tick()
+        if self.budget and self.elapsed + self.validation_seconds >= self.budget:
+            self.trainer.should_stop = True
+
+    # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums over images."""
+        self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self._validation_start = time.monotonic()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add a batch's loss, Dice and IoU per image."""
+        logits = (self.ema or self.network)(batch["input"]).float()
+        scores = image_scores(logits, batch["mask"].long())
+        self._sums += torch.cat([scores.sum(0), scores.new_tensor([len(scores)])])
+
+    def on_validation_epoch_end(self) -> None:
+        """Average over all images of all processes."""
+        sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        loss, dice, iou, count = torch.as_tensor(sums).tolist()
+        self.scores = {"loss": loss / count, "dice": dice / count, "iou": iou / count}
+        self.validation_seconds = time.monotonic() - self._validation_start
+        if self.stage.schedule == "plateau":
+            self._wait_on_plateau(self.scores["dice"])
+
+    # Schedule
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.elapsed += now - self._clock
+        self._clock = now
+        if self.budget and self.trainer.world_size > 1:
+            self.elapsed = self.trainer.strategy.broadcast(self.elapsed)
+
+    def progress(self) -> float:
+        """Return how much of the stage is over, in [0, 1]: by steps or, if sooner, by time."""
+        steps = max(1, len(self.data.train) // self.stage.batch) * self.stage.epochs
+        by_time = self.elapsed / self.budget if self.budget else 0.0
+        return min(1.0, max(self.global_step / steps, by_time))
+
+    def rate(self, progress: float) -> float:
+        """Return the learning rate at ``progress`` as a share of its peak."""
+        stage = self.stage
+        if progress < stage.warmup:
+            return max(progress / stage.warmup, 1e-3)
+        if stage.schedule == "plateau":
+            return self.plateau["factor"]
+        if stage.schedule == "constant":
+            return 1.0
+        over = (progress - stage.warmup) / (1 - stage.warmup)
+        return stage.final_lr + (1 - stage.final_lr) * 0.5 * (1 + math.cos(math.pi * over))
+
+    def _wait_on_plateau(self, dice: float) -> None:
+        state = self.plateau
+        if dice > state["best"]:
+            state.update(best=dice, waited=0)
+            return
+        state["waited"] += 1
+        if state["waited"] > self.stage.plateau:
+            state.update(waited=0, factor=state["factor"] / 10)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimiser with the encoder's own rate; norms and biases do not decay."""
+        groups: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                groups[name.startswith("encoder."), parameter.ndim > 1].append(parameter)
+        stage = self.stage
+        kind = torch.optim.AdamW if stage.optimizer == "adamw" else torch.optim.Adam
+        return kind(
+            [
+                {
+                    "params": parameters,
+                    "peak": stage.lr * (stage.encoder_lr if encoder else 1.0),
+                    "weight_decay": stage.weight_decay if decays else 0.0,
+                }
+                for (encoder, decays), parameters in groups.items()
+            ],
+            lr=stage.lr,
+        )
+
+    # State that a resumed run needs beside weights and optimiser
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the clock and the plateau's state."""
+        checkpoint["medisseg"] = {
+            "elapsed": self.elapsed,
+            "validation_seconds": self.validation_seconds,
+            "plateau": dict(self.plateau),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the clock and the plateau's state up again."""
+        state = checkpoint["medisseg"]
+        self.elapsed = state["elapsed"]
+        self.validation_seconds = state["validation_seconds"]
+        self.plateau = state["plateau"]
+
+
+def image_scores(logits: Tensor, target: Tensor) -> Tensor:
+    """Return loss, Dice and IoU of every image, [N, 3].
+
+    Dice and IoU at a probability of 0.5, or of the largest logit: then the mean over the classes
+    (without background) that are in the image's truth or prediction. Nothing in both: 1.
+
+    Args:
+        logits: [N, K, H, W] float32.
+        target: Class indices int64 [N, H, W].
+    """
+    if logits.shape[1] == 1:
+        loss = functional.binary_cross_entropy_with_logits(
+            logits[:, 0], target.float(), reduction="none"
+        )
+        predicted, truth = logits > 0, target.unsqueeze(1) > 0
+    else:
+        loss = functional.cross_entropy(logits, target, reduction="none")
+        labels = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+        predicted, truth = logits.argmax(1, keepdim=True) == labels, target.unsqueeze(1) == labels
+    both = (predicted & truth).sum((2, 3)).double()
+    sizes = predicted.sum((2, 3)).double() + truth.sum((2, 3)).double()
+    there = sizes > 0
+    dice = torch.where(there, 2 * both / sizes.clamp(min=1), 0.0)
+    iou = torch.where(there, both / (sizes - both).clamp(min=1), 0.0)
+    count = there.sum(1)
+    means = [torch.where(count > 0, s.sum(1) / count.clamp(min=1), 1.0) for s in (dice, iou)]
+    return torch.stack([loss.mean((1, 2)).double(), *means], 1)
+
+
+def _frozen_copy(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move the averaged weights towards the network's; early steps count more, or the first
+    weights would weigh for 1 / (1 - decay) steps."""
+    keep = min(decay, (1 + step) / (10 + step))
+    pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
+    for old, new in pairs:
+        if old.dtype.is_floating_point:
+            old.lerp_(new.to(old.dtype), 1 - keep)
+        else:
+            old.copy_(new)

@@ -1,0 +1,79 @@
+"""The pictures in a run folder: curves, and predictions on a few validation images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medisseg.config import TrainConfig
+from medisseg.data import augment
+from medisseg.training.batches import Arrays
+
+SHOWN = 6
+# Missed and false areas must be told apart by everyone: blue and orange, not red and green.
+RIGHT, MISSED, FALSE = (255, 255, 255), (0, 114, 178), (230, 159, 0)
+
+
+def curves(history: list[dict[str, float]], path: Path) -> None:
+    """Draw loss and validation scores by epoch, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axis, names, label in (
+        (left, ("train_loss", "val_loss"), "loss"),
+        (right, ("val_dice", "val_iou"), "score"),
+    ):
+        for name in names:
+            points = [(row["epoch"], row[name]) for row in history if name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 9 else "")
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    right.set_ylim(0, 1)
+    figure.savefig(path, dpi=100, format="png")
+
+
+@torch.no_grad()
+def samples(network: nn.Module, arrays: Arrays, config: TrainConfig, path: Path) -> None:
+    """Draw a few validation images beside truth and prediction, as PNG.
+
+    Truth and prediction in one picture: white where both agree, blue missed, orange false.
+    """
+    from PIL import Image
+
+    chosen = np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int).tolist()
+    batch = arrays[chosen]
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    inputs = augment.normalize(batch["image"].float() / 255, config.input).to(device)
+    predicted = labels(network(inputs).float()).cpu()
+    network.train(was_training)
+    rows = [
+        np.concatenate([image.permute(1, 2, 0).numpy(), compare(truth, found)], axis=0)
+        for image, truth, found in zip(batch["image"], batch["mask"], predicted, strict=True)
+    ]
+    Image.fromarray(np.concatenate(rows, axis=1)).save(path, format="PNG")
+
+
+def labels(logits: Tensor) -> Tensor:
+    """Return the class of every pixel, uint8 [N, H, W], from logits [N, K, H, W]."""
+    if logits.shape[1] == 1:
+        return (logits[:, 0] > 0).to(torch.uint8)
+    return logits.argmax(1).to(torch.uint8)
+
+
+def compare(truth: Tensor, predicted: Tensor) -> np.ndarray:
+    """Return truth against prediction as uint8 RGB [H, W, 3]."""
+    picture = np.zeros((*truth.shape, 3), np.uint8)
+    true, found = truth.numpy(), predicted.numpy()
+    picture[(true > 0) & (true == found)] = RIGHT
+    picture[(true > 0) & (true != found)] = MISSED
+    picture[(true == 0) & (found > 0)] = FALSE
+    return picture

@@ -1,0 +1,285 @@
+"""A training run: both stages, one folder, resumable at any epoch.
+
+    config -> data in memory -> stage 1 -> its best encoder -> stage 2 -> best.safetensors
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from medisseg.checkpoint import Checkpoint
+from medisseg.config import StageConfig, TrainConfig, save_config
+from medisseg.errors import UserError
+from medisseg.files import replacing
+from medisseg.training.batches import Data, read_data
+from medisseg.training.modules import SegmentationModule
+from medisseg.training.recorder import RESUME, Recorder, write_json
+
+# What a resumed run may change: where it runs, not what it computes.
+FREE = ("hardware", "out")
+
+
+def train(config: TrainConfig, data: Data | None = None) -> Path:
+    """Run the stages of a configuration, or go on with them; return the best checkpoint.
+
+    A folder that holds an unfinished run of the same configuration is resumed at its last complete
+    epoch, with the curve of a run that was never interrupted; a finished one is left as it is.
+
+    Args:
+        config: What to train.
+        data: The images, when the caller has them in memory already.
+
+    Raises:
+        UserError: Wrong data or settings, a NaN loss, a folder of another run, a full disk.
+        KeyboardInterrupt: Ctrl-C; the same call goes on later.
+    """
+    start = time.monotonic()
+    out = Path(config.out)
+    say = _printer(config)
+    try:
+        prepare_folder(config, out)
+        if data is None:
+            data = read_data(config)
+            for warning in data.warnings:
+                say(f"warning: {warning}")
+        write_splits(data, out)
+        say(
+            f"{len(data.train)} training and {len(data.validation)} validation images of "
+            f"{config.data}, in memory after {time.monotonic() - start:.0f} s"
+        )
+        spent = time.monotonic() - start
+        for number in config.stages:
+            spent += run_stage(config, number, data, out, budget(config, number, spent), say)
+        return finish(config, out, say)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left in {out}; free some and run the same again") from error
+        raise
+    except KeyboardInterrupt:
+        say(f"stopped; the same command goes on from the last complete epoch in {out}")
+        raise
+
+
+def budget(config: TrainConfig, number: int, spent: float) -> float | None:
+    """Return the seconds a stage may take: its share of what is left, all of it for the last."""
+    if config.budget_minutes is None:
+        return None
+    left = max(1.0, 60 * config.budget_minutes - spent)
+    after = [config.stage(stage).share for stage in config.stages if stage > number]
+    return left * config.stage(number).share / (config.stage(number).share + sum(after))
+
+
+def run_stage(
+    config: TrainConfig,
+    number: int,
+    data: Data,
+    out: Path,
+    seconds: float | None,
+    say: Callable[[str], None],
+) -> float:
+    """Train one stage, or what is left of it; return the seconds it took in all."""
+    folder = out / f"stage{number}"
+    done = folder / "summary.json"
+    if done.is_file():
+        summary = json.loads(done.read_text())
+        say(f"stage {number} is finished: validation Dice {summary['best']['val_dice']:.4f}")
+        return summary["seconds"]
+    folder.mkdir(parents=True, exist_ok=True)
+    network, info = build(config, number, out)
+    module = SegmentationModule(network, objective(config, number), config, number, data, seconds)
+    if config.hardware.compile:
+        module.network.compile()
+    recorder = Recorder(folder, info, say)
+    resume = folder / RESUME
+    if resume.is_file():
+        say(f"stage {number}: going on after the last complete epoch")
+    fit(module, recorder, config, folder, resume if resume.is_file() else None)
+    if not recorder.best:
+        raise UserError(
+            f"stage {number} ended before its first validation; "
+            f"expected validate_every <= epochs (got {config.stage(number).validate_every})"
+        )
+    summary = {
+        "stage": number,
+        "best": recorder.best,
+        "epochs": len(recorder.history),
+        "seconds": round(module.elapsed, 1),
+    }
+    if module.global_rank == 0:
+        write_json(done, summary)
+        resume.unlink(missing_ok=True)
+    return module.elapsed
+
+
+def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Checkpoint]:
+    """Return the stage's network, its encoder from stage 1 where there is one, and its header."""
+    import dataclasses
+
+    from medisseg import create_model
+
+    torch.manual_seed(config.seed)
+    network = create_model(
+        config.preset,
+        stage=number,
+        classes=config.classes,
+        encoder_weights=config.encoder_weights,
+        **config.options,
+    )
+    before = config.stage_one if 1 not in config.stages else out / "stage1" / "best.safetensors"
+    if number == 2 and before is not None:
+        network.load_encoder_from(before)
+    assert network.info is not None
+    name = config.data_name or Path(config.data).resolve().name
+    return network, dataclasses.replace(network.info, convention=config.input, data=name)
+
+
+def objective(config: TrainConfig, number: int) -> nn.Module:
+    """Return the stage's sum of losses."""
+    from medisseg.losses.dispersive import DispersiveOptions
+    from medisseg.losses.objective import StageOneObjective, StageTwoObjective
+
+    loss = config.loss
+    dispersive = DispersiveOptions(loss.variant, loss.placement, loss.granularity, loss.tau)
+    if number == 1:
+        return StageOneObjective(loss.dispersive[0], dispersive, loss.consistency)
+    return StageTwoObjective(loss.dispersive[1], dispersive)
+
+
+def fit(
+    module: SegmentationModule,
+    recorder: Recorder,
+    config: TrainConfig,
+    folder: Path,
+    resume: Path | None,
+) -> None:
+    """Hand the stage to Lightning's Trainer; under ``torchrun`` on all its processes."""
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import RichProgressBar
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    hardware = config.hardware
+    world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    progress = hardware.progress and sys.stdout.isatty()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    trainer = Trainer(
+        **device(config),
+        devices=world,
+        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // world,
+        strategy="ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
+        max_epochs=module.stage.epochs,
+        check_val_every_n_epoch=min(module.stage.validate_every, module.stage.epochs),
+        reload_dataloaders_every_n_epochs=1,
+        gradient_clip_val=module.stage.clip or None,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        callbacks=[recorder, *([RichProgressBar()] if progress else [])],
+        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+        log_every_n_steps=1,
+    )
+    try:
+        trainer.fit(module, ckpt_path=resume, weights_only=True)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+
+
+def device(config: TrainConfig) -> dict[str, Any]:
+    """Return the Trainer's accelerator and precision.
+
+    Raises:
+        UserError: A GPU is asked for and there is none, or float16 on a CPU.
+    """
+    hardware = config.hardware
+    if hardware.threads:
+        torch.set_num_threads(hardware.threads)
+    kind = hardware.device.split(":")[0]
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("hardware.device is cuda but PyTorch sees no GPU; use hardware.device=cpu")
+    if kind == "cpu" and hardware.precision == "float16":
+        raise UserError("float16 training needs a GPU; use hardware.precision=bfloat16 or float32")
+    names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+    return {"accelerator": kind, "precision": names[hardware.precision]}
+
+
+def prepare_folder(config: TrainConfig, out: Path) -> None:
+    """Write the configuration into the run folder, or check that it is the one already there.
+
+    Raises:
+        UserError: The folder holds a run of another configuration, or other files.
+    """
+    path = out / "config.yaml"
+    if path.is_file():
+        there = yaml.safe_load(path.read_text())
+        changed = [key for key in differences(there, config.to_dict()) if key.split(".")[0] not in FREE]
+        if changed:
+            raise UserError(
+                f"{out} holds a run with other settings ({', '.join(changed[:4])}); "
+                "choose another out=, or repeat that run's settings to go on with it"
+            )
+    with replacing(path) as beside:
+        save_config(config, beside)
+
+
+def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys in which two nested tables differ."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [prefix.rstrip(".")]
+    keys = dict.fromkeys([*one, *other])
+    return [
+        found for key in keys for found in differences(one.get(key), other.get(key), f"{prefix}{key}.")
+    ]
+
+
+def write_splits(data: Data, out: Path) -> None:
+    """Store which images were trained on and which chose the epoch."""
+    for name, arrays in (("train", data.train), ("validation", data.validation)):
+        with replacing(out / "splits" / f"{name}.txt") as beside:
+            beside.write_text("\n".join(arrays.names) + "\n")
+
+
+def finish(config: TrainConfig, out: Path, say: Callable[[str], None]) -> Path:
+    """Copy the last stage's checkpoints and pictures to the top of the run folder."""
+    last = out / f"stage{config.stages[-1]}"
+    for name in ("best.safetensors", "last.safetensors", "curves.png", "curves.csv", "samples.png"):
+        with replacing(out / name) as beside:
+            shutil.copyfile(last / name, beside)
+    summaries = [json.loads((out / f"stage{n}" / "summary.json").read_text()) for n in config.stages]
+    write_json(out / "summary.json", {"name": config.name, "stages": summaries})
+    best = summaries[-1]["best"]
+    say(f"validation Dice {best['val_dice']:.4f}, IoU {best['val_iou']:.4f}: {out}/best.safetensors")
+    return out / "best.safetensors"
+
+
+def _printer(config: TrainConfig) -> Callable[[str], None]:
+    """Return a function that prints a line on the first process alone."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    first = int(os.environ.get("RANK", "0")) == 0
+
+    def say(text: str) -> None:
+        if first:
+            console.print(text, markup=False)
+
+    return say
