@@ -1,4 +1,4 @@
-"""The attention unit at the end of each decoder, by name: CBAT and the units it is compared with."""
+"""The attention unit at the end of each decoder, by name: CBAT and its rivals."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """conv1 and the first three stages; ReLU inside, so that ImageNet weights keep their meaning."""
+    """conv1 and three stages; ReLU inside, so that ImageNet weights keep their meaning."""
 
     strides = (2, 4, 8, 16)
 
