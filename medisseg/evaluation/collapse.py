@@ -65,9 +65,15 @@ def project(features: npt.NDArray[np.floating], dimensions: int = 2) -> npt.NDAr
 
 def _cosines(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Cosine similarities of all pairs i < j, flat."""
+    rows = unit(features)
+    return np.clip(rows @ rows.T, -1, 1)[np.triu_indices(len(rows), 1)]
+
+
+def unit(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return the rows [N, D] scaled to length 1; a row of zeros stays one."""
     rows = _rows(features)
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return np.clip(unit @ unit.T, -1, 1)[np.triu_indices(len(unit), 1)]
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)
 
 
 def _rows(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, default=8, help="images per run (default: 8)")
     parser.add_argument("--threshold", type=float, help="default: the checkpoint's own")
-    parser.add_argument("--cases", type=int, default=48, help="cases on the page (default: 48)")
+    parser.add_argument("--cases", type=int, default=24, help="cases on the page (default: 24)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="fp32", help="fp32 (default), fp16 or bf16")

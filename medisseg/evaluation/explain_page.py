@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from medisseg.data.folder import Sample
-from medisseg.evaluation.collapse import project
+from medisseg.evaluation.collapse import project, unit
 from medisseg.evaluation.explain import Embeddings, FeatureView
 from medisseg.evaluation.pictures import FOUND, beside, paint, shrink
 from medisseg.evaluation.predict import save
@@ -89,13 +89,14 @@ def embedding_figure(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * len(views) + 0.8, 8), layout="constrained")
-    panels = figure.subplots(2, len(views), squeeze=False)
+    # One scale for all models: features of one length each, so a collapsed model is a small blob.
+    panels = figure.subplots(2, len(views), squeeze=False, sharex="row", sharey="row")
     for column, (view, embeddings) in enumerate(zip(views, found, strict=True)):
         rank = embeddings.measures()
-        points = project(embeddings.images)
+        points = project(unit(embeddings.images))
         dots = panels[0, column].scatter(*points.T, c=shares * 100, s=18, cmap="viridis")
         panels[0, column].set_title(_title(view, "images", rank["image"]), fontsize="medium")
-        places = project(embeddings.positions)
+        places = project(unit(embeddings.positions))
         for inside, color, label in ((False, OUTSIDE, "outside"), (True, INSIDE, "inside")):
             chosen = places[embeddings.inside == inside]
             panels[1, column].scatter(
@@ -139,7 +140,10 @@ def write_page(
         f"split {told['split']}",
     )
     page.table(["model", "granularity", *LABELS.values()], table_rows(told)).text(READING)
-    page.heading("Embeddings").figure(figure, "Principal axes are each model's own.")
+    page.heading("Embeddings").figure(
+        figure,
+        "Features of length 1 on each model's own principal axes; one scale for all models.",
+    )
     page.heading("Maps").text(
         f"From the left: the image with the reference outlined, then {', '.join(names)}. Bright: "
         "where the feature speaks for the predicted region (Grad-CAM)."

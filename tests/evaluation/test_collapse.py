@@ -11,6 +11,7 @@ from medisseg.evaluation.collapse import (
     mean_cosine,
     project,
     uniformity,
+    unit,
 )
 
 GENERATOR = np.random.default_rng(0)
@@ -49,6 +50,13 @@ def test_projection_keeps_a_plane() -> None:
     expected = np.linalg.norm(plane[:, None] - plane[None], axis=-1)
     assert np.allclose(distances, expected)
     assert got[:, 0].var() > got[:, 1].var()
+
+
+def test_unit_length_at_every_scale() -> None:
+    rows = np.array([[3.0, 4.0], [3e-9, 4e-9], [0.0, 0.0]])
+    assert np.allclose(unit(rows), [[0.6, 0.8], [0.6, 0.8], [0, 0]])
+    tiny = 1e-9 * GENERATOR.normal(size=(20, 5))
+    assert uniformity(tiny) == pytest.approx(uniformity(1e9 * tiny))
 
 
 def test_too_few_or_broken_rows_are_refused() -> None:
