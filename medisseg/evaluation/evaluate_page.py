@@ -114,7 +114,8 @@ def distributions(evaluation: Evaluation) -> Figure:
         np.median(dice), color="#e69f00", ls=":", label=f"median {np.median(dice):.3f}"
     )
     histogram.set(xlabel="Dice", ylabel="images")
-    histogram.legend(loc="upper left", fontsize="small")
+    histogram.legend(fontsize="small")
+    histogram.yaxis.get_major_locator().set_params(integer=True)
     by_area.scatter(area, dice, s=12, color="#0b8a8f", alpha=0.6, linewidths=0)
     by_area.set(
         xlabel="foreground in the reference, % of the image", ylabel="Dice", ylim=(-0.03, 1.03)
