@@ -104,7 +104,14 @@ class Predictor:
                 raise ValueError(
                     f"image is {image.dtype} {list(image.shape)}; expected uint8 RGB [H, W, 3]"
                 )
-        return self.engine.infer(np.stack([self.convention.preprocess(image) for image in images]))
+        batch = np.stack([self.convention.preprocess(image) for image in images])
+        logits = self.engine.infer(batch)
+        if not np.isfinite(logits).all():
+            raise UserError(
+                f"{self.name} answered NaN or infinity; its weights are damaged, or its precision "
+                "is too low: try --precision fp32"
+            )
+        return logits
 
     def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
         """Bring one image's logits [K, h, w] to its own size (height, width)."""

@@ -84,6 +84,9 @@ class StageTwoObjective(nn.Module):
 
     def forward(self, output: TrainingOutput, target: Tensor) -> tuple[Tensor, Parts]:
         """Return the total and its parts (detached, unweighted); target [N, H, W] indices."""
+        if not output.features:  # a baseline: one map, nothing to decouple or to disperse
+            alone = mask_loss(output.logits, target)
+            return alone, {"mask": alone.detach()}
         foreground, background, uncertainty = output[1:4]
         if foreground is None or background is None or uncertainty is None:
             raise ValueError("the output has no auxiliary maps; expected one of stage 2, training")

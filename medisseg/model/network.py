@@ -224,7 +224,8 @@ def create_model(
     """Build a network by its preset's name.
 
     Args:
-        architecture: "medisseg-r50", "condseg-r50", "medisseg-r18" or "edge".
+        architecture: "medisseg-r50", "condseg-r50", "medisseg-r18" or "edge"; or a baseline,
+            "unet", "unetpp" or "attention-unet" (one stage, the option ``width`` alone).
         stage: 1 (encoder and light head) or 2 (the full network).
         classes: Number of logit maps: 1 for binary masks, else one a class, background included.
         encoder_weights: "imagenet" (packaged, ``efficientnet-lite0`` only), the path of a weights
@@ -244,6 +245,11 @@ def create_model(
         raise UserError(f"stage is {stage!r}; expected 1 or 2")
     if classes < 1:
         raise UserError(f"classes is {classes}; expected 1 for binary masks, or more")
+    from medisseg.model.baselines import BASELINES, create_baseline
+
+    if architecture in BASELINES:
+        made: Any = create_baseline(architecture, stage, classes, encoder_weights, **options)
+        return made
     if encoder_weights is not None:
         options.setdefault("stride_in", stride_rule(encoder_weights))
     settings = make_options(architecture, options)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from medisseg.checkpoint import save_checkpoint
+from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.losses.mask import mask_loss
+from medisseg.losses.objective import StageTwoObjective
 from medisseg.model.baselines import BASELINES, create_baseline
+from medisseg.model.network import create_model
+from medisseg.predictor import Predictor
 
 
 @pytest.mark.parametrize(
@@ -34,6 +44,29 @@ def test_logits_and_inference_copy(name: str) -> None:
     assert model.info is not None
     again = create_baseline(model.info.architecture, 2, 3, **model.info.options)
     again.load_state_dict(model.state_dict())
+
+
+def test_by_name_from_creation_to_prediction(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("attention-unet", width=8).eval()
+    info = dataclasses.replace(model.info, convention=InputConvention(size=(32, 48)))
+    path = save_checkpoint(tmp_path / "unet.safetensors", model, info)
+    image = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    with torch.no_grad():
+        x = torch.from_numpy(info.convention.preprocess(image))[None]
+        expected = info.convention.restore(model(x)[0].numpy(), (40, 70))
+    prediction = Predictor(path, device="cpu")(image)
+    assert np.allclose(prediction.logits, expected, atol=1e-5)
+
+
+def test_objective_of_a_baseline_is_the_mask_loss() -> None:
+    torch.manual_seed(0)
+    model, target = create_model("unet", width=8), torch.randint(0, 2, (2, 32, 32))
+    output = model(torch.randn(2, 3, 32, 32))
+    total, parts = StageTwoObjective()(output, target)
+    assert torch.equal(total, mask_loss(output.logits, target)) and set(parts) == {"mask"}
+    total.backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_what_a_baseline_has_not() -> None:

@@ -102,6 +102,14 @@ def test_wrong_images_and_devices_are_refused() -> None:
         Predictor(RedIsPolyp(), device="cpu", precision="fp8")
 
 
+def test_a_network_that_answers_nan_is_refused() -> None:
+    model = RedIsPolyp()
+    model.forward = lambda x: x[:, :1] * float("nan")  # type: ignore[method-assign]
+    predictor = Predictor(model, device="cpu")
+    with pytest.raises(UserError, match="answered NaN"):
+        predictor(scene(8, 8))
+
+
 def test_bundles_are_opened_by_the_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
