@@ -120,14 +120,15 @@ class DualAttention(nn.Module):
     def attend_positions(self, x: Tensor) -> Tensor:
         """x + scale * softmax(Q K^T) V over the H W positions; [N, c, H, W]."""
         query, key, value = (
-            part(x).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(x).flatten(2).transpose(1, 2)[:, None]
+            for part in (self.query, self.key, self.value)
         )
         # Fused kernels want equal depths; zeros add nothing to the products.
-        missing = value.shape[2] - query.shape[2]
+        missing = value.shape[3] - query.shape[3]
         mixed = F.scaled_dot_product_attention(
             F.pad(query, (0, missing)), F.pad(key, (0, missing)), value, scale=1.0
         )
-        return x + self.position_scale * mixed.transpose(1, 2).reshape(x.shape)
+        return x + self.position_scale * mixed[:, 0].transpose(1, 2).reshape(x.shape)
 
     def attend_channels(self, x: Tensor) -> Tensor:
         """x + scale * softmax(max - X X^T) X over the c channels; [N, c, H, W]."""
