@@ -1,7 +1,7 @@
 """Build the frame extension with CMake; everything else is said in pyproject.toml.
 
-MEDISSEG_CUDA=1 makes a missing nvcc fatal, MEDISSEG_CUDA=0 leaves the CUDA part out; otherwise it is
-built where nvcc is found.
+MEDISSEG_CUDA=1 makes a missing nvcc fatal, MEDISSEG_CUDA=0 leaves the CUDA part out; otherwise it
+is built where nvcc is found.
 """
 
 from __future__ import annotations

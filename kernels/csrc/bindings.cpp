@@ -92,7 +92,9 @@ py::list bind_encode_rle(const py::object& mask) {
     py::gil_scoped_release released;
     counts = encode_rle(view);
   }
-  return py::cast(counts);
+  py::list out;
+  for (const uint32_t count : counts) out.append(count);
+  return out;
 }
 
 py::array_t<uint8_t> bind_decode_rle(const py::sequence& counts, const py::object& height,

@@ -12,7 +12,8 @@ struct Rgb {
 };
 
 MEDISSEG_BOTH float clamp_byte(float value) {
-  return value < 0.0f ? 0.0f : (value > 255.0f ? 255.0f : value);
+  const float low = value > 0.0f ? value : 0.0f;  // in this form no branch is compiled
+  return low < 255.0f ? low : 255.0f;
 }
 
 MEDISSEG_BOTH Rgb pixel(const Frame& frame, const YuvToRgb& yuv, int y, int x) {
