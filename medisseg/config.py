@@ -1,4 +1,4 @@
-"""Training configuration: frozen dataclasses that YAML files and ``key=value`` overrides must match.
+"""Training configuration: frozen dataclasses that YAML and ``key=value`` overrides must match.
 
 A file may name another one to start from (``base: edge.yaml``). An unknown key, a value of the
 wrong kind or out of range is a :class:`UserError` that says where and what was expected.
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ import yaml
 
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.fields import build, plain
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -95,7 +94,7 @@ class ColorConfig:
         _probabilities(self)
         _require(0 < self.blur[0] <= self.blur[1], f"blur is {self.blur}; expected 0 < low <= high")
         _require(
-            0 <= min(self.jitter) and max(self.jitter) <= 1,
+            min(self.jitter) >= 0 and max(self.jitter) <= 1,
             f"jitter is {self.jitter}; expected four values within [0, 1]",
         )
 
@@ -107,7 +106,8 @@ class AugmentConfig:
     Every ``*_p`` is the probability per image. ``rotate`` is the largest angle in degrees;
     ``scale`` the range of zoom factors, 1 = as it is; ``shift`` the largest translation and
     ``hole_size`` a hole's side, as fractions of the image. ``sizes``: factors of the input size,
-    one drawn per step (multi-scale training).
+    one drawn per step (multi-scale training) or, if ``progressive``, taken in their order as the
+    stage goes on (small and cheap first).
     """
 
     rotate: float = 0.0
@@ -121,6 +121,7 @@ class AugmentConfig:
     hole_size: float = 0.125
     holes_p: float = 0.0
     sizes: tuple[float, ...] = (1.0,)
+    progressive: bool = False
     color: ColorConfig = field(default_factory=ColorConfig)
 
     def __post_init__(self) -> None:
@@ -282,7 +283,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values (lists for tuples), ready for YAML and JSON."""
-        return _plain(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -312,7 +313,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 def from_dict(values: dict[str, Any], source: str = "configuration") -> TrainConfig:
     """Build the configuration from plain values, checked; errors name ``source`` and the key."""
-    return _build(TrainConfig, values, source, "")
+    return build(TrainConfig, values, source)
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
@@ -337,7 +338,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds {type(values).__name__}; expected a table of keys")
-    values = _plain(values)  # YAML anchors share their tables; an override must change one alone
+    values = plain(values)  # YAML anchors share their tables; an override must change one alone
     base = values.pop("base", None)
     if base is None:
         return values
@@ -367,57 +368,3 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
         if not isinstance(values, dict):
             raise UserError(f"{'.'.join(keys)}: {key} is a value, not a table of keys")
     values[keys[-1]] = value
-
-
-def _build(kind: type, values: Any, source: str, prefix: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: {prefix or 'file'} is {values!r}; expected a table of keys")
-    known = [item.name for item in dataclasses.fields(kind)]
-    hints = typing.get_type_hints(kind)
-    filled = {}
-    for key, value in values.items():
-        where = f"{prefix}.{key}" if prefix else str(key)
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise UserError(f"{source}: unknown key {where!r}; did you mean {near!r}?")
-        if dataclasses.is_dataclass(hints[key]):
-            filled[key] = _build(typing.cast(type, hints[key]), value, source, where)
-        else:
-            filled[key] = _convert(hints[key], value, f"{source}: {where}")
-    try:
-        return kind(**filled)
-    except ValueError as error:
-        raise UserError(f"{source}: {prefix + '.' if prefix else ''}{error}") from error
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Return ``value`` as the annotated type, or raise a UserError that says what was expected."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _convert(next(part for part in arguments if part is not types.NoneType), value, where)
-    if origin is tuple:
-        parts = value if isinstance(value, list | tuple) else [value]
-        fixed = arguments[-1] is not Ellipsis
-        if fixed and len(parts) != len(arguments):
-            raise UserError(f"{where} is {value!r}; expected {len(arguments)} values")
-        kinds = arguments if fixed else [arguments[0]] * len(parts)
-        return tuple(_convert(kind, part, where) for kind, part in zip(kinds, parts, strict=True))
-    kind = origin or hint
-    if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
-        try:  # YAML 1.1 reads 1e-4 as a string
-            return float(value)
-        except ValueError:
-            pass
-    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where} is {value!r}; expected {kind.__name__}")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

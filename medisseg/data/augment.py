@@ -80,9 +80,7 @@ def _matrix(images: Tensor, config: AugmentConfig, uniform: Tensor) -> tuple[Ten
     count, _, height, width = images.shape
     turned = uniform[:, 0] < config.rotate_p
     angle = torch.where(turned, (2 * uniform[:, 1] - 1) * config.rotate, 0.0)
-    flips = uniform[:, 2:4] < uniform.new_tensor(
-        [config.flip_horizontal_p, config.flip_vertical_p]
-    )
+    flips = uniform[:, 2:4] < uniform.new_tensor([config.flip_horizontal_p, config.flip_vertical_p])
     zoomed = uniform[:, 4] < config.scale_p
     low, high = config.scale
     zoom = torch.where(zoomed, low * (high / low) ** uniform[:, 5], 1.0)
@@ -123,7 +121,9 @@ def color(images: Tensor, config: ColorConfig, uniform: Tensor) -> Tensor:
     uniform = uniform.to(images.device)
     jittered = (uniform[:, 0] < config.jitter_p).nonzero().flatten()
     if len(jittered) and max(config.jitter) > 0:
-        images = images.index_copy(0, jittered, _jitter(images[jittered], config, uniform[jittered]))
+        images = images.index_copy(
+            0, jittered, _jitter(images[jittered], config, uniform[jittered])
+        )
     grayed = (uniform[:, 5] < config.gray_p).nonzero().flatten()
     if len(grayed):
         gray = rgb_to_grayscale(images[grayed]).expand(-1, 3, -1, -1)

@@ -161,9 +161,7 @@ def load(
     return images, masks
 
 
-def resize_mask(
-    mask: npt.NDArray[np.uint8], convention: InputConvention
-) -> npt.NDArray[np.uint8]:
+def resize_mask(mask: npt.NDArray[np.uint8], convention: InputConvention) -> npt.NDArray[np.uint8]:
     """Bring class indices [H, W] to the network's size as its images are: nearest, [h, w]."""
     top, left, height, width = convention.content(mask.shape)
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(np.int64)
@@ -207,7 +205,8 @@ def _candidates(root: Path) -> tuple[list[Path], list[Path]]:
     if "images" in folders:
         marked = [folder for name, folder in folders.items() if MASK_FOLDER.search(name)]
         tops = [folders["images"], *marked] if marked else tops
-    images, masks = [], []
+    images: list[Path] = []
+    masks: list[Path] = []
     for top in tops:
         for path in sorted(top.rglob("*")):
             if path.suffix.lower() not in IMAGE_SUFFIXES or IGNORED.search(path.stem):

@@ -106,9 +106,7 @@ def _class_indices(
         return (values > 0).astype(np.uint8)
     if found.min() < 0 or found.max() >= classes:
         shown = ", ".join(f"{value}" for value in found[:8]) + (", ..." if found.size > 8 else "")
-        raise BadFile(
-            f"{path} holds the values {shown}; expected class indices 0 to {classes - 1}"
-        )
+        raise BadFile(f"{path} holds the values {shown}; expected class indices 0 to {classes - 1}")
     return values.astype(np.uint8)
 
 

@@ -82,7 +82,9 @@ def read_list(path: Path) -> list[str]:
             found.append(_stem(text))
     if not found:
         raise UserError(f"{path} is empty; expected one image name a line")
-    twice = {name for name in found if found.count(name) > 1} if len(set(found)) < len(found) else ()
+    twice = (
+        {name for name in found if found.count(name) > 1} if len(set(found)) < len(found) else ()
+    )
     if twice:
         raise UserError(f"{path} names {sorted(twice)[0]} twice ({len(twice)} such names)")
     return found
@@ -110,8 +112,10 @@ def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict
         if path is None:
             raise UserError(f"no table of groups {table} in {root}")
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [{str(key).strip().lower(): value for key, value in row.items()}
-                for row in csv.DictReader(file)]
+        rows = [
+            {str(key).strip().lower(): value for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
     columns = list(rows[0]) if rows else []
     group = next((name for name in GROUP_COLUMNS if name in columns), None)
     name = next((name for name in NAME_COLUMNS if name in columns), None)

@@ -122,9 +122,7 @@ def train_batches(
     return DataLoader(arrays, batch_size=None, sampler=[part.tolist() for part in shares])
 
 
-def validation_batches(
-    arrays: Arrays, batch: int, rank: int = 0, world: int = 1
-) -> DataLoader:
+def validation_batches(arrays: Arrays, batch: int, rank: int = 0, world: int = 1) -> DataLoader:
     """Return this process's share of the validation images, each in one process only."""
     indices = list(range(len(arrays)))[rank::world]
     parts = [indices[start : start + batch] for start in range(0, len(indices), batch)]

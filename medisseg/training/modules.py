@@ -54,6 +54,7 @@ class SegmentationModule(LightningModule):
         self.ema = _frozen_copy(network) if self.stage.ema else None
         self.elapsed = 0.0
         self.validation_seconds = 0.0
+        self._steps = 0
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
         self.scores: dict[str, float] = {}
         self.plateau = {"best": -math.inf, "waited": 0, "factor": 1.0}
@@ -105,11 +106,14 @@ class SegmentationModule(LightningModule):
         return pixels
 
     def _step_size(self) -> tuple[int, int]:
-        """Return the step's input size: one of ``sizes``, the same in every process."""
+        """Return the step's input size, of ``sizes``, the same in every process."""
         sizes = self.stage.augment.sizes
-        key = (SIZE, self.config.seed, self.number)
-        drawn = augment.draws(key, torch.tensor([self.global_step]), 1)
-        factor = sizes[int(drawn * len(sizes))]
+        if self.stage.augment.progressive:
+            position = min(self.progress(), 1 - 1e-9)
+        else:
+            key = (SIZE, self.config.seed, self.number)
+            position = float(augment.draws(key, torch.tensor([self.global_step]), 1))
+        factor = sizes[int(position * len(sizes))]
         height, width = (max(32, round(side * factor / 32) * 32) if factor != 1 else side
                          for side in self.config.input.size)  # fmt: skip
         return height, width
@@ -163,8 +167,17 @@ class SegmentationModule(LightningModule):
         if self.ema is not None:
             _average(self.ema, self.network, self.stage.ema, self.global_step)
         self._tick()
-        if self.budget and self.elapsed + self.validation_seconds >= self.budget:
+        self._steps += 1
+        if self.budget and self.elapsed + self._reserve() >= self.budget:
             self.trainer.should_stop = True
+
+    def _reserve(self) -> float:
+        """Return the seconds to keep for the last validation: as long as the one before it took,
+        or an estimate from the steps so far (forward is about a third of a step)."""
+        if self.validation_seconds:
+            return self.validation_seconds
+        batches = math.ceil(len(self.data.validation) / self.stage.batch)
+        return 0.4 * batches * self.elapsed / self._steps
 
     # Validation
 

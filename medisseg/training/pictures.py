@@ -30,7 +30,9 @@ def curves(history: list[dict[str, float]], path: Path) -> None:
         for name in names:
             points = [(row["epoch"], row[name]) for row in history if name in row]
             if points:
-                axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 9 else "")
+                axis.plot(
+                    *zip(*points, strict=True), label=name, marker="." if len(points) < 9 else ""
+                )
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)

@@ -126,7 +126,9 @@ class _nowhere:
 
 def with_metrics(info: Checkpoint, row: dict[str, float]) -> Checkpoint:
     """Return the header with an epoch's validation metrics."""
-    metrics = {name: row[name] for name in ("epoch", "val_dice", "val_iou", "val_loss") if name in row}
+    metrics: dict[str, Any] = {
+        name: row[name] for name in ("epoch", "val_dice", "val_iou", "val_loss") if name in row
+    }
     return dataclasses.replace(info, metrics=metrics, version=medisseg.__version__)
 
 

@@ -1,6 +1,6 @@
 """A training run: both stages, one folder, resumable at any epoch.
 
-    config -> data in memory -> stage 1 -> its best encoder -> stage 2 -> best.safetensors
+config -> data in memory -> stage 1 -> its best encoder -> stage 2 -> best.safetensors
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 from torch import nn
 
 from medisseg.checkpoint import Checkpoint
-from medisseg.config import StageConfig, TrainConfig, save_config
+from medisseg.config import TrainConfig, save_config
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.training.batches import Data, read_data
@@ -231,7 +231,9 @@ def prepare_folder(config: TrainConfig, out: Path) -> None:
     path = out / "config.yaml"
     if path.is_file():
         there = yaml.safe_load(path.read_text())
-        changed = [key for key in differences(there, config.to_dict()) if key.split(".")[0] not in FREE]
+        changed = [
+            key for key in differences(there, config.to_dict()) if key.split(".")[0] not in FREE
+        ]
         if changed:
             raise UserError(
                 f"{out} holds a run with other settings ({', '.join(changed[:4])}); "
@@ -247,7 +249,9 @@ def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
         return [] if one == other else [prefix.rstrip(".")]
     keys = dict.fromkeys([*one, *other])
     return [
-        found for key in keys for found in differences(one.get(key), other.get(key), f"{prefix}{key}.")
+        found
+        for key in keys
+        for found in differences(one.get(key), other.get(key), f"{prefix}{key}.")
     ]
 
 
@@ -264,10 +268,14 @@ def finish(config: TrainConfig, out: Path, say: Callable[[str], None]) -> Path:
     for name in ("best.safetensors", "last.safetensors", "curves.png", "curves.csv", "samples.png"):
         with replacing(out / name) as beside:
             shutil.copyfile(last / name, beside)
-    summaries = [json.loads((out / f"stage{n}" / "summary.json").read_text()) for n in config.stages]
+    summaries = [
+        json.loads((out / f"stage{n}" / "summary.json").read_text()) for n in config.stages
+    ]
     write_json(out / "summary.json", {"name": config.name, "stages": summaries})
     best = summaries[-1]["best"]
-    say(f"validation Dice {best['val_dice']:.4f}, IoU {best['val_iou']:.4f}: {out}/best.safetensors")
+    say(
+        f"validation Dice {best['val_dice']:.4f}, IoU {best['val_iou']:.4f}: {out}/best.safetensors"
+    )
     return out / "best.safetensors"
 
 

@@ -1,0 +1,83 @@
+"""Plain values (of YAML or JSON) into frozen dataclasses and back, with errors that help.
+
+The dataclasses check their own ranges by raising ValueError on construction; here the keys and
+the kinds of the values are checked, and every error names its source and key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+from medisseg.errors import UserError
+
+
+def build(kind: type, values: Any, source: str, prefix: str = "") -> Any:
+    """Return an instance of a dataclass, its nested dataclasses included.
+
+    Args:
+        kind: The dataclass.
+        values: Table of its fields; those left out take their defaults.
+        source: What errors begin with, such as the file's name.
+        prefix: Dotted key of ``values`` within the source.
+
+    Raises:
+        UserError: An unknown key (the nearest known one is named), or a wrong kind or range.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: {prefix or 'file'} is {values!r}; expected a table of keys")
+    known = [item.name for item in dataclasses.fields(kind)]
+    hints = typing.get_type_hints(kind)
+    filled = {}
+    for key, value in values.items():
+        where = f"{prefix}.{key}" if prefix else str(key)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{source}: unknown key {where!r}; did you mean {near!r}?")
+        if dataclasses.is_dataclass(hints[key]):
+            filled[key] = build(typing.cast(type, hints[key]), value, source, where)
+        else:
+            filled[key] = _convert(hints[key], value, f"{source}: {where}")
+    try:
+        return kind(**filled)
+    except ValueError as error:
+        raise UserError(f"{source}: {prefix + '.' if prefix else ''}{error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Return ``value`` as the annotated type, or raise a UserError that says what was expected."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _convert(
+            next(part for part in arguments if part is not types.NoneType), value, where
+        )
+    if origin is tuple:
+        parts = value if isinstance(value, list | tuple) else [value]
+        fixed = arguments[-1] is not Ellipsis
+        if fixed and len(parts) != len(arguments):
+            raise UserError(f"{where} is {value!r}; expected {len(arguments)} values")
+        kinds = arguments if fixed else [arguments[0]] * len(parts)
+        return tuple(_convert(kind, part, where) for kind, part in zip(kinds, parts, strict=True))
+    kind = origin or hint
+    if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
+        try:  # YAML 1.1 reads 1e-4 as a string
+            return float(value)
+        except ValueError:
+            pass
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{where} is {value!r}; expected {kind.__name__}")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Return a copy with lists for tuples, no table shared."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
