@@ -8,6 +8,7 @@ from typing import Any
 
 import medisseg
 from medisseg.errors import UserError
+from medisseg.evaluation.names import label
 
 HELP = "measure a checkpoint on labelled images"
 EXAMPLE = "medisseg evaluate edge-kvasir --data data/kvasir-seg --split val --out runs/val"
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     with progress("evaluating", len(samples)) as advance:
         result = evaluate(predictor, samples, groups, args.batch, args.seed, advance)
     told = about(args, predictor)
-    Console().print(_table(told, result.summary()))
+    Console().print(_table(told, result.summary(), result.groups()))
     if args.out:
         write_results(result, told, args.out)
         write_page(result, told, predictor, samples, args.cases, args.out / "index.html")
@@ -60,7 +61,7 @@ def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
     """Return what was measured and how, for ``evaluation.json`` and the page."""
     height, width = predictor.convention.size
     return {
-        "model": Path(args.checkpoint).stem,
+        "model": label(args.checkpoint),
         "architecture": predictor.name,
         "data": Path(args.data).resolve().name,
         "split": args.split,
@@ -72,7 +73,7 @@ def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
     }
 
 
-def _table(told: dict[str, Any], summary: dict[str, Any]) -> Any:
+def _table(told: dict[str, Any], summary: dict[str, Any], groups: list[str] | None) -> Any:
     from rich.table import Table
 
     from medisseg.evaluation.evaluate_page import table_rows
@@ -84,5 +85,6 @@ def _table(told: dict[str, Any], summary: dict[str, Any]) -> Any:
         table.add_column(column, justify="left" if column.startswith("per") else "right")
     for row in table_rows(summary):
         table.add_row(*row)
-    table.caption = "95 % bootstrap intervals in brackets"
+    whole = f", drawing whole sequences or patients ({len(set(groups))})" if groups else ""
+    table.caption = f"95 % bootstrap intervals in brackets{whole}"
     return table

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from medisseg.data.folder import Sample, resize_mask
 from medisseg.errors import UserError
 from medisseg.evaluation.collapse import collapse
+from medisseg.evaluation.names import labels
 from medisseg.predictor import logit
 
 PLACEMENTS = ("early", "middle", "late")
@@ -157,13 +157,10 @@ def open_views(checkpoints: Sequence[str], device: str) -> list[FeatureView]:
     from medisseg.predictor import is_bundle
 
     views = []
-    stems = [Path(checkpoint).stem for checkpoint in checkpoints]
-    for checkpoint, stem in zip(checkpoints, stems, strict=True):
+    for checkpoint, name in zip(checkpoints, labels(checkpoints), strict=True):
         if is_bundle(checkpoint):
             raise UserError(
                 f"{checkpoint} is a bundle, whose features are folded away; give a checkpoint"
             )
-        alone = stems.count(stem) == 1
-        name = stem if alone else f"{Path(checkpoint).resolve().parent.name}/{stem}"
         views.append(FeatureView(load_checkpoint(checkpoint), name, device))
     return views

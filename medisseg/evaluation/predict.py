@@ -1,4 +1,7 @@
-"""Segment images that nobody has labelled: masks, overlays and probabilities as files."""
+"""Segment images that nobody has labelled: masks, overlays and probabilities as files.
+
+A mask has the size of its image as it is looked at: an EXIF rotation is applied before.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medisseg.data.folder import MASK_FOLDER
 from medisseg.data.reading import IMAGE_SUFFIXES, read_image
 from medisseg.errors import UserError
 from medisseg.evaluation.pictures import CLASS_COLORS, overlay
@@ -41,7 +45,8 @@ class Outcome:
 def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
     """Return the images that files, folders (searched below) and globs name, each once.
 
-    An image below a folder keeps its place below that folder; any other keeps its name alone.
+    An image below a folder keeps its place below that folder; any other keeps its name alone. Of a
+    data folder with ``images`` and masks the images are taken.
 
     Raises:
         UserError: An input that is nothing, a folder without images, two images that would be
@@ -70,8 +75,9 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
 def _expand(text: str) -> list[Job]:
     path = Path(text)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return [Job(p, p.relative_to(path).with_suffix("")) for p in files if p.is_file()]
+        top = _images(path)
+        files = sorted(p for p in top.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        return [Job(p, p.relative_to(top).with_suffix("")) for p in files if p.is_file()]
     if path.is_file():
         return [Job(path, Path(path.stem))]
     if not glob.has_magic(text):
@@ -80,6 +86,13 @@ def _expand(text: str) -> list[Job]:
     return [
         Job(p, Path(p.stem)) for p in files if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
     ]
+
+
+def _images(folder: Path) -> Path:
+    """Return a data folder's ``images``, so that its masks are not segmented, else the folder."""
+    inside = [part.name for part in folder.iterdir() if part.is_dir()]
+    labelled = "images" in inside and any(MASK_FOLDER.search(name) for name in inside)
+    return folder / "images" if labelled else folder
 
 
 def predict(

@@ -22,6 +22,7 @@ from medisseg.errors import UserError
 from medisseg.evaluation import explain_command
 from medisseg.evaluation.explain import FeatureView, mask_share
 from medisseg.evaluation.explain_page import heat, spread
+from medisseg.evaluation.names import label, labels
 
 
 class Output(NamedTuple):
@@ -134,14 +135,22 @@ def test_command_with_two_real_networks(tmp_path: Path, checkpoints: list[str]) 
     more = ["--split", "all", "--out", str(out), "--images", "2", "--device", "cpu"]
     assert explain_command.run(arguments(*words, *more)) == 0
     told = json.loads((out / "explain.json").read_text())
-    assert [model["name"] for model in told["models"]] == ["run00/best", "run10/best"]
+    assert [model["name"] for model in told["models"]] == ["run00", "run10"]
     for model in told["models"]:
         assert model["image"]["count"] == 3
         assert 0 < model["image"]["effective_rank"] <= 2 + 1e-9
     assert sorted(p.name for p in (out / "maps").iterdir()) == ["0.jpg", "2.jpg"]
     assert Image.open(out / "maps/0.jpg").size == (3 * 120 + 2 * 4, 90)
     assert Image.open(out / "embeddings.png").size[0] > 600
-    assert "run10/best" in (out / "index.html").read_text()
+    assert "run10" in (out / "index.html").read_text()
+
+
+def test_names_of_checkpoints(tmp_path: Path) -> None:
+    assert label("edge-kvasir") == "edge-kvasir"
+    assert label(tmp_path / "with" / "best.safetensors") == "with"
+    one, two = str(tmp_path / "a/x.safetensors"), str(tmp_path / "b/x.safetensors")
+    assert labels([one, two]) == ["a/x", "b/x"]
+    assert labels([one, str(tmp_path / "b/best.safetensors")]) == ["x", "b"]
 
 
 def test_wrong_use(tmp_path: Path, checkpoints: list[str]) -> None:

@@ -117,6 +117,13 @@ def test_a_broken_image_is_named_and_the_others_are_done(
     assert "b.png" in (out / "predictions.csv").read_text()
 
 
+def test_masks_of_a_data_folder_are_not_segmented(tmp_path: Path) -> None:
+    write_image(tmp_path / "data/images/deep/a.png")
+    write_image(tmp_path / "data/masks/a.png")
+    jobs = find_jobs([str(tmp_path / "data")], tmp_path / "out")
+    assert [job.name.as_posix() for job in jobs] == ["deep/a"]
+
+
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image(tmp_path / "in/a.png")
     jobs = find_jobs([str(tmp_path / "in")], tmp_path / "out")
