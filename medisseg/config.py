@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 
 from medisseg.convention import InputConvention
+from medisseg.data.options import AugmentConfig, ColorConfig, SplitConfig
 from medisseg.errors import UserError
-from medisseg.fields import build, plain
+from medisseg.fields import build, one_of, plain, require
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -31,109 +32,6 @@ LABELS = ("auto", "classes")
 PLACEMENTS = ("early", "middle", "late", "all")
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
 GRANULARITIES = ("image", "pixel")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _probabilities(config: Any) -> None:
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if item.name.endswith("_p"):
-            _require(0 <= value <= 1, f"{item.name} is {value}; expected within [0, 1]")
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    _require(value in allowed, f"{name} is {value!r}; expected one of {', '.join(allowed)}")
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """Which images are trained on and which choose the epoch.
-
-    Attributes:
-        train: List of names (``train`` finds ``train.txt``; or a path); None: all images but the
-            held-out ones; "auto": the list if the folder has one, else as None.
-        validation: List that chooses the epoch; None: taken out of the training images; "auto":
-            the list ``val`` if the folder has one, else as None.
-        held_out: Lists reported on later, never trained on; a leak into them is refused.
-        fraction: Share of the training images taken out when ``validation`` is None.
-        groups: Table of sequences or patients (CSV) kept together by a seeded split; None: found
-            in the data folder when it has one.
-        seed: Of the seeded split; apart from the run's seed, so that seeds share a split.
-    """
-
-    train: str | None = "train"
-    validation: str | None = None
-    held_out: tuple[str, ...] = ()
-    fraction: float = 0.1
-    groups: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require(0 < self.fraction < 1, f"fraction is {self.fraction}; expected within (0, 1)")
-
-
-@dataclass(frozen=True)
-class ColorConfig:
-    """Random changes of colour and sharpness; every ``*_p`` is the probability per image.
-
-    ``jitter`` holds the largest relative change of brightness, contrast and saturation, and the
-    largest turn of the hue circle; ``blur`` the range of the Gaussian's sigma in pixels.
-    """
-
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    jitter_p: float = 0.0
-    gray_p: float = 0.0
-    blur: tuple[float, float] = (0.1, 3.0)
-    blur_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        _probabilities(self)
-        _require(0 < self.blur[0] <= self.blur[1], f"blur is {self.blur}; expected 0 < low <= high")
-        _require(
-            min(self.jitter) >= 0 and max(self.jitter) <= 1,
-            f"jitter is {self.jitter}; expected four values within [0, 1]",
-        )
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of an image, and of its mask where geometry is concerned.
-
-    Every ``*_p`` is the probability per image. ``rotate`` is the largest angle in degrees;
-    ``scale`` the range of zoom factors, 1 = as it is; ``shift`` the largest translation and
-    ``hole_size`` a hole's side, as fractions of the image. ``sizes``: factors of the input size,
-    one drawn per step (multi-scale training) or, if ``progressive``, taken in their order as the
-    stage goes on (small and cheap first).
-    """
-
-    rotate: float = 0.0
-    rotate_p: float = 0.0
-    flip_horizontal_p: float = 0.0
-    flip_vertical_p: float = 0.0
-    scale: tuple[float, float] = (1.0, 1.0)
-    scale_p: float = 0.0
-    shift: float = 0.0
-    holes: int = 10
-    hole_size: float = 0.125
-    holes_p: float = 0.0
-    sizes: tuple[float, ...] = (1.0,)
-    progressive: bool = False
-    color: ColorConfig = field(default_factory=ColorConfig)
-
-    def __post_init__(self) -> None:
-        _probabilities(self)
-        _require(
-            0 < self.scale[0] <= self.scale[1], f"scale is {self.scale}; expected 0 < low <= high"
-        )
-        _require(
-            bool(self.sizes) and min(self.sizes) > 0,
-            f"sizes is {self.sizes}; expected factors > 0",
-        )
-        _require(0 <= self.holes <= 32, f"holes is {self.holes}; expected 0 to 32")
 
 
 @dataclass(frozen=True)
@@ -173,17 +71,17 @@ class StageConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("schedule", self.schedule, SCHEDULES)
         for name in ("epochs", "batch", "validate_every", "plateau"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected >= 1")
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected >= 1")
         for name in ("lr", "share"):
-            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected > 0")
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected > 0")
         for name in ("encoder_lr", "weight_decay", "clip", "patience", "final_lr"):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected >= 0")
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected >= 0")
         for name in ("warmup", "ema"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"{name} is {value}; expected within [0, 1)")
+            require(0 <= value < 1, f"{name} is {value}; expected within [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -198,11 +96,11 @@ class LossConfig:
     consistency: float = 1.0
 
     def __post_init__(self) -> None:
-        _one_of("variant", self.variant, VARIANTS)
-        _one_of("placement", self.placement, PLACEMENTS)
-        _one_of("granularity", self.granularity, GRANULARITIES)
-        _require(min(self.dispersive) >= 0, f"dispersive is {self.dispersive}; expected >= 0")
-        _require(self.tau > 0, f"tau is {self.tau}; expected > 0")
+        one_of("variant", self.variant, VARIANTS)
+        one_of("placement", self.placement, PLACEMENTS)
+        one_of("granularity", self.granularity, GRANULARITIES)
+        require(min(self.dispersive) >= 0, f"dispersive is {self.dispersive}; expected >= 0")
+        require(self.tau > 0, f"tau is {self.tau}; expected > 0")
 
 
 @dataclass(frozen=True)
@@ -217,9 +115,9 @@ class HardwareConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda"))
-        _require(self.threads >= 0, f"threads is {self.threads}; expected >= 0 (0: as it is)")
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda"))
+        require(self.threads >= 0, f"threads is {self.threads}; expected >= 0 (0: as it is)")
 
 
 @dataclass(frozen=True)
@@ -264,13 +162,13 @@ class TrainConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
-        _one_of("labels", self.labels, LABELS)
-        _require(
+        one_of("labels", self.labels, LABELS)
+        require(
             self.stages in ((1,), (2,), (1, 2)),
             f"stages is {self.stages}; expected [1, 2], [1] or [2]",
         )
-        _require(self.classes >= 1, f"classes is {self.classes}; expected >= 1")
-        _require(
+        require(self.classes >= 1, f"classes is {self.classes}; expected >= 1")
+        require(
             self.budget_minutes is None or self.budget_minutes > 0,
             f"budget_minutes is {self.budget_minutes}; expected > 0",
         )

@@ -10,9 +10,29 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from medisseg.errors import UserError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    require(value in allowed, f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+
+
+def probabilities(config: Any) -> None:
+    """Raise ValueError unless every field named ``*_p`` lies within [0, 1]."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name.endswith("_p"):
+            require(0 <= value <= 1, f"{item.name} is {value}; expected within [0, 1]")
 
 
 def build(kind: type, values: Any, source: str, prefix: str = "") -> Any:

@@ -24,8 +24,8 @@ from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 from torch import Tensor
 from torch.nn import functional
 
-from medisseg.config import AugmentConfig, ColorConfig
 from medisseg.convention import InputConvention
+from medisseg.data.options import AugmentConfig, ColorConfig
 
 MOST_HOLES = 32
 GEOMETRY_DRAWS = 10 + 2 * MOST_HOLES

@@ -145,7 +145,7 @@ class SegmentationModule(LightningModule):
         else:
             total, parts = self.objective(self.network(batch["input"]), target)
         if not torch.isfinite(total):
-            self._stop_at_nan(total, parts, batch)
+            self._stop_at_nan(total.detach(), parts, batch)
         for name, value in {"loss": total, **parts}.items():
             self.losses[name].append(torch.as_tensor(value).detach().float())
         return total

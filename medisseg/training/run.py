@@ -172,15 +172,18 @@ def fit(
     from lightning.pytorch.loggers import TensorBoardLogger
 
     hardware = config.hardware
-    world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    where = device(config)
     progress = hardware.progress and sys.stdout.isatty()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     trainer = Trainer(
-        **device(config),
-        devices=world,
-        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // world,
-        strategy="ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
+        **where,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        sync_batchnorm=world > 1 and where["accelerator"] == "cuda",  # the CPU has none
         max_epochs=module.stage.epochs,
         check_val_every_n_epoch=min(module.stage.validate_every, module.stage.epochs),
         reload_dataloaders_every_n_epochs=1,

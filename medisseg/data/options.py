@@ -1,0 +1,94 @@
+"""Settings of the data: which images, and how they are changed at random while training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from medisseg.fields import probabilities, require
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which images are trained on and which choose the epoch.
+
+    Attributes:
+        train: List of names (``train`` finds ``train.txt``; or a path); None: all images but the
+            held-out ones; "auto": the list if the folder has one, else as None.
+        validation: List that chooses the epoch; None: taken out of the training images; "auto":
+            the list ``val`` if the folder has one, else as None.
+        held_out: Lists reported on later, never trained on; a leak into them is refused.
+        fraction: Share of the training images taken out when ``validation`` is None.
+        groups: Table of sequences or patients (CSV) kept together by a seeded split; None: found
+            in the data folder when it has one.
+        seed: Of the seeded split; apart from the run's seed, so that seeds share a split.
+    """
+
+    train: str | None = "train"
+    validation: str | None = None
+    held_out: tuple[str, ...] = ()
+    fraction: float = 0.1
+    groups: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.fraction < 1, f"fraction is {self.fraction}; expected within (0, 1)")
+
+
+@dataclass(frozen=True)
+class ColorConfig:
+    """Random changes of colour and sharpness; every ``*_p`` is the probability per image.
+
+    ``jitter`` holds the largest relative change of brightness, contrast and saturation, and the
+    largest turn of the hue circle; ``blur`` the range of the Gaussian's sigma in pixels.
+    """
+
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_p: float = 0.0
+    gray_p: float = 0.0
+    blur: tuple[float, float] = (0.1, 3.0)
+    blur_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        probabilities(self)
+        require(0 < self.blur[0] <= self.blur[1], f"blur is {self.blur}; expected 0 < low <= high")
+        require(
+            min(self.jitter) >= 0 and max(self.jitter) <= 1,
+            f"jitter is {self.jitter}; expected four values within [0, 1]",
+        )
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of an image, and of its mask where geometry is concerned.
+
+    Every ``*_p`` is the probability per image. ``rotate`` is the largest angle in degrees;
+    ``scale`` the range of zoom factors, 1 = as it is; ``shift`` the largest translation and
+    ``hole_size`` a hole's side, as fractions of the image. ``sizes``: factors of the input size,
+    one drawn per step (multi-scale training) or, if ``progressive``, taken in their order as the
+    stage goes on (small and cheap first).
+    """
+
+    rotate: float = 0.0
+    rotate_p: float = 0.0
+    flip_horizontal_p: float = 0.0
+    flip_vertical_p: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    scale_p: float = 0.0
+    shift: float = 0.0
+    holes: int = 10
+    hole_size: float = 0.125
+    holes_p: float = 0.0
+    sizes: tuple[float, ...] = (1.0,)
+    progressive: bool = False
+    color: ColorConfig = field(default_factory=ColorConfig)
+
+    def __post_init__(self) -> None:
+        probabilities(self)
+        require(
+            0 < self.scale[0] <= self.scale[1], f"scale is {self.scale}; expected 0 < low <= high"
+        )
+        require(
+            bool(self.sizes) and min(self.sizes) > 0,
+            f"sizes is {self.sizes}; expected factors > 0",
+        )
+        require(0 <= self.holes <= 32, f"holes is {self.holes}; expected 0 to 32")

@@ -1,0 +1,182 @@
+"""A run from data to checkpoint: resumed exactly, bounded in time, refusing what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from medisseg.config import TrainConfig, load_config
+from medisseg.errors import UserError
+
+TINY = [
+    "input.size=[64,64]",
+    "options={width: 8, heads: 2, decouple_width: 8, aux_widths: [8, 8, 8, 8], head_width: 8}",
+    "encoder_weights=null",
+    "batch=4",
+    "epochs=2",
+    "hardware.threads=1",
+    "hardware.progress=false",
+    "split={train: null, validation: null, held_out: [], fraction: 0.3}",
+]
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of twelve reddish images with a bright disc each."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("blobs")
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:64, :64]
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    for index in range(12):
+        y, x, radius = rng.integers(16, 48), rng.integers(16, 48), rng.integers(8, 16)
+        mask = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+        image = rng.integers(60, 90, (64, 64, 3)) + 100 * mask[:, :, None] * [1, 0.8, 0.7]
+        Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{index}.png")
+        Image.fromarray((255 * mask).astype(np.uint8)).save(root / "masks" / f"{index}.png")
+    return root
+
+
+def tiny(blobs: Path, out: Path, *more: str) -> TrainConfig:
+    return load_config("edge", [*TINY, f"data={blobs}", f"out={out}", *more])
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    rows = list(csv.DictReader((folder / "curves.csv").open()))
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_both_stages_leave_a_whole_run_folder(blobs: Path, tmp_path: Path) -> None:
+    from medisseg.checkpoint import load_checkpoint
+    from medisseg.training.run import train
+
+    best = train(tiny(blobs, tmp_path / "run"))
+    out = best.parent
+    for name in ("config.yaml", "curves.csv", "curves.png", "samples.png", "last.safetensors"):
+        assert (out / name).stat().st_size > 0
+    assert list((out / "stage2" / "tensorboard").glob("events*"))
+    assert not list(out.rglob("*.part")) and not list(out.rglob("resume.ckpt"))
+    assert load_config(out / "config.yaml").to_dict() == tiny(blobs, out).to_dict()
+
+    model = load_checkpoint(best)
+    summary = json.loads((out / "summary.json").read_text())
+    assert model.info.metrics["val_dice"] == summary["stages"][1]["best"]["val_dice"]
+    assert (model.info.stage, model.info.convention.size) == (2, (64, 64))
+    assert model.info.data == blobs.name
+    names = [(out / "splits" / f"{part}.txt").read_text().split() for part in ("train", "validation")]
+    assert sorted(sum(names, [])) == sorted(str(index) for index in range(12))
+
+
+def test_a_killed_run_goes_on_with_the_same_curve(blobs: Path, tmp_path: Path) -> None:
+    from medisseg.training.run import train
+
+    settings = ("stages=[1]", "epochs=4", "ema=0.9", "schedule=plateau")
+    train(tiny(blobs, tmp_path / "whole", *settings))
+    overrides = [*TINY, f"data={blobs}", f"out={tmp_path / 'killed'}", *settings]
+    arguments = [sys.executable, "-m", "medisseg", "train", "edge", *overrides]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
+        kept = tmp_path / "killed" / "stage1" / "curves.csv"
+        until = time.monotonic() + 120
+        while not (kept.is_file() and len(kept.read_text().splitlines()) >= 3):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "summary.json").exists()
+
+    train(tiny(blobs, tmp_path / "killed", *settings))
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert len(curve(tmp_path / "whole")) == 4
+
+
+def test_a_budget_ends_the_stages_in_time(blobs: Path, tmp_path: Path) -> None:
+    from medisseg.training.run import train
+
+    start = time.monotonic()
+    train(tiny(blobs, tmp_path / "run", "epochs=100000", "budget_minutes=0.1"))
+    assert time.monotonic() - start < 30
+    rows = curve(tmp_path / "run")
+    assert 1 <= len(rows) < 1000
+    # The cosine was fitted to the time: the last step's rate is near its end.
+    assert float(rows[-1]["lr"]) < 0.2 * 1e-3
+
+
+def test_interrupted_run_can_go_on(blobs: Path, tmp_path: Path) -> None:
+    overrides = [*TINY, f"data={blobs}", f"out={tmp_path / 'run'}", "stages=[1]", "epochs=500"]
+    arguments = [sys.executable, "-m", "medisseg", "train", "edge", *overrides]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 120
+        while not (tmp_path / "run" / "stage1" / "resume.ckpt").is_file():
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error.decode()
+    assert b"the same command goes on" in output
+    assert b"Traceback" not in error
+    assert (tmp_path / "run" / "stage1" / "resume.ckpt").is_file()
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medisseg.checkpoint import load_checkpoint
+    from medisseg.losses import objective
+    from medisseg.training.run import train
+
+    original, calls = objective.consistency_loss, []
+
+    def broken(*arguments):
+        calls.append(1)
+        return original(*arguments) * (float("nan") if len(calls) > 4 else 1)
+
+    monkeypatch.setattr(objective, "consistency_loss", broken)
+    with pytest.raises(UserError, match=r"nan in stage 1, epoch 3, step 4 \(part: consistency"):
+        train(tiny(blobs, tmp_path / "run", "epochs=9"))
+    load_checkpoint(tmp_path / "run" / "stage1" / "best.safetensors")
+    assert len(curve(tmp_path / "run" / "stage1")) == 2
+
+
+def test_other_settings_in_the_same_folder_are_refused(blobs: Path, tmp_path: Path) -> None:
+    from medisseg.training.run import prepare_folder
+
+    prepare_folder(tiny(blobs, tmp_path), tmp_path)
+    prepare_folder(tiny(blobs, tmp_path, "hardware.threads=2"), tmp_path)
+    with pytest.raises(UserError, match=r"other settings \(stage2\.lr\)"):
+        prepare_folder(tiny(blobs, tmp_path, "stage2.lr=0.5"), tmp_path)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["stage2"]["lr"] == 1e-3
+
+
+def test_a_full_disk_is_said_in_one_line(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medisseg.training import recorder
+    from medisseg.training.run import train
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recorder, "save_checkpoint", full)
+    with pytest.raises(UserError, match="no space left"):
+        train(tiny(blobs, tmp_path / "run"))
+
+
+def test_patience_ends_a_stage(blobs: Path, tmp_path: Path) -> None:
+    from medisseg.training.run import train
+
+    settings = ("stages=[1]", "epochs=30", "lr=1e-12", "ema=0", "patience=2")
+    train(tiny(blobs, tmp_path / "run", *settings))
+    rows = [float(row["val_dice"]) for row in curve(tmp_path / "run")]
+    assert len(rows) < 30
+    assert max(rows[:-2]) >= max(rows[-2:])
