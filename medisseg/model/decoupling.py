@@ -44,15 +44,18 @@ class AuxiliaryHead(nn.Module):
             logits = nn.Conv2d(widths[-1], 1, 1)
             self.add_module(name, nn.ModuleDict({"blocks": blocks, "logits": logits}))
 
-    def forward(self, decoupled: dict[str, Tensor], scale: int) -> list[Tensor]:
-        """Return foreground, background, uncertainty logits, ``scale`` times the last map."""
-        answers = []
-        for name in BRANCHES:
-            branch, x = self.get_submodule(name), decoupled[name]
-            for index, block in enumerate(branch["blocks"]):
-                x = block(upsample(x) if index else x)
-            answers.append(upsample(branch["logits"](x), scale))
-        return answers
+    def forward(self, decoupled: dict[str, Tensor], scale: int) -> dict[str, Tensor]:
+        """Return each kept branch's logits [N, 1, H, W], ``scale`` times its last map."""
+        return {
+            name: upsample(self.one(branch, decoupled[name]), scale)
+            for name, branch in self.named_children()
+        }
+
+    def one(self, branch: nn.Module, x: Tensor) -> Tensor:
+        """The logits of one branch at its own resolution."""
+        for index, block in enumerate(branch["blocks"]):
+            x = block(upsample(x) if index else x)
+        return branch["logits"](x)
 
 
 class Guide(nn.Module):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from medisseg.errors import UserError
 from medisseg.model.blocks import TeLU
 from medisseg.model.cdfa import CDFA
-
-if TYPE_CHECKING:
-    from medisseg.model.network import Network
+from medisseg.model.network import Network, StageTwo
 
 
 def for_inference(model: Network, uncertainty: bool = False, portable: bool = True) -> nn.Module:
@@ -26,28 +24,27 @@ def for_inference(model: Network, uncertainty: bool = False, portable: bool = Tr
             kernels, which are faster on a GPU in eager mode.
 
     Raises:
-        ValueError: The uncertainty map is asked of a Stage I network, which has none.
+        UserError: The uncertainty map is asked of a Stage I network, which has none.
     """
     if uncertainty and model.stage == 1:
-        raise ValueError("a Stage I network has no uncertainty map; expected stage 2")
+        raise UserError("a Stage I network has no uncertainty map; expected one of stage 2")
     stripped = copy.deepcopy(model).eval().requires_grad_(False)
-    if model.stage == 2:
+    if isinstance(stripped, StageTwo):
         strip(stripped, uncertainty)
     fold(stripped)
     for part in stripped.modules():
         if isinstance(part, (TeLU, CDFA)):
             part.portable = portable
-    return WithUncertainty(stripped) if uncertainty else stripped
+    return stripped
 
 
-def strip(model: nn.Module, uncertainty: bool) -> None:
-    """Remove in place what is not on the path to the mask."""
-    unused = ["foreground", "background"] if uncertainty else []
-    for name in unused:
-        delattr(model.auxiliary, name)
-    if not uncertainty:
-        delattr(model, "auxiliary")
-        delattr(model.decoupling, "uncertainty")
+def strip(model: StageTwo, uncertainty: bool) -> None:
+    """Remove in place what is not on the path to the mask (and to the uncertainty map)."""
+    model.with_uncertainty = uncertainty
+    if uncertainty:
+        del model.auxiliary.foreground, model.auxiliary.background
+    else:
+        del model.auxiliary, model.decoupling.uncertainty
 
 
 def fold(module: nn.Module) -> None:
@@ -60,15 +57,3 @@ def fold(module: nn.Module) -> None:
             setattr(module, name, nn.Identity())
     for _, child in children:
         fold(child)
-
-
-class WithUncertainty(nn.Module):
-    """A Stage II network that also answers its uncertainty map."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, 3, H, W] -> logits [N, K, H, W], uncertainty logits [N, 1, H, W]."""
-        return self.network.with_uncertainty(x)

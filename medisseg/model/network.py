@@ -20,7 +20,7 @@ from medisseg.model.attention import ATTENTIONS
 from medisseg.model.blocks import CBT, ELAT, upsample
 from medisseg.model.cdfa import CDFA
 from medisseg.model.decoder import Decoder, MultiReceptiveField, OutputBlock
-from medisseg.model.decoupling import AuxiliaryHead, Guide, SemanticDecoupling
+from medisseg.model.decoupling import BRANCHES, AuxiliaryHead, Guide, SemanticDecoupling
 from medisseg.model.encoders import create_encoder
 from medisseg.model.options import NetworkOptions, make_options
 from medisseg.model.pretrained import load_encoder_weights, stride_rule
@@ -103,8 +103,8 @@ class Network(nn.Module):
             return answer
         if isinstance(answer, Tensor):
             return answer[..., :height, :width]
-        maps = (None if m is None else m[..., :height, :width] for m in answer[:4])
-        return TrainingOutput(*maps, answer.features)
+        maps = [m[..., :height, :width] if isinstance(m, Tensor) else m for m in answer]
+        return TrainingOutput(*maps) if isinstance(answer, TrainingOutput) else tuple(maps)
 
     def answer(self, x: Tensor) -> Any:
         """Forward of an input whose sides are multiples of :attr:`multiple`."""
@@ -146,9 +146,13 @@ class StageOne(Network):
 
 
 class StageTwo(Network):
-    """The full network."""
+    """The full network.
+
+    ``with_uncertainty`` makes evaluation answer (logits, uncertainty logits [N, 1, H, W]).
+    """
 
     stage = 2
+    with_uncertainty = False
 
     def __init__(self, options: NetworkOptions, classes: int) -> None:
         super().__init__(options, classes)
@@ -199,19 +203,25 @@ class StageTwo(Network):
         large = self.decoders["large"](c4, c3)
         logits = self.output(small, medium, large)
         logits = upsample(logits, x.shape[-2] // logits.shape[-2])
-        if not self.training:
-            return logits
-        scale = self.encoder.strides[-1] // 2 ** (len(self.options.aux_widths) - 1)
-        auxiliary = self.auxiliary(parts, scale)
-        kept = {"early": features[-1], "middle": maps[-1], "late": small}
-        return TrainingOutput(logits, *auxiliary, kept)
+        if self.training:
+            auxiliary = self.auxiliary(parts, self.auxiliary_scale)
+            kept = {"early": features[-1], "middle": maps[-1], "late": small}
+            return TrainingOutput(logits, *(auxiliary[name] for name in BRANCHES), kept)
+        if self.with_uncertainty:
+            return logits, self.auxiliary(parts, self.auxiliary_scale)["uncertainty"]
+        return logits
 
-    def auxiliary_logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Foreground, background and uncertainty logits [N, ., H, W], in any mode."""
-        parts = self.decoupling(self.encoder(x)[-1])
-        scale = self.encoder.strides[-1] // 2 ** (len(self.options.aux_widths) - 1)
-        foreground, background, uncertainty = self.auxiliary(parts, scale)
-        return foreground, background, uncertainty
+    @property
+    def auxiliary_scale(self) -> int:
+        """How many times the auxiliary maps are enlarged to the input's size."""
+        return self.encoder.strides[-1] // 2 ** (len(self.options.aux_widths) - 1)
+
+    def auxiliary_logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Foreground, background and uncertainty logits [N, 1, H, W], in any mode.
+
+        The sides of ``x`` must be multiples of :attr:`multiple`.
+        """
+        return self.auxiliary(self.decoupling(self.encoder(x)[-1]), self.auxiliary_scale)
 
 
 def create_model(

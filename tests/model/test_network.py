@@ -1,0 +1,213 @@
+"""The network is the paper's: counts, the literal forms of its reformulated blocks, options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from medisseg.errors import UserError
+from medisseg.model.blocks import TeLU
+from medisseg.model.cdfa import CDFA
+from medisseg.model.network import StageOneHead, TrainingOutput, create_model
+from medisseg.model.options import PRESETS, NetworkOptions
+
+COUNTS = {
+    ("medisseg-r50", 1): 8_673_884,
+    ("medisseg-r50", 2): 45_559_635,
+    ("condseg-r50", 2): 45_552_786,
+}
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def shake(model: nn.Module) -> nn.Module:
+    """Give BatchNorm statistics and affine values that a fold must not lose."""
+    generator = torch.Generator().manual_seed(3)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for value, low, high in (
+                (part.running_mean, -0.2, 0.2),
+                (part.running_var, 0.5, 1.5),
+                (part.weight.data, 0.5, 1.2),
+                (part.bias.data, -0.2, 0.2),
+            ):
+                value.uniform_(low, high, generator=generator)
+    return model.eval()
+
+
+def small(stage: int = 2, classes: int = 1, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("edge", stage=stage, classes=classes, **options)
+
+
+@pytest.mark.parametrize(("preset", "stage"), COUNTS)
+def test_parameters_are_the_published_ones(preset: str, stage: int) -> None:
+    assert parameters(create_model(preset, stage=stage)) == COUNTS[preset, stage]
+
+
+def test_edge_keeps_its_bounds() -> None:
+    model = create_model("edge", encoder_weights="imagenet").eval()
+    assert parameters(model) <= 8_000_000
+    inference = model.for_inference()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        inference(torch.zeros(1, 3, 256, 256))
+    assert counter.get_total_flops() <= 6e9
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_every_preset_answers_logits_and_a_training_output(preset: str, stage: int) -> None:
+    model = create_model(preset, stage=stage, classes=3)
+    x = torch.randn(2, 3, 64, 96)
+    output = model.train()(x)
+    assert isinstance(output, TrainingOutput)
+    assert output.logits.shape == (2, 3, 64, 96)
+    for auxiliary in output[1:4]:
+        assert auxiliary is None if stage == 1 else auxiliary.shape == (2, 1, 64, 96)
+    assert set(output.features) == {"early", "middle", "late"}
+    output.logits.mean().backward()
+    with torch.no_grad():
+        answer = model.eval()(x)
+    assert answer.shape == (2, 3, 64, 96) and answer.isfinite().all()
+
+
+def test_odd_sides_are_padded_and_cropped_back() -> None:
+    model = shake(small())
+    x = torch.randn(1, 3, 50, 70)
+    with torch.no_grad():
+        padded = model(F.pad(x, (0, 26, 0, 14), mode="replicate"))
+        torch.testing.assert_close(model(x), padded[..., :50, :70])
+    assert model.train()(torch.randn(2, 3, 50, 70)).foreground.shape == (2, 1, 50, 70)
+
+
+def literal_window_mix(logits: Tensor, values: Tensor) -> Tensor:
+    """CDFA's mixing as published: unfold, softmax and matrix product a head, fold."""
+    n, channels, h, w = values.shape
+    heads = logits.shape[1] // 81
+    attention = logits.reshape(n, heads, 9, 9, h * w).softmax(3)
+    windows = F.unfold(values, 3, padding=1).reshape(n, heads, channels // heads, 9, h * w)
+    mixed = torch.einsum("nhqkl,nhdkl->nhdql", attention, windows)
+    return F.fold(mixed.reshape(n, channels * 9, h * w), (h, w), 3, padding=1)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_cdfa_equals_its_literal_form_with_gradients(portable: bool) -> None:
+    torch.manual_seed(1)
+    block = CDFA(24, 16, 2, "telu", separable=False).eval()
+    block.portable = portable
+    x, fg, bg = (torch.randn(2, c, 6, 9, requires_grad=True) for c in (24, 16, 16))
+    values = block.value(block.before(x))
+    for attend, guide in ((block.attend_foreground, fg), (block.attend_background, bg)):
+        values = block.project(literal_window_mix(attend(guide) * 8**-0.5, values))
+    expected = block.after(values)
+    answer = block(x, fg, bg)
+    torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-5)
+    weight = torch.randn_like(expected)
+    ours = torch.autograd.grad((answer * weight).sum(), (x, fg, bg))
+    theirs = torch.autograd.grad((expected * weight).sum(), (x, fg, bg))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def literal_head(head: StageOneHead, features: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """The Stage I head as published: upsample every feature first, then project."""
+    maps = []
+    for x, block, gate in zip(features, head.projections, head.gates, strict=True):
+        x = F.interpolate(x, size, mode="bilinear", align_corners=True)
+        maps.append(gate(block(x)))
+    return head.logits(torch.cat(maps, 1))
+
+
+def test_stage_one_head_projects_first_and_equals_the_literal_form() -> None:
+    torch.manual_seed(2)
+    head = StageOneHead((8, 16, 24, 32), 1, NetworkOptions(head_width=16))
+    shake(head)
+    sides = (32, 16, 8, 4)
+    features = [torch.randn(2, 8 * (i + 1), s, s, requires_grad=True) for i, s in enumerate(sides)]
+    ours, expected = head(features, (64, 64))[0], literal_head(head, features, (64, 64))
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    for a, b in zip(
+        torch.autograd.grad(ours.square().sum(), features),
+        torch.autograd.grad(expected.square().sum(), features),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"separable": True, "attention": "emcad"}])
+def test_inference_form_answers_the_same(stage: int, portable: bool, options: dict) -> None:
+    model = shake(small(stage, **options))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stripped = model.for_inference(portable=portable)
+    names = [name for name, _ in stripped.named_modules()]
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in stripped.modules())
+    assert not any("auxiliary" in name or "uncertainty" in name for name in names)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        logits, expected = stripped(x), model(x)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    clear = expected.abs() > 1e-4
+    assert torch.equal((logits > 0)[clear], (expected > 0)[clear])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_inference_form_can_keep_the_uncertainty() -> None:
+    model = shake(small())
+    x = torch.randn(1, 3, 60, 64)
+    with torch.no_grad():
+        logits, uncertainty = model.for_inference(uncertainty=True)(x)
+        expected = model.auxiliary_logits(F.pad(x, (0, 0, 0, 4), mode="replicate"))["uncertainty"]
+        torch.testing.assert_close(logits, model(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(uncertainty, expected[..., :60, :], rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="Stage I"):
+        small(1).for_inference(uncertainty=True)
+
+
+def test_portable_telu_is_telu() -> None:
+    x = torch.linspace(-100, 100, 4001)
+    portable = TeLU()
+    portable.portable = True
+    exact = x.double() * torch.tanh(torch.exp(x.double()))
+    torch.testing.assert_close(portable(x), exact.float())
+    torch.testing.assert_close(TeLU()(x), exact.float())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"widht": 64}, "did you mean 'width'"),
+        ({"activation": "gelu"}, "telu, relu"),
+        ({"attention": "legonet"}, "expected one of"),
+        ({"cbat": False, "attention": "se"}, "contradicts"),
+        ({"width": 30, "heads": 4}, "multiple"),
+        ({"encoder_weights": "nowhere.pth"}, "no file"),
+    ],
+)
+def test_wrong_options_are_refused_with_a_remedy(options: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        create_model("edge", **options)
+
+
+def test_wrong_names_are_refused() -> None:
+    with pytest.raises(UserError, match="did you mean 'medisseg-r50'"):
+        create_model("medseg-r50")
+    with pytest.raises(UserError, match="stage"):
+        create_model("edge", stage=3)
+    with pytest.raises(UserError, match="packaged"):
+        create_model("medisseg-r18", encoder_weights="imagenet")
+
+
+def test_options_switch_what_they_say() -> None:
+    assert parameters(small(cbat=False)) == parameters(small(attention="none"))
+    with_elat = parameters(create_model("medisseg-r50", stage=1))
+    assert with_elat - parameters(create_model("medisseg-r50", stage=1, elat=False)) == 4 * 2759
+    relu = small(activation="relu")
+    assert not any(isinstance(m, TeLU) for m in relu.modules())
