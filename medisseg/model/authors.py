@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from medisseg.convention import InputConvention
-from medisseg.errors import UserError
 
 if TYPE_CHECKING:
     from medisseg.model.network import Network
@@ -155,8 +154,6 @@ def import_state(
             value = value[:, :, None, None]
         renamed[ours] = value
     fill(model, renamed, source)
-    if model.info is None:
-        raise UserError("a new network has no header")
     model.info = replace(
         model.info, convention=CONVENTION, data="imported from the authors' checkpoint"
     )

@@ -75,9 +75,15 @@ class CBT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, out, H, W]."""
-        if self.separable:
-            x = self.depthwise(x)
-        return self.act(self.norm(self.conv(x)))
+        return self.finish(self.project(x))
+
+    def project(self, x: Tensor) -> Tensor:
+        """The convolution alone."""
+        return self.conv(self.depthwise(x) if self.separable else x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """BatchNorm and activation."""
+        return self.act(self.norm(x))
 
 
 class ChannelGate(nn.Module):

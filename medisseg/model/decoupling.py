@@ -5,6 +5,8 @@ Med-DisSeg, section on semantic information decoupling (taken over from ConDSeg,
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from medisseg.model.blocks import CBT, upsample
@@ -51,7 +53,7 @@ class AuxiliaryHead(nn.Module):
             for name, branch in self.named_children()
         }
 
-    def one(self, branch: nn.Module, x: Tensor) -> Tensor:
+    def one(self, branch: Any, x: Tensor) -> Tensor:
         """The logits of one branch at its own resolution."""
         for index, block in enumerate(branch["blocks"]):
             x = block(upsample(x) if index else x)

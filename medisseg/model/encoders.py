@@ -15,8 +15,19 @@ from torch.nn import functional as F
 ENCODERS = ("r50", "r18", "efficientnet-lite0")
 
 
-def create_encoder(name: str, stride_in: str = "conv2") -> nn.Module:
-    """Return an untrained encoder: ``channels``, ``strides`` and forward -> [f1, f2, f3, f4].
+class Encoder(nn.Module):
+    """Four features; ``channels`` and ``strides`` say how many maps and how coarse each is."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] -> [f1, f2, f3, f4], fine to coarse."""
+        raise NotImplementedError
+
+
+def create_encoder(name: str, stride_in: str = "conv2") -> Encoder:
+    """Return an untrained encoder.
 
     Args:
         name: One of ``ENCODERS``.
@@ -81,10 +92,13 @@ def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """conv1 and three stages; ReLU inside, so that ImageNet weights keep their meaning."""
 
     strides = (2, 4, 8, 16)
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
 
     def __init__(
         self,
@@ -161,7 +175,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(Encoder):
     """Stem and sixteen inverted residuals; no squeeze-and-excitation, ReLU6 throughout."""
 
     # (repeats, kernel, stride, expansion, channels)

@@ -8,7 +8,7 @@ foreground, background and uncertainty and lets the first two guide the aggregat
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,10 +61,11 @@ class StageOneHead(nn.Module):
     def forward(self, features: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return logits [N, K, *size], the deepest projection, the joined [N, 4 width, *size]."""
         maps = []
-        for x, block, gate in zip(features, self.projections, self.gates, strict=True):
-            projected = block.conv(x)
+        for x, part, gate in zip(features, self.projections, self.gates, strict=True):
+            block = cast(CBT, part)
+            projected = block.project(x)
             full = F.interpolate(projected, size, mode="bilinear", align_corners=True)
-            maps.append(gate(block.act(block.norm(full))))
+            maps.append(gate(block.finish(full)))
         joined = torch.cat(maps, 1)
         return self.logits(joined), projected, joined
 
@@ -73,12 +74,12 @@ class Network(nn.Module):
     """What both stages share: padding, the encoder, and what travels in a checkpoint."""
 
     stage: int
+    info: Checkpoint  # set by create_model and load_checkpoint
 
     def __init__(self, options: NetworkOptions, classes: int) -> None:
         super().__init__()
         self.options, self.classes = options, classes
         self.encoder = create_encoder(options.encoder, options.stride_in)
-        self.info: Checkpoint | None = None
 
     @property
     def multiple(self) -> int:
@@ -103,7 +104,7 @@ class Network(nn.Module):
             return answer
         if isinstance(answer, Tensor):
             return answer[..., :height, :width]
-        maps = [m[..., :height, :width] if isinstance(m, Tensor) else m for m in answer]
+        maps: list[Any] = [m[..., :height, :width] if isinstance(m, Tensor) else m for m in answer]
         return TrainingOutput(*maps) if isinstance(answer, TrainingOutput) else tuple(maps)
 
     def answer(self, x: Tensor) -> Any:
@@ -157,7 +158,7 @@ class StageTwo(Network):
     def __init__(self, options: NetworkOptions, classes: int) -> None:
         super().__init__(options, classes)
         o, channels = options, self.encoder.channels
-        light = {"act": o.activation, "separable": o.separable}
+        light: dict[str, Any] = {"act": o.activation, "separable": o.separable}
         self.fields = nn.ModuleList(
             MultiReceptiveField(c, o.width, o.dilations, **light) for c in channels
         )
@@ -206,7 +207,8 @@ class StageTwo(Network):
         if self.training:
             auxiliary = self.auxiliary(parts, self.auxiliary_scale)
             kept = {"early": features[-1], "middle": maps[-1], "late": small}
-            return TrainingOutput(logits, *(auxiliary[name] for name in BRANCHES), kept)
+            foreground, background, uncertainty = (auxiliary[name] for name in BRANCHES)
+            return TrainingOutput(logits, foreground, background, uncertainty, kept)
         if self.with_uncertainty:
             return logits, self.auxiliary(parts, self.auxiliary_scale)["uncertainty"]
         return logits
