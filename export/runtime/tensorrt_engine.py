@@ -1,0 +1,321 @@
+"""TensorRT, TensorRT for RTX and Torch-TensorRT engines on an NVIDIA GPU.
+
+PyTorch is the memory: named tensors are its CUDA tensors, copies go through two pinned buffers a
+tensor on one stream, and each batch size is captured once into a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.bundle import Bundle
+from export.runtime.engine import BaseEngine, Traits
+from medisseg.errors import UserError
+
+log = logging.getLogger(__name__)
+MODULES = {
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt_rtx",
+    "torch-tensorrt": "torch_tensorrt",
+}
+# Set in the child process that opens a bundle for the first time.
+TRIAL = "MEDISSEG_TRIAL_LOAD"
+
+
+def open_tensorrt(bundle: Bundle, part: str, device: str) -> BaseEngine:
+    """Open a bundle of the TensorRT family after its version and GPU were checked.
+
+    The first load of a bundle on a machine happens in a child process: a plan is code, and a
+    crash in it must not take this process down.
+
+    Raises:
+        UserError: Another version or GPU, a damaged part, or a plan that crashed.
+    """
+    built = bundle.manifest["backend"]
+    module = MODULES[built]
+    check_version(bundle, module)
+    check_gpu(bundle, device)
+    plan = bundle.read(part)
+    if not os.environ.get(TRIAL):
+        try_in_child(bundle)
+    if built == "torch-tensorrt":
+        return TorchTensorRTEngine(plan, bundle.traits)
+    precision = bundle.manifest["precision"]
+    return TensorRTEngine(module, plan, bundle.traits, precision, device)
+
+
+def check_version(bundle: Bundle, module: str) -> None:
+    """Refuse a plan of another version; plans load only in the version that made them."""
+    try:
+        found = importlib.import_module(module).__version__
+    except ImportError as error:
+        raise UserError(
+            f"{bundle.path} needs the Python module {module} ({error}); install it"
+        ) from error
+    wanted = bundle.manifest["backend_version"]
+    if found != wanted and not bundle.manifest.get("version_compatible"):
+        raise UserError(
+            f"{bundle.path} was built with {module} {wanted}, here is {found}; {bundle.rebuild}"
+        )
+
+
+def check_gpu(bundle: Bundle, device: str) -> None:
+    """Refuse a plan for another GPU.
+
+    Raises:
+        UserError: There is no GPU, or one of another compute capability.
+    """
+    from export.runtime.loading import pick_device
+
+    if not pick_device(device).startswith("cuda"):
+        raise UserError(f"{bundle.path} needs an NVIDIA GPU; device is {device}")
+    major, minor = torch.cuda.get_device_capability()
+    here = f"sm{major}{minor}"
+    built = bundle.manifest["compute_capabilities"]
+    if here not in built and not (bundle.manifest.get("hardware_compatible") and major >= 8):
+        raise UserError(
+            f"{bundle.path} was built for {', '.join(built)}, this GPU is {here}; {bundle.rebuild}"
+        )
+
+
+def try_in_child(bundle: Bundle, seconds: float = 600.0) -> None:
+    """Open a bundle in a child process once, and remember that it opened.
+
+    Raises:
+        UserError: The child crashed or answered an error.
+    """
+    capability = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    gpu = "none" if capability is None else f"{capability.name}-{torch.version.cuda}"
+    marker = cache_folder() / f"opened-{bundle.manifest['digest'][:24]}-{gpu.replace(' ', '_')}"
+    if marker.exists():
+        return
+    root = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    child = subprocess.run(
+        [sys.executable, "-m", "export.runtime.trial", str(bundle.path.absolute())],
+        env={**os.environ, TRIAL: "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    if child.returncode != 0:
+        how = f"signal {-child.returncode}" if child.returncode < 0 else f"code {child.returncode}"
+        said = (child.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        raise UserError(
+            f"{bundle.path}: the engine failed in its trial load ({how}: {said}); {bundle.rebuild}"
+        )
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError as error:
+        log.info("the trial load will be repeated next time: %s", error)
+
+
+def cache_folder() -> Path:
+    """Return where this machine remembers what it opened."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "medisseg"
+
+
+class TensorRTEngine(BaseEngine):
+    """A plan of TensorRT or TensorRT for RTX.
+
+    Args:
+        module: "tensorrt" or "tensorrt_rtx".
+        plan: The checked bytes of the engine.
+        traits: What the network is.
+        precision: For the name.
+        device: "auto", "cuda" or "cuda:N".
+    """
+
+    def __init__(
+        self,
+        module: str,
+        plan: bytes,
+        traits: Traits,
+        precision: str = "fp16",
+        device: str = "auto",
+    ) -> None:
+        trt = importlib.import_module(module)
+        self.backend = "tensorrt-rtx" if module == "tensorrt_rtx" else "tensorrt"
+        self.device = torch.device("cuda" if device == "auto" else device)
+        self._trt = trt
+        with torch.cuda.device(self.device):
+            self._runtime: Any = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+            self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                raise UserError(f"{module} {trt.__version__} cannot open this plan; build it again")
+            self._context: Any = self._engine.create_execution_context()
+            if self._context is None:
+                raise UserError(f"{module}: too little GPU memory for this plan; use --batch 1:1:1")
+            self._stream = torch.cuda.Stream(self.device)
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        inputs = [n for n in names if self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        if len(inputs) != 1 or "logits" not in names:
+            raise UserError(f"the plan has the tensors {names}; expected one input and logits")
+        self._input, self._outputs = inputs[0], [n for n in names if n not in inputs]
+        self._plans: dict[int, _Shape] = {}
+        where = torch.cuda.get_device_name(self.device)
+        title = "TensorRT for RTX" if module == "tensorrt_rtx" else "TensorRT"
+        super().__init__(traits, f"{title} {trt.__version__} {precision} on {where}")
+
+    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+        shape = self._shape(len(batch))
+        slot = shape.next_slot()
+        slot.host_in.copy_(torch.from_numpy(np.ascontiguousarray(batch)))
+        with torch.cuda.stream(self._stream):
+            shape.inside.copy_(slot.host_in, non_blocking=True)
+            shape.run()
+            for name, value in shape.answers.items():
+                slot.host_out[name].copy_(value, non_blocking=True)
+        self._stream.synchronize()
+        return {name: value.numpy().copy() for name, value in slot.host_out.items()}
+
+    def run_on_device(self, batch: Any) -> dict[str, torch.Tensor]:
+        """Return the outputs of a batch on this GPU (a tensor, or anything with ``__dlpack__``).
+
+        The answers are the engine's own memory: the next run overwrites them.
+        """
+        images = batch if isinstance(batch, torch.Tensor) else torch.from_dlpack(batch)
+        shape = self._shape(len(images))
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            shape.inside.copy_(images, non_blocking=True)
+            shape.run()
+        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        return shape.answers
+
+    def _shape(self, count: int) -> _Shape:
+        if self._context is None:
+            raise RuntimeError(f"{self.name} is closed; open it again with load_engine")
+        if count > self.max_batch:
+            raise ValueError(f"batch of {count}; this engine takes at most {self.max_batch}")
+        if count not in self._plans:
+            # Addresses and shapes belong to the context: a graph captured them, so each batch
+            # size has its own context.
+            context = self._context if not self._plans else self._engine.create_execution_context()
+            _true(context is not None, "create_execution_context")
+            self._plans[count] = _Shape(self, context, count)
+        return self._plans[count]
+
+    def close(self) -> None:
+        """Free contexts, graphs and the engine, in this order."""
+        self._plans.clear()
+        self._context = self._engine = self._runtime = None
+
+
+class _Slot:
+    """Pinned host memory of one run."""
+
+    def __init__(self, inside: torch.Tensor, answers: dict[str, torch.Tensor]) -> None:
+        self.host_in = torch.empty_like(inside, device="cpu", pin_memory=True)
+        self.host_out = {
+            name: torch.empty_like(value, device="cpu", pin_memory=True)
+            for name, value in answers.items()
+        }
+
+
+class _Shape:
+    """Everything for one batch size: context, device tensors, two pinned slots, a CUDA graph."""
+
+    def __init__(self, engine: Any, context: Any, count: int) -> None:
+        self._context, self._stream = context, engine._stream
+        plan, trt, device = engine._engine, engine._trt, engine.device
+        whole = (count, *tuple(plan.get_tensor_shape(engine._input))[1:])
+        _true(context.set_input_shape(engine._input, whole), f"set_input_shape {whole}")
+        _true(not context.infer_shapes(), "infer_shapes")
+        self.inside = torch.empty(whole, dtype=_dtype(trt, plan, engine._input), device=device)
+        self.answers = {
+            name: torch.empty(
+                tuple(context.get_tensor_shape(name)), dtype=_dtype(trt, plan, name), device=device
+            )
+            for name in engine._outputs
+        }
+        for name, value in ((engine._input, self.inside), *self.answers.items()):
+            _true(context.set_tensor_address(name, value.data_ptr()), f"set_tensor_address {name}")
+        self._slots = [_Slot(self.inside, self.answers) for _ in range(2)]
+        self._turn = 0
+        self._graph: Any = None
+        self._capture()
+
+    def _capture(self) -> None:
+        with torch.cuda.stream(self._stream):
+            self._enqueue()  # lazily loaded kernels must not be loaded inside a capture
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._enqueue()
+        except RuntimeError as error:
+            log.warning("no CUDA graph for this engine (%s); it runs without one", error)
+            return
+        self._graph = graph
+
+    def _enqueue(self) -> None:
+        done = self._context.execute_async_v3(self._stream.cuda_stream)
+        _true(done, "execute_async_v3")
+
+    def run(self) -> None:
+        """Run on the engine's stream, from ``inside`` to ``answers``."""
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._enqueue()
+
+    def next_slot(self) -> _Slot:
+        """Return the pinned buffers in turn."""
+        self._turn = 1 - self._turn
+        return self._slots[self._turn]
+
+
+class TorchTensorRTEngine(BaseEngine):
+    """An exported program compiled by Torch-TensorRT."""
+
+    backend = "torch-tensorrt"
+
+    def __init__(self, program: bytes, traits: Traits) -> None:
+        torch_tensorrt = importlib.import_module("torch_tensorrt")
+        self._module: Any = torch.export.load(io.BytesIO(program)).module()
+        name = f"Torch-TensorRT {torch_tensorrt.__version__} on {torch.cuda.get_device_name()}"
+        super().__init__(traits, name)
+
+    @torch.inference_mode()
+    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+        answer = self._module(torch.from_numpy(np.ascontiguousarray(batch)).cuda())
+        answers = answer if isinstance(answer, (tuple, list)) else (answer,)
+        return {
+            name: value.float().cpu().numpy()
+            for name, value in zip(("logits", "uncertainty"), answers, strict=False)
+        }
+
+    def close(self) -> None:
+        """Free the module."""
+        self._module = None
+
+
+def _dtype(trt: Any, plan: Any, name: str) -> torch.dtype:
+    kinds = {
+        trt.float32: torch.float32,
+        trt.float16: torch.float16,
+        trt.bfloat16: torch.bfloat16,
+        trt.uint8: torch.uint8,
+    }
+    return kinds[plan.get_tensor_dtype(name)]
+
+
+def _true(good: bool, what: str) -> None:
+    """TensorRT answers False where it fails."""
+    if not good:
+        raise UserError(f"TensorRT failed in {what}; build the bundle again on this machine")
