@@ -7,7 +7,9 @@ images and masks side by side; masks named as their image, with or without a usu
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ MASK_ENDINGS = re.compile(
 MASK_FOLDER = re.compile(
     r"mask|label|annot|ground.?truth|segmentation|^(gt|seg|anno)$|_(gt|seg)$", re.I
 )
+IMAGE_FOLDER = re.compile(r"images?|imgs?|original|data|jpegimages", re.I)
 # Files that sets ship among the images and that are neither image nor mask.
 IGNORED = re.compile(r"_superpixels$|^\.", re.I)
 SHOWN = 5
@@ -85,7 +88,7 @@ class SegmentationFolder(Sequence[Sample]):
         self.indices = labels == "classes"
         self.files = find_files(self.root)
         if isinstance(split, str):
-            names = splits.names(self.root, split, list(self.files), seed=seed, groups=groups)
+            names = splits.names(self.root, split, self.images(), seed=seed, groups=groups)
         else:
             names = list(split)
         self.names = tuple(names)
@@ -107,6 +110,10 @@ class SegmentationFolder(Sequence[Sample]):
                 f"{self.root}: no mask for {listed(bare)} ({len(bare)} of {len(self.names)}); "
                 "expected the image's name, optionally with _mask, _segmentation or _anno"
             )
+
+    def images(self) -> dict[str, Path]:
+        """Return every image of the folder, of whatever split, by name."""
+        return {name: files.image for name, files in self.files.items()}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -172,10 +179,13 @@ def resize_mask(mask: npt.NDArray[np.uint8], convention: InputConvention) -> npt
 
 
 def find_files(root: Path) -> dict[str, Files]:
-    """Return every image below ``root`` by name (its stem), with its mask where there is one.
+    """Return every image below ``root`` by name, with its mask where there is one.
+
+    A name is the file's stem; where two folders (``train`` and ``test``, say) have files of one
+    stem, it is the folders that tell them apart and the stem: ``train/17``.
 
     Raises:
-        UserError: No such folder, no images in it, or two images of one name.
+        UserError: No such folder, no images in it, or two images of one name in one folder.
     """
     if not root.is_dir():
         raise UserError(f"no data folder {root}; expected a folder with images/ and masks/")
@@ -183,19 +193,38 @@ def find_files(root: Path) -> dict[str, Files]:
     if not images:
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise UserError(f"no images in {root}; expected images/ and masks/ with files of {kinds}")
-    by_name: dict[str, Path] = {}
+    by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in masks:
-        by_name[path.stem] = path
-        by_name.setdefault(MASK_ENDINGS.sub("", path.stem), path)
+        by_stem[path.stem].append(path)
+        if (bare := MASK_ENDINGS.sub("", path.stem)) != path.stem:
+            by_stem[bare].append(path)
+    stems = Counter(path.stem for path in images)
     found: dict[str, Files] = {}
-    for path in sorted(images, key=lambda file: _natural(file.stem)):
-        if path.stem in found:
+    for path in sorted(images, key=lambda file: _natural(file.relative_to(root).as_posix())):
+        name = path.stem if stems[path.stem] == 1 else _qualified(path, root)
+        if name in found:
             raise UserError(
-                f"two images named {path.stem}: {found[path.stem].image} and {path}; "
-                "names must differ"
+                f"two images named {name}: {found[name].image} and {path}; names must differ"
             )
-        found[path.stem] = Files(path, by_name.get(path.stem))
+        found[name] = Files(path, _nearest(by_stem.get(path.stem, []), path))
     return found
+
+
+def _qualified(path: Path, root: Path) -> str:
+    """Return the stem behind the folders that are not just called images."""
+    folders = path.parent.relative_to(root).parts
+    kept = [part for part in folders if not IMAGE_FOLDER.fullmatch(part)]
+    return "/".join([*kept, path.stem])
+
+
+def _nearest(masks: Sequence[Path], image: Path) -> Path | None:
+    """Return the mask whose path shares the most leading folders with the image's."""
+
+    def shared(mask: Path) -> int:
+        pairs = zip(mask.parts, image.parts, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    return max(masks, key=shared) if masks else None
 
 
 def _candidates(root: Path) -> tuple[list[Path], list[Path]]:

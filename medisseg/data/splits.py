@@ -6,7 +6,7 @@ import csv
 import hashlib
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from medisseg.errors import UserError
@@ -18,40 +18,62 @@ ALIASES = {
     "test": ("test", "testing"),
 }
 SEEDED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+EXTENSION = r"\.(jpe?g|png|bmp|tiff?|webp|npz)$"
 TABLES = ("sequences.csv", "patients.csv", "groups.csv")
 NAME_COLUMNS = ("name", "image", "image_id", "file", "filename", "frame")
 GROUP_COLUMNS = ("group", "sequence", "patient", "patient_id", "case", "video", "lesion_id")
 
 
 def names(
-    root: Path, split: str, available: Sequence[str], seed: int = 0, groups: str | None = None
+    root: Path,
+    split: str,
+    images: Mapping[str, Path] | Sequence[str],
+    seed: int = 0,
+    groups: str | None = None,
 ) -> list[str]:
     """Return the names of a split.
 
     Args:
         root: Data folder.
-        split: "all", the name of a list (``root/val.txt`` or ``root/splits/val.txt``), a path.
-        available: Every image's name.
-        seed: Of the split that is drawn when the folder has no list at all.
+        split: "all", the name of a list (``root/val.txt`` or ``root/splits/val.txt``), the path of
+            one, or a folder of images (``root/val``).
+        images: Every image's name, with its path where folders may tell the splits apart.
+        seed: Of the split that is drawn when the folder has neither lists nor such folders.
         groups: Table of groups that a drawn split keeps together.
 
     Raises:
         UserError: No such list.
     """
     if split == "all":
-        return list(available)
+        return list(images)
     path = find_list(root, split)
     if path is not None:
-        return read_list(path)
+        return read_list(path, images)
+    files = images if isinstance(images, Mapping) else {}
+    inside = in_folder(root, split, files)
+    if inside:
+        return inside
     lists = sorted(file.stem for folder in _folders(root) for file in folder.glob("*.txt"))
-    if lists or split not in SEEDED:
+    parted = any(in_folder(root, part, files) for part in ("train", "val", "test"))
+    if lists or parted or split not in SEEDED:
         raise UserError(
             f"no list {split!r} in {root}; there are: {', '.join(lists) or 'none'}, "
             "all, or give the path of a list"
         )
     low, high = SEEDED[split]
-    order = shuffled_groups(available, group_table(root, groups, available), seed)
+    order = shuffled_groups(list(images), group_table(root, groups, list(images)), seed)
     return _between(order, low, high)
+
+
+def in_folder(root: Path, split: str, images: Mapping[str, Path]) -> list[str]:
+    """Return the names of images in a folder called as the split, such as ``val/images``."""
+    aliases = {alias for alias in ALIASES.get(split, (split,))}
+    found = []
+    for name, path in images.items():
+        folders = path.parent.relative_to(root).as_posix().lower()
+        if aliases & set(re.split(r"[^a-z]+", folders)):
+            found.append(name)
+    return found if len(found) < len(images) else []
 
 
 def find_list(root: Path, split: str) -> Path | None:
@@ -69,8 +91,10 @@ def _folders(root: Path) -> list[Path]:
     return [root, root / "splits", root / "lists"]
 
 
-def read_list(path: Path) -> list[str]:
+def read_list(path: Path, images: Container[str] = ()) -> list[str]:
     """Return the names in a list: one a line, with or without folder and extension.
+
+    A folder is kept where ``images`` has names with folders.
 
     Raises:
         UserError: The list is empty, or names an image twice.
@@ -79,7 +103,8 @@ def read_list(path: Path) -> list[str]:
     for line in path.read_text(encoding="utf-8-sig").splitlines():
         text = line.split(",")[0].split("\t")[0].strip()
         if text and not text.startswith("#"):
-            found.append(_stem(text))
+            whole = re.sub(EXTENSION, "", text.replace("\\", "/"), flags=re.I)
+            found.append(whole if whole in images else _stem(text))
     if not found:
         raise UserError(f"{path} is empty; expected one image name a line")
     twice = (
@@ -92,7 +117,7 @@ def read_list(path: Path) -> list[str]:
 
 def _stem(text: str) -> str:
     last = text.replace("\\", "/").rsplit("/", 1)[-1]
-    return re.sub(r"\.(jpe?g|png|bmp|tiff?|webp|npz)$", "", last, flags=re.I)
+    return re.sub(EXTENSION, "", last, flags=re.I)
 
 
 def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict[str, str]:

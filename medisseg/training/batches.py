@@ -66,14 +66,16 @@ def choose_names(config: TrainConfig) -> tuple[dict[str, list[str]], list[str]]:
     """Return the names of train, validation and the held-out lists, and warnings about them."""
     root, split = Path(config.data), config.split
     files = find_files(root)
-    every = list(files)
+    images = {name: found.image for name, found in files.items()}
+    every = list(images)
 
     def listed(name: str) -> list[str]:
-        return splits.names(root, name, every, seed=split.seed, groups=split.groups)
+        return splits.names(root, name, images, seed=split.seed, groups=split.groups)
 
     def choice(value: str | None, part: str) -> list[str] | None:
         if value == "auto":
-            return listed(part) if splits.find_list(root, part) else None
+            there = splits.find_list(root, part) or splits.in_folder(root, part, images)
+            return listed(part) if there else None
         return None if value is None else listed(value)
 
     groups = splits.group_table(root, split.groups, every)
@@ -89,7 +91,7 @@ def choose_names(config: TrainConfig) -> tuple[dict[str, list[str]], list[str]]:
     warnings = splits.refuse_leaks(parts, groups)
     warnings += splits.duplicates(
         {
-            part: {name: files[name].image for name in names if name in files}
+            part: {name: images[name] for name in names if name in images}
             for part, names in parts.items()
         }
     )

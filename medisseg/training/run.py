@@ -49,14 +49,16 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
     """
     start = time.monotonic()
     out = Path(config.out)
-    say = _printer(config)
+    say = _printer()
     try:
-        prepare_folder(config, out)
+        if first_process():
+            prepare_folder(config, out)
         if data is None:
             data = read_data(config)
             for warning in data.warnings:
                 say(f"warning: {warning}")
-        write_splits(data, out)
+        if first_process():
+            write_splits(data, out)
         say(
             f"{len(data.train)} training and {len(data.validation)} validation images of "
             f"{config.data}, in memory after {time.monotonic() - start:.0f} s"
@@ -64,7 +66,9 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
         spent = time.monotonic() - start
         for number in config.stages:
             spent += run_stage(config, number, data, out, budget(config, number, spent), say)
-        return finish(config, out, say)
+        if first_process():
+            finish(config, out, say)
+        return out / "best.safetensors"
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no space left in {out}; free some and run the same again") from error
@@ -119,7 +123,7 @@ def run_stage(
         "epochs": len(recorder.history),
         "seconds": round(module.elapsed, 1),
     }
-    if module.global_rank == 0:
+    if first_process():
         write_json(done, summary)
         resume.unlink(missing_ok=True)
     return module.elapsed
@@ -265,7 +269,7 @@ def write_splits(data: Data, out: Path) -> None:
             beside.write_text("\n".join(arrays.names) + "\n")
 
 
-def finish(config: TrainConfig, out: Path, say: Callable[[str], None]) -> Path:
+def finish(config: TrainConfig, out: Path, say: Callable[[str], None]) -> None:
     """Copy the last stage's checkpoints and pictures to the top of the run folder."""
     last = out / f"stage{config.stages[-1]}"
     for name in ("best.safetensors", "last.safetensors", "curves.png", "curves.csv", "samples.png"):
@@ -279,18 +283,21 @@ def finish(config: TrainConfig, out: Path, say: Callable[[str], None]) -> Path:
     say(
         f"validation Dice {best['val_dice']:.4f}, IoU {best['val_iou']:.4f}: {out}/best.safetensors"
     )
-    return out / "best.safetensors"
 
 
-def _printer(config: TrainConfig) -> Callable[[str], None]:
+def first_process() -> bool:
+    """Return whether this process writes the run folder: alone, or the first under torchrun."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _printer() -> Callable[[str], None]:
     """Return a function that prints a line on the first process alone."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    first = int(os.environ.get("RANK", "0")) == 0
 
     def say(text: str) -> None:
-        if first:
+        if first_process():
             console.print(text, markup=False)
 
     return say

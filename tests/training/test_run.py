@@ -75,7 +75,9 @@ def test_both_stages_leave_a_whole_run_folder(blobs: Path, tmp_path: Path) -> No
     assert model.info.metrics["val_dice"] == summary["stages"][1]["best"]["val_dice"]
     assert (model.info.stage, model.info.convention.size) == (2, (64, 64))
     assert model.info.data == blobs.name
-    names = [(out / "splits" / f"{part}.txt").read_text().split() for part in ("train", "validation")]
+    names = [
+        (out / "splits" / f"{part}.txt").read_text().split() for part in ("train", "validation")
+    ]
     assert sorted(sum(names, [])) == sorted(str(index) for index in range(12))
 
 
