@@ -1,267 +1,254 @@
 #include "arguments.h"
 
 #include <cmath>
+#include <cstdio>
 
 namespace medisseg {
 namespace {
 
-std::string tuple_text(const py::ssize_t* values, py::ssize_t count) {
-  std::string text = "(";
-  for (py::ssize_t i = 0; i < count; ++i) text += (i ? ", " : "") + std::to_string(values[i]);
-  return text + ")";
+const std::string kSides = "sides of 1 to " + std::to_string(kLargestSide) + " pixels";
+const char* const kRemedy = "; pass numpy.ascontiguousarray of it";
+
+[[noreturn]] void wrong(const char* name, const py::handle& got, const std::string& expected) {
+  throw py::value_error(std::string(name) + " is " + describe(got) + "; expected " + expected);
 }
 
 [[noreturn]] void wrong_type(const char* name, const py::handle& got, const std::string& expected) {
   throw py::type_error(std::string(name) + " is " + describe(got) + "; expected " + expected);
 }
 
-[[noreturn]] void wrong(const char* name, const py::handle& got, const std::string& expected) {
-  throw py::value_error(std::string(name) + " is " + describe(got) + "; expected " + expected);
+std::string text_from(const py::object& value, const char* name) {
+  if (!py::isinstance<py::str>(value)) wrong_type(name, value, "a string");
+  return value.cast<std::string>();
 }
 
-// The array's sides that hold more than one element decide about strides; others may say anything.
-bool stride_is(const py::array& a, int axis, int64_t bytes) {
-  return a.shape(axis) == 1 || a.strides(axis) == bytes;
+py::tuple tuple_from(const py::object& value, const char* name, size_t count) {
+  if (!py::isinstance<py::tuple>(value) || py::len(value) != count) {
+    wrong_type(name, value, "a tuple of " + std::to_string(count));
+  }
+  return value;
 }
 
-py::array array_of(const py::object& object, const char* name, const char* kinds,
-                   const std::string& expected) {
-  if (!py::isinstance<py::array>(object)) wrong_type(name, object, expected);
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  const char code = array.dtype().char_();
-  bool known = false;
-  for (const char* k = kinds; *k; ++k) known |= *k == code;
-  if (!known || array.dtype().byteorder() == '>') wrong_type(name, object, expected);
-  // Misaligned elements are read by no vector loop: numpy says so in its flags.
-  constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  if (!(array.flags() & kAligned)) wrong(name, object, "aligned elements; pass a copy");
-  return array;
+std::string number(double value) {
+  char buffer[32];
+  std::snprintf(buffer, sizeof buffer, "%g", value);
+  return buffer;
 }
 
-void check_sides(const py::array& a, int axis, const char* name) {
+void check_sides(const View& view, int axis) {
   for (int i = axis; i < axis + 2; ++i) {
-    if (a.shape(i) < 1 || a.shape(i) > kLargestSide) {
-      wrong(name, a, "sides of 1 to " + std::to_string(kLargestSide) + " pixels");
-    }
+    if (view.shape[i] < 1 || view.shape[i] > kLargestSide) view.wrong(kSides);
   }
 }
 
 // Rows forward in memory, one behind the other; returns the pitch.
-int64_t pitch_of(const py::array& a, const char* name, int64_t row_bytes) {
-  if (a.shape(0) == 1) return row_bytes;
-  if (a.strides(0) < row_bytes) {
-    wrong(name, a, "rows that follow one another; pass numpy.ascontiguousarray of it");
+int64_t pitch_of(const View& view, int64_t row_bytes) {
+  if (view.shape[0] == 1) return row_bytes;
+  if (view.strides[0] < row_bytes) {
+    view.wrong(std::string("rows that follow one another") + kRemedy);
   }
-  return a.strides(0);
+  return view.strides[0];
 }
 
-bool contiguous(const py::array& a) { return (a.flags() & py::array::c_style) != 0; }
-
-Frame packed_frame(const py::array& a, Layout layout) {
-  if (a.ndim() != 3 || a.shape(2) != 3) wrong("frame", a, "uint8 [height, width, 3]");
-  check_sides(a, 0, "frame");
-  if (!stride_is(a, 2, 1) || !stride_is(a, 1, 3)) {
-    wrong("frame", a, "packed pixels, strides (pitch, 3, 1); pass numpy.ascontiguousarray of it");
+Frame packed_frame(const View& view, Layout layout) {
+  if (view.dimensions() != 3 || view.shape[2] != 3) view.wrong("uint8 [height, width, 3]");
+  check_sides(view, 0);
+  if (!view.stride_is(2, 1) || !view.stride_is(1, 3)) {
+    view.wrong(std::string("packed pixels, strides (pitch, 3, 1)") + kRemedy);
   }
   Frame frame;
-  frame.pixels = static_cast<const uint8_t*>(a.data());
-  frame.pitch = pitch_of(a, "frame", 3 * a.shape(1));
-  frame.height = static_cast<int>(a.shape(0));
-  frame.width = static_cast<int>(a.shape(1));
+  frame.pixels = static_cast<const uint8_t*>(view.data);
+  frame.pitch = pitch_of(view, 3 * view.shape[1]);
+  frame.height = static_cast<int>(view.shape[0]);
+  frame.width = static_cast<int>(view.shape[1]);
   frame.layout = layout;
   return frame;
 }
 
-void check_plane(const py::array& a, const char* name, const std::string& expected) {
-  if (a.ndim() != 2) wrong(name, a, expected);
-  if (a.shape(0) < 1 || a.shape(1) < 1 || a.shape(0) > 2 * kLargestSide ||
-      a.shape(1) > kLargestSide) {
-    wrong(name, a, "sides of 1 to " + std::to_string(kLargestSide) + " pixels");
+void check_plane(const View& view, const std::string& expected) {
+  if (view.dimensions() != 2) view.wrong(expected);
+  if (view.shape[0] < 1 || view.shape[1] < 1 || view.shape[0] > 3 * (kLargestSide / 2) ||
+      view.shape[1] > kLargestSide) {
+    view.wrong(kSides);
   }
-  if (!stride_is(a, 1, 1)) {
-    wrong(name, a, "bytes side by side in a row; pass numpy.ascontiguousarray of it");
-  }
+  if (!view.stride_is(1, 1)) view.wrong(std::string("bytes side by side in a row") + kRemedy);
 }
 
-Frame nv12_frame(const py::array& a, const py::object& second) {
-  const bool planes = !second.is_none();
-  const std::string expected = planes ? "NV12 luma, uint8 [height, width], both even"
-                                      : "NV12, uint8 [height * 3 / 2, width], both even";
-  check_plane(a, "frame", expected);
-  const int64_t rows = planes ? a.shape(0) : a.shape(0) / 3 * 2;
-  if (rows % 2 || a.shape(1) % 2 || (!planes && a.shape(0) % 3) || rows > kLargestSide) {
-    wrong("frame", a, expected);
+Frame nv12_frame(const View& view, const View* chroma) {
+  const std::string expected = chroma != nullptr
+                                   ? "NV12 luma, uint8 [height, width], both even"
+                                   : "NV12, uint8 [height * 3 / 2, width], both even";
+  check_plane(view, expected);
+  const int64_t height = chroma != nullptr ? view.shape[0] : view.shape[0] / 3 * 2;
+  const bool whole_planes = chroma != nullptr || view.shape[0] % 3 == 0;
+  if (!whole_planes || height % 2 || view.shape[1] % 2 || height > kLargestSide) {
+    view.wrong(expected);
   }
   Frame frame;
-  frame.pixels = static_cast<const uint8_t*>(a.data());
-  frame.pitch = pitch_of(a, "frame", a.shape(1));
-  frame.height = static_cast<int>(rows);
-  frame.width = static_cast<int>(a.shape(1));
+  frame.pixels = static_cast<const uint8_t*>(view.data);
+  frame.pitch = pitch_of(view, view.shape[1]);
+  frame.height = static_cast<int>(height);
+  frame.width = static_cast<int>(view.shape[1]);
   frame.layout = Layout::NV12;
-  frame.chroma = frame.pixels + rows * frame.pitch;
+  frame.chroma = frame.pixels + height * frame.pitch;
   frame.chroma_pitch = frame.pitch;
-  if (planes) {
-    const auto chroma = array_of(second, "chroma", "B", "uint8 [height / 2, width]");
-    check_plane(chroma, "chroma", "uint8 [height / 2, width]");
-    if (chroma.shape(0) * 2 != rows || chroma.shape(1) != a.shape(1)) {
-      wrong("chroma", chroma, "[height / 2, width] of luma " + describe(a));
+  if (chroma != nullptr) {
+    check_plane(*chroma, "uint8 [height / 2, width]");
+    if (chroma->shape[0] * 2 != height || chroma->shape[1] != view.shape[1]) {
+      chroma->wrong("[height / 2, width] of luma " + view.describe());
     }
-    frame.chroma = static_cast<const uint8_t*>(chroma.data());
-    frame.chroma_pitch = pitch_of(chroma, "chroma", chroma.shape(1));
+    frame.chroma = static_cast<const uint8_t*>(chroma->data);
+    frame.chroma_pitch = pitch_of(*chroma, chroma->shape[1]);
   }
   return frame;
 }
 
 }  // namespace
 
-std::string describe(const py::handle& object) {
-  if (!py::isinstance<py::array>(object)) {
-    return std::string(Py_TYPE(object.ptr())->tp_name) + " " +
-           std::string(py::str(py::repr(object))).substr(0, 60);
+Layout layout_from(const py::object& name) {
+  const std::string text = text_from(name, "layout");
+  if (text == "RGB") return Layout::RGB;
+  if (text == "BGR") return Layout::BGR;
+  if (text == "NV12") return Layout::NV12;
+  wrong("layout", name, "RGB, BGR or NV12");
+}
+
+YuvToRgb matrix_from(const py::object& name, const py::object& range) {
+  const std::string matrix = text_from(name, "matrix"), values = text_from(range, "value_range");
+  if (values != "limited" && values != "full") wrong("value_range", range, "limited or full");
+  if (matrix == "BT.601") return yuv_to_rgb(0.299, 0.114, values == "full");
+  if (matrix == "BT.709") return yuv_to_rgb(0.2126, 0.0722, values == "full");
+  wrong("matrix", name, "BT.601 or BT.709");
+}
+
+Frame frame_from(const View& view, const View* chroma, Layout layout) {
+  if (layout == Layout::NV12) return nv12_frame(view, chroma);
+  if (chroma != nullptr) chroma->wrong("None, unless the layout is NV12");
+  return packed_frame(view, layout);
+}
+
+Input input_from(const View& view) {
+  const int lead = view.dimensions() - 3;
+  if (lead < 0 || lead > 1 || view.shape[lead] != 3 || (lead == 1 && view.shape[0] != 1)) {
+    view.wrong("[3, height, width] or [1, 3, height, width]");
   }
-  const auto a = py::reinterpret_borrow<py::array>(object);
-  return std::string(py::str(a.dtype())) + " " + tuple_text(a.shape(), a.ndim()) +
-         " with strides " + tuple_text(a.strides(), a.ndim());
-}
-
-Layout layout_from(const std::string& name) {
-  if (name == "RGB") return Layout::RGB;
-  if (name == "BGR") return Layout::BGR;
-  if (name == "NV12") return Layout::NV12;
-  throw py::value_error("layout is '" + name.substr(0, 40) + "'; expected RGB, BGR or NV12");
-}
-
-YuvToRgb matrix_from(const std::string& name, const std::string& range) {
-  if (range != "limited" && range != "full") {
-    throw py::value_error("value_range is '" + range.substr(0, 40) + "'; expected limited or full");
-  }
-  if (name == "BT.601") return yuv_to_rgb(0.299, 0.114, range == "full");
-  if (name == "BT.709") return yuv_to_rgb(0.2126, 0.0722, range == "full");
-  throw py::value_error("matrix is '" + name.substr(0, 40) + "'; expected BT.601 or BT.709");
-}
-
-Frame frame_from(const py::object& array, const py::object& chroma, Layout layout) {
-  const bool nv12 = layout == Layout::NV12;
-  const auto a = array_of(array, "frame", "B", nv12 ? "uint8 NV12" : "uint8 [height, width, 3]");
-  if (nv12) return nv12_frame(a, chroma);
-  if (!chroma.is_none()) wrong_type("chroma", chroma, "None, unless the layout is NV12");
-  return packed_frame(a, layout);
-}
-
-Input input_from(const py::object& array) {
-  const std::string expected = "float32 or float16 [3, height, width] or [1, 3, height, width]";
-  const auto a = array_of(array, "out", "fe", expected);
-  const int lead = static_cast<int>(a.ndim()) - 3;
-  if (lead < 0 || lead > 1 || a.shape(lead) != 3 || (lead == 1 && a.shape(0) != 1)) {
-    wrong("out", array, expected);
-  }
-  check_sides(a, lead + 1, "out");
-  if (!contiguous(a) || !a.writeable()) wrong("out", array, "a contiguous, writable array");
-  return {const_cast<void*>(a.data()), static_cast<int>(a.shape(lead + 1)),
-          static_cast<int>(a.shape(lead + 2)), a.itemsize() == 2};
+  check_sides(view, lead + 1);
+  if (!view.contiguous() || !view.writable) view.wrong("a contiguous, writable array");
+  return {view.data, static_cast<int>(view.shape[lead + 1]), static_cast<int>(view.shape[lead + 2]),
+          view.item_size() == 2};
 }
 
 int whole(const py::object& value, const char* name, int least, int most) {
-  int overflow = 0;
-  const bool integer = PyLong_Check(value.ptr());
-  const long long number = integer ? PyLong_AsLongLongAndOverflow(value.ptr(), &overflow) : 0;
   const std::string expected =
       "an integer from " + std::to_string(least) + " to " + std::to_string(most);
-  if (!integer) wrong_type(name, value, expected);
-  if (overflow || number < least || number > most) wrong(name, value, expected);
-  return static_cast<int>(number);
+  if (!PyLong_Check(value.ptr()) && !PyIndex_Check(value.ptr())) wrong_type(name, value, expected);
+  const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  if (!integer) throw py::error_already_set();
+  int overflow = 0;
+  const long long result = PyLong_AsLongLongAndOverflow(integer.ptr(), &overflow);
+  if (overflow || result < least || result > most) wrong(name, value, expected);
+  return static_cast<int>(result);
+}
+
+double real(const py::object& value, const char* name, double least, double most) {
+  const std::string expected = "a number from " + number(least) + " to " + number(most);
+  if (!PyNumber_Check(value.ptr())) wrong_type(name, value, expected);
+  const double result = PyFloat_AsDouble(value.ptr());
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    wrong_type(name, value, expected);
+  }
+  if (!(result >= least && result <= most)) wrong(name, value, expected);
+  return result;
 }
 
 Content content_from(const py::object& four, int height, int width) {
-  if (!py::isinstance<py::tuple>(four) || py::len(four) != 4) {
-    wrong_type("content", four, "(top, left, height, width)");
-  }
-  const py::tuple t = four;
+  const py::tuple t = tuple_from(four, "content", 4);
   Content content;
-  content.top = whole(t[0], "content top", 0, height - 1);
-  content.left = whole(t[1], "content left", 0, width - 1);
-  content.height = whole(t[2], "content height", 1, height - content.top);
-  content.width = whole(t[3], "content width", 1, width - content.left);
+  content.top = whole(t[0], "content's top", 0, height - 1);
+  content.left = whole(t[1], "content's left", 0, width - 1);
+  content.height = whole(t[2], "content's height", 1, height - content.top);
+  content.width = whole(t[3], "content's width", 1, width - content.left);
   return content;
 }
 
 Normalisation normalisation_from(const py::object& scale, const py::object& bias) {
+  const py::tuple factors = tuple_from(scale, "1 / std", 3), terms = tuple_from(bias, "mean", 3);
   Normalisation n{};
-  for (const auto& [object, values] : {std::pair{&scale, n.scale}, std::pair{&bias, n.bias}}) {
-    if (!py::isinstance<py::tuple>(*object) || py::len(*object) != 3) {
-      wrong_type("normalisation", *object, "three numbers");
-    }
-    const py::tuple t = *object;
-    for (int c = 0; c < 3; ++c) {
-      const double value = PyFloat_AsDouble(py::object(t[c]).ptr());
-      if (PyErr_Occurred()) throw py::error_already_set();
-      if (!std::isfinite(value) || std::fabs(value) > 1e30) {
-        wrong("normalisation", *object, "finite numbers");
-      }
-      values[c] = static_cast<float>(value);
-    }
+  for (int c = 0; c < 3; ++c) {
+    n.scale[c] = static_cast<float>(real(factors[c], "1 / std", -1e30, 1e30));
+    n.bias[c] = static_cast<float>(real(terms[c], "mean / std", -1e30, 1e30));
   }
   return n;
 }
 
-Logits logits_from(const py::object& array) {
-  const auto a = array_of(array, "logits", "f", "float32 [classes, height, width]");
-  if (a.ndim() != 3 || a.shape(0) < 1 || a.shape(0) > kMostClasses) {
-    wrong("logits", array, "[classes, height, width] with 1 to 255 classes");
+Logits logits_from(const View& view) {
+  if (view.dimensions() != 3 || view.shape[0] < 1 || view.shape[0] > kMostClasses) {
+    view.wrong("[classes, height, width] with 1 to 255 classes");
   }
-  check_sides(a, 1, "logits");
-  for (int axis = 0; axis < 3; ++axis) {
-    if (axis == 2 ? !stride_is(a, 2, 4) : a.shape(axis) > 1 && a.strides(axis) % 4 != 0) {
-      wrong("logits", array, "columns side by side; pass numpy.ascontiguousarray of it");
-    }
+  check_sides(view, 1);
+  const int64_t size = view.item_size();
+  if (size == 2 && !view.on_device) view.wrong("float32");
+  for (int axis = 0; axis < 2; ++axis) {
+    if (view.shape[axis] > 1 && view.strides[axis] % size != 0) view.wrong("whole elements");
   }
-  return {static_cast<const float*>(a.data()),
-          a.shape(0) > 1 ? a.strides(0) / 4 : 0,
-          a.shape(1) > 1 ? a.strides(1) / 4 : 0,
-          static_cast<int>(a.shape(0)),
-          static_cast<int>(a.shape(1)),
-          static_cast<int>(a.shape(2))};
+  if (!view.stride_is(2, size)) view.wrong(std::string("columns side by side") + kRemedy);
+  return {view.data,
+          size == 2,
+          view.shape[0] > 1 ? view.strides[0] / size : 0,
+          view.shape[1] > 1 ? view.strides[1] / size : 0,
+          static_cast<int>(view.shape[0]),
+          static_cast<int>(view.shape[1]),
+          static_cast<int>(view.shape[2])};
 }
 
-MaskView mask_from(const py::object& array, const char* name) {
-  const auto a = array_of(array, name, "B?", "uint8 or bool [height, width]");
-  if (a.ndim() != 2) wrong(name, array, "uint8 [height, width]");
-  check_sides(a, 0, name);
-  if (!contiguous(a)) wrong(name, array, "a contiguous array; pass numpy.ascontiguousarray of it");
-  return {static_cast<const uint8_t*>(a.data()), static_cast<int>(a.shape(0)),
-          static_cast<int>(a.shape(1))};
+float* output_from(const View& view, int planes, int height, int width) {
+  const std::vector<int64_t> shape{planes, height, width};
+  if (view.shape != shape || !view.contiguous() || !view.writable) {
+    view.wrong("a contiguous, writable array of the size asked for");
+  }
+  return static_cast<float*>(view.data);
 }
 
-uint8_t* writable_mask_from(const py::object& array, const char* name, int height, int width) {
-  const MaskView view = mask_from(array, name);
-  if (view.height != height || view.width != width ||
-      !py::reinterpret_borrow<py::array>(array).writeable()) {
-    wrong(name, array,
-          "a writable [" + std::to_string(height) + ", " + std::to_string(width) + "]");
-  }
-  return const_cast<uint8_t*>(view.data);
+MaskView mask_from(const View& view) {
+  if (view.dimensions() != 2) view.wrong("[height, width]");
+  check_sides(view, 0);
+  if (!view.contiguous()) view.wrong(std::string("a contiguous array") + kRemedy);
+  return {static_cast<const uint8_t*>(view.data), static_cast<int>(view.shape[0]),
+          static_cast<int>(view.shape[1])};
 }
 
-uint8_t* writable_frame_from(const py::object& array, const MaskView& mask, int64_t& pitch) {
-  const Frame frame = frame_from(array, py::none(), Layout::RGB);
-  if (frame.height != mask.height || frame.width != mask.width) {
-    wrong("frame", array,
-          "the mask's size, [" + std::to_string(mask.height) + ", " + std::to_string(mask.width) +
-              ", 3]");
-  }
-  if (!py::reinterpret_borrow<py::array>(array).writeable()) {
-    wrong("frame", array, "a writable array; pass a copy");
-  }
-  pitch = frame.pitch;
-  return const_cast<uint8_t*>(frame.pixels);
+uint8_t* writable_mask_from(const View& view) {
+  mask_from(view);
+  if (!view.writable) view.wrong("a writable array");
+  return static_cast<uint8_t*>(view.data);
 }
 
-void color_from(const py::object& three, uint8_t color[3]) {
-  if (!py::isinstance<py::tuple>(three) || py::len(three) != 3) {
-    wrong_type("color", three, "three integers from 0 to 255");
+uint8_t* writable_mask_from(const View& view, const MaskView& like) {
+  uint8_t* data = writable_mask_from(view);
+  if (view.shape[0] != like.height || view.shape[1] != like.width) {
+    view.wrong("[" + std::to_string(like.height) + ", " + std::to_string(like.width) + "]");
   }
-  const py::tuple t = three;
-  for (int c = 0; c < 3; ++c) color[c] = static_cast<uint8_t>(whole(t[c], "color", 0, 255));
+  return data;
+}
+
+Frame writable_frame_from(const View& view, const MaskView& like) {
+  const Frame frame = packed_frame(view, Layout::RGB);
+  if (frame.height != like.height || frame.width != like.width) {
+    view.wrong("the mask's size, [" + std::to_string(like.height) + ", " +
+               std::to_string(like.width) + ", 3]");
+  }
+  if (!view.writable) view.wrong("a writable array; pass a copy");
+  return frame;
+}
+
+Paint paint_from(const py::object& color, const py::object& alpha, const py::object& thickness) {
+  const py::tuple three = tuple_from(color, "color", 3);
+  Paint paint{};
+  for (int c = 0; c < 3; ++c) paint.color[c] = static_cast<uint8_t>(whole(three[c], "color", 0, 255));
+  paint.alpha = static_cast<int>(std::lround(real(alpha, "alpha", 0.0, 1.0) * 256.0));
+  paint.thickness = whole(thickness, "outline", 0, kThickestOutline);
+  return paint;
 }
 
 }  // namespace medisseg

@@ -1,80 +1,146 @@
-// The Python module kernels._frames: arguments are checked, then the GIL is released.
+// The Python module kernels._frames: arguments are checked, the GIL is released, and the arrays'
+// device decides which implementation runs. Without a GPU, `stream` is ignored.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-#include <cmath>
+#include <initializer_list>
+#include <limits>
+#include <memory>
+#include <optional>
 
 #include "arguments.h"
 #include "frames_cpu.h"
+#include "frames_cuda.h"
 #include "rows.h"
 #include "threads.h"
 
-namespace py = pybind11;
-using namespace medisseg;
-
 namespace {
 
-void bind_preprocess(const py::object& frame, const py::object& chroma, const std::string& layout,
-                     const std::string& matrix, const std::string& range,
-                     const py::object& content, const py::object& scale, const py::object& bias,
-                     const py::object& out) {
-  const Frame source = frame_from(frame, chroma, layout_from(layout));
+using namespace medisseg;
+namespace gpu = medisseg::cuda;
+
+// All arrays on the CPU: null. All on one CUDA device: that device, made current.
+std::unique_ptr<gpu::OnDevice> device_of(std::initializer_list<const View*> views) {
+  const View& first = **views.begin();
+  int device = -1;
+  for (const View* view : views) {
+    if (view->on_device != first.on_device) {
+      view->wrong(std::string("the device of ") + first.name + ", " + first.describe());
+    }
+    if (!view->on_device) continue;
+    const int its = gpu::device_of(view->data);
+    if (device >= 0 && its != device) view->wrong("all arrays on one GPU");
+    device = its;
+  }
+  return device < 0 ? nullptr : std::make_unique<gpu::OnDevice>(device);
+}
+
+gpu::Stream stream_from(uintptr_t stream) { return reinterpret_cast<gpu::Stream>(stream); }
+
+void bind_preprocess(const py::object& frame, const py::object& chroma, const py::object& layout,
+                     const py::object& matrix, const py::object& range, const py::object& content,
+                     const py::object& scale, const py::object& bias, const py::object& out,
+                     uintptr_t stream) {
+  const View pixels = view_of(frame, "frame", "uint8");
+  const View target = view_of(out, "out", "float32|float16");
+  std::optional<View> second;
+  if (!chroma.is_none()) second = view_of(chroma, "chroma", "uint8");
+  const Frame source = frame_from(pixels, second ? &*second : nullptr, layout_from(layout));
   const YuvToRgb yuv = source.layout == Layout::NV12 ? matrix_from(matrix, range) : YuvToRgb{};
-  const Input input = input_from(out);
+  const Input input = input_from(target);
   const Content where = content_from(content, input.height, input.width);
   const Normalisation normalisation = normalisation_from(scale, bias);
+  const auto device = device_of({&pixels, &target, second ? &*second : &pixels});
   py::gil_scoped_release released;
-  preprocess(source, yuv, where, normalisation, input);
+  if (device) {
+    gpu::preprocess(source, yuv, where, normalisation, input, stream_from(stream));
+  } else {
+    preprocess(source, yuv, where, normalisation, input);
+  }
 }
 
-py::array_t<float> bind_resize(const py::object& logits, const py::object& height,
-                               const py::object& width) {
-  const Logits source = logits_from(logits);
-  const int rows = whole(height, "height", 1, kLargestSide);
-  const int columns = whole(width, "width", 1, kLargestSide);
-  py::array_t<float> out({source.classes, rows, columns});
-  float* data = out.mutable_data();
+void bind_resize(const py::object& logits, const py::object& out, uintptr_t stream) {
+  const View from = view_of(logits, "logits", "float32|float16");
+  const View to = view_of(out, "out", "float32");
+  const Logits source = logits_from(from);
+  if (to.dimensions() != 3) to.wrong("[classes, height, width]");
+  const int height = whole(py::int_(to.shape[1]), "height", 1, kLargestSide);
+  const int width = whole(py::int_(to.shape[2]), "width", 1, kLargestSide);
+  float* data = output_from(to, source.classes, height, width);
+  const auto device = device_of({&from, &to});
   py::gil_scoped_release released;
-  resize(source, data, rows, columns);
-  return out;
+  if (device) {
+    gpu::resize(source, data, height, width, stream_from(stream));
+  } else {
+    resize(source, data, height, width);
+  }
 }
 
-int64_t bind_postprocess(const py::object& logits, double threshold, const py::object& out) {
-  const Logits source = logits_from(logits);
-  if (std::isnan(threshold)) throw py::value_error("threshold is NaN; expected a logit");
-  const MaskView mask = mask_from(out, "out");
-  uint8_t* data = writable_mask_from(out, "out", mask.height, mask.width);
+// On the CPU returns the area; on a GPU writes it to `area`, int32 [1], and returns nothing.
+std::optional<int64_t> bind_postprocess(const py::object& logits, const py::object& threshold,
+                                        const py::object& out, const py::object& area,
+                                        uintptr_t stream) {
+  const View from = view_of(logits, "logits", "float32|float16");
+  const View to = view_of(out, "out", "uint8");
+  const Logits source = logits_from(from);
+  const MaskView mask = mask_from(to);
+  uint8_t* data = writable_mask_from(to);
+  constexpr double kMost = std::numeric_limits<float>::max();
+  const float limit = static_cast<float>(real(threshold, "threshold's logit", -kMost, kMost));
+  if (!from.on_device) {
+    device_of({&from, &to});
+    py::gil_scoped_release released;
+    return postprocess(source, limit, data, mask.height, mask.width);
+  }
+  const View sum = view_of(area, "area", "int32");
+  if (sum.dimensions() != 1 || sum.shape[0] != 1) sum.wrong("[1]");
+  const auto device = device_of({&from, &to, &sum});
   py::gil_scoped_release released;
-  return postprocess(source, static_cast<float>(threshold), data, mask.height, mask.width);
+  gpu::postprocess(source, limit, data, mask.height, mask.width, static_cast<int*>(sum.data),
+                   stream_from(stream));
+  return std::nullopt;
 }
 
-py::array_t<uint8_t> bind_outline(const py::object& mask, const py::object& thickness) {
-  const MaskView view = mask_from(mask, "mask");
-  const int pixels = whole(thickness, "thickness", 1, kLargestSide);
-  py::array_t<uint8_t> out({view.height, view.width});
-  uint8_t* data = out.mutable_data();
+void bind_outline(const py::object& mask, const py::object& thickness, const py::object& out,
+                  uintptr_t stream) {
+  const View from = view_of(mask, "mask", "uint8|bool"), to = view_of(out, "out", "uint8");
+  const MaskView view = mask_from(from);
+  uint8_t* data = writable_mask_from(to, view);
+  const int pixels = whole(thickness, "thickness", 1, kThickestOutline);
+  const auto device = device_of({&from, &to});
   py::gil_scoped_release released;
-  outline(view, pixels, data);
-  return out;
+  if (device) {
+    gpu::outline(view, pixels, data, stream_from(stream));
+  } else {
+    outline(view, pixels, data);
+  }
 }
 
 void bind_overlay(const py::object& frame, const py::object& mask, const py::object& color,
-                  double alpha, const py::object& thickness) {
-  const MaskView view = mask_from(mask, "mask");
-  int64_t pitch = 0;
-  uint8_t* pixels = writable_frame_from(frame, view, pitch);
-  uint8_t paint[3];
-  color_from(color, paint);
-  if (!(alpha >= 0.0 && alpha <= 1.0)) {
-    throw py::value_error("alpha is " + std::to_string(alpha) + "; expected 0 to 1");
-  }
-  const int border = whole(thickness, "outline", 0, kLargestSide);
+                  const py::object& alpha, const py::object& thickness, uintptr_t stream) {
+  const View pixels = view_of(frame, "frame", "uint8"), from = view_of(mask, "mask", "uint8|bool");
+  const MaskView view = mask_from(from);
+  const Frame target = writable_frame_from(pixels, view);
+  uint8_t* data = static_cast<uint8_t*>(pixels.data);
+  const Paint paint = paint_from(color, alpha, thickness);
+  const auto device = device_of({&pixels, &from});
   py::gil_scoped_release released;
-  overlay(pixels, pitch, view, paint, static_cast<int>(std::lround(alpha * 256.0)), border);
+  if (device) {
+    gpu::overlay(data, target.pitch, view, paint, stream_from(stream));
+  } else {
+    overlay(data, target.pitch, view, paint);
+  }
+}
+
+MaskView cpu_mask_from(const py::object& mask) {
+  const View view = view_of(mask, "mask", "uint8|bool");
+  if (view.on_device) view.wrong("a mask on the CPU");
+  return mask_from(view);
 }
 
 py::list bind_regions(const py::object& mask) {
-  const MaskView view = mask_from(mask, "mask");
+  const MaskView view = cpu_mask_from(mask);
   std::vector<Region> found;
   {
     py::gil_scoped_release released;
@@ -85,48 +151,35 @@ py::list bind_regions(const py::object& mask) {
   return out;
 }
 
-py::list bind_encode_rle(const py::object& mask) {
-  const MaskView view = mask_from(mask, "mask");
-  std::vector<uint32_t> counts;
-  {
-    py::gil_scoped_release released;
-    counts = encode_rle(view);
-  }
-  py::list out;
-  for (const uint32_t count : counts) out.append(count);
-  return out;
+std::vector<uint32_t> bind_encode_rle(const py::object& mask) {
+  const MaskView view = cpu_mask_from(mask);
+  py::gil_scoped_release released;
+  return encode_rle(view);
 }
 
-py::array_t<uint8_t> bind_decode_rle(const py::sequence& counts, const py::object& height,
-                                     const py::object& width) {
-  const int rows = whole(height, "height", 1, kLargestSide);
-  const int columns = whole(width, "width", 1, kLargestSide);
-  const int64_t pixels = static_cast<int64_t>(rows) * columns;
+void bind_decode_rle(const py::list& counts, const py::object& out) {
+  const View to = view_of(out, "out", "uint8");
+  if (to.on_device) to.wrong("a mask on the CPU");
+  const MaskView mask = mask_from(to);
+  uint8_t* data = writable_mask_from(to);
+  const int64_t pixels = static_cast<int64_t>(mask.height) * mask.width;
   std::vector<uint32_t> runs;
   int64_t total = 0;
   for (const auto& count : counts) {
-    const int run = whole(py::reinterpret_borrow<py::object>(count), "run", 0,
+    const int run = whole(py::reinterpret_borrow<py::object>(count), "a run", 0,
                           kLargestSide * kLargestSide);
     runs.push_back(static_cast<uint32_t>(run));
     if ((total += run) > pixels) break;
   }
-  if (total != pixels) {
-    throw py::value_error("the runs do not add up to " + std::to_string(pixels) +
-                          " pixels, the size's height * width");
-  }
-  py::array_t<uint8_t> out({rows, columns});
-  uint8_t* data = out.mutable_data();
+  if (total != pixels) to.wrong("as many pixels as the runs have, " + std::to_string(total));
   py::gil_scoped_release released;
-  decode_rle(runs.data(), static_cast<int64_t>(runs.size()), data, rows, columns);
-  return out;
+  decode_rle(runs.data(), static_cast<int64_t>(runs.size()), data, mask.height, mask.width);
 }
 
-py::list instruction_sets() {
+std::vector<std::string> instruction_sets() {
   const char* names[4];
   const int count = available_rows(names);
-  py::list out;
-  for (int i = 0; i < count; ++i) out.append(names[i]);
-  return out;
+  return {names, names + count};
 }
 
 void use_instruction_set(const std::string& name) {
@@ -140,8 +193,12 @@ void set_threads(const py::object& count) { set_thread_count(whole(count, "threa
 }  // namespace
 
 PYBIND11_MODULE(_frames, m) {
-  m.doc() = "Compiled part of kernels.frames.";
-  m.attr("largest_side") = kLargestSide;
+  m.doc() = "Compiled part of kernels.frames; _frames.pyi lists its functions.";
+  py::class_<DeviceArray>(m, "DeviceArray")
+      .def(py::init<uintptr_t, std::string, std::vector<int64_t>, std::vector<int64_t>,
+                    py::object>())
+      .def_readonly("owner", &DeviceArray::owner)
+      .def_property_readonly("shape", [](const DeviceArray& a) { return py::tuple(py::cast(a.shape)); });
   m.def("preprocess", &bind_preprocess);
   m.def("resize", &bind_resize);
   m.def("postprocess", &bind_postprocess);
@@ -150,6 +207,7 @@ PYBIND11_MODULE(_frames, m) {
   m.def("regions", &bind_regions);
   m.def("encode_rle", &bind_encode_rle);
   m.def("decode_rle", &bind_decode_rle);
+  m.def("cuda_architectures", &gpu::architectures);
   m.def("instruction_set", [] { return rows().name; });
   m.def("instruction_sets", &instruction_sets);
   m.def("use_instruction_set", &use_instruction_set);

@@ -53,7 +53,7 @@ class StretchedRows {
     held_[slot] = index;
     oldest_ = 1 - slot;
     float* out = &storage_[slot * columns_.count];
-    rows().stretch(logits_.data + plane * logits_.plane_stride + index * logits_.row_stride,
+    rows().stretch(static_cast<const float*>(logits_.data) + plane * logits_.plane_stride + index * logits_.row_stride,
                    columns_, out);
     return out;
   }

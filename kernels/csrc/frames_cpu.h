@@ -21,10 +21,8 @@ int64_t postprocess(const Logits& logits, float threshold, uint8_t* mask, int he
 // Pixels of the mask with background, or the frame's edge, within `thickness` rows and columns.
 void outline(const MaskView& mask, int thickness, uint8_t* out);
 
-// In place, packed frame of the mask's size: alpha / 256 of the colour within the mask, all of it
-// on the outline. The colour is in the frame's channel order.
-void overlay(uint8_t* pixels, int64_t pitch, const MaskView& mask, const uint8_t color[3],
-             int alpha, int thickness);
+// In place, into a packed frame of the mask's size.
+void overlay(uint8_t* pixels, int64_t pitch, const MaskView& mask, const Paint& paint);
 
 // A connected component (eight neighbours) of the pixels that are not 0.
 struct Region {

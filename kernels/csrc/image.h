@@ -4,17 +4,19 @@
 
 #include <cstdint>
 
+// Static, so that no copy compiled for a newer processor (rows_avx2.cpp) is shared with the others.
 #ifdef __CUDACC__
-#define MEDISSEG_BOTH __host__ __device__ inline
+#define MEDISSEG_BOTH static __host__ __device__ inline
 #else
-#define MEDISSEG_BOTH inline
+#define MEDISSEG_BOTH static inline
 #endif
 
 namespace medisseg {
 
 // Sides up to here keep the half-pixel arithmetic (axis.h) and byte offsets in 32 bits.
 constexpr int kLargestSide = 16384;
-constexpr int kMostClasses = 255;  // class indices are uint8
+constexpr int kMostClasses = 255;   // class indices are uint8
+constexpr int kThickestOutline = 64;  // pixels
 
 enum class Layout { RGB, BGR, NV12 };
 
@@ -52,9 +54,11 @@ struct Normalisation {
   float bias[3];
 };
 
-// Logits [classes, height, width]; strides in elements, columns adjacent.
+// Logits [classes, height, width] of float32, or (CUDA only) IEEE half; strides in elements, columns
+// adjacent.
 struct Logits {
-  const float* data = nullptr;
+  const void* data = nullptr;
+  bool half = false;
   int64_t plane_stride = 0;
   int64_t row_stride = 0;
   int classes = 0;
@@ -67,6 +71,14 @@ struct MaskView {
   const uint8_t* data = nullptr;
   int height = 0;
   int width = 0;
+};
+
+// What is painted where the mask is not 0: alpha / 256 of a colour in the frame's channel order, and
+// all of it within `thickness` pixels of the background.
+struct Paint {
+  uint8_t color[3];
+  int alpha;
+  int thickness;
 };
 
 }  // namespace medisseg

@@ -92,20 +92,19 @@ void outline(const MaskView& mask, int thickness, uint8_t* out) {
   });
 }
 
-void overlay(uint8_t* pixels, int64_t pitch, const MaskView& mask, const uint8_t color[3],
-             int alpha, int thickness) {
+void overlay(uint8_t* pixels, int64_t pitch, const MaskView& mask, const Paint& paint) {
   uint16_t add[3];
-  for (int c = 0; c < 3; ++c) add[c] = static_cast<uint16_t>(color[c] * alpha);
+  for (int c = 0; c < 3; ++c) add[c] = static_cast<uint16_t>(paint.color[c] * paint.alpha);
   parallel_rows(mask.height, 64, [&](int first, int last) {
-    each_run(mask, thickness, first, last, [&](int y, int begin, int end, const uint8_t* inner) {
+    each_run(mask, paint.thickness, first, last, [&](int y, int begin, int end, const uint8_t* inner) {
       uint8_t* row = pixels + y * pitch;
       for (int stop, x = begin; x < end; x = stop) {
         const bool blended = inner[x] != 0;
         stop = seek(inner, x, end, !blended);
         if (blended) {
-          rows().blend(row + 3 * x, add, 256 - alpha, 3 * (stop - x));
+          rows().blend(row + 3 * x, add, 256 - paint.alpha, 3 * (stop - x));
         } else {
-          fill(row + 3 * x, color, stop - x);
+          fill(row + 3 * x, paint.color, stop - x);
         }
       }
     });

@@ -116,8 +116,8 @@ def test_outline_is_the_mask_less_its_erosion(shape: Any, thickness: int) -> Non
     mask = blobs(*shape, share=0.7)
     square = np.ones((2 * thickness + 1,) * 2)
     inner = ndimage.binary_erosion(mask, square, border_value=0)
-    np.testing.assert_array_equal(_frames.outline(mask, thickness), mask & ~inner)
-    np.testing.assert_array_equal(frames.Mask(mask, 0).outline, _frames.outline(mask, 1))
+    np.testing.assert_array_equal(frames.outline(mask, thickness), mask & ~inner)
+    np.testing.assert_array_equal(frames.Mask(mask, 0).outline, frames.outline(mask, 1))
 
 
 @pytest.mark.parametrize("thickness", [0, 1, 2, 4])
@@ -132,7 +132,7 @@ def test_overlay_blends_inside_and_draws_the_outline(alpha: float, thickness: in
     assert got is frame
     source = before[:, : 3 * 150].reshape(80, 150, 3)
     blended = np.floor(source * (1 - alpha) + color * alpha + 0.5)
-    edge = _frames.outline(mask, thickness) if thickness else np.zeros_like(mask)
+    edge = frames.outline(mask, thickness) if thickness else np.zeros_like(mask)
     expected = np.where((mask > 0)[..., None], blended, source)
     expected = np.where(edge[..., None] > 0, color, expected)
     assert np.abs(frame - expected).max() <= 1  # alpha is rounded to 1/256
