@@ -29,14 +29,14 @@ class DispersiveOptions:
         placement: "early" (encoder), "middle" (bottleneck), "late" (decoder), "all" (their mean).
         granularity: "image": one representation an image; "pixel": one a position of the map.
         tau: Temperature of the InfoNCE variants.
-        delta: Margin of the hinge variant.
+        margin: Distance under which the hinge variant pushes apart.
     """
 
     variant: str = "infonce_l2"
     placement: str = "early"
     granularity: str = "image"
     tau: float = 0.8
-    delta: float = 1.0
+    margin: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -46,8 +46,8 @@ class DispersiveOptions:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}")
-        if self.tau <= 0 or self.delta <= 0:
-            raise ValueError(f"tau and delta are {self.tau}, {self.delta}; expected more than 0")
+        if self.tau <= 0 or self.margin <= 0:
+            raise ValueError(f"tau and margin are {self.tau}, {self.margin}; expected more than 0")
 
 
 class DispersiveTerm(nn.Module):
