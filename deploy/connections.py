@@ -1,0 +1,129 @@
+"""Sources that may be lost and come back: cameras and network streams.
+
+They reconnect with growing, jittered delays for as long as they are wanted; while lost they yield
+nothing. Every read from a network has a timeout, so that a host that swallows packets cannot hold
+a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from deploy.decoding import Arrival, check_video, decode, why
+from medisseg.errors import UserError
+
+Link = Callable[[bool, str], None]  # (connected, reason): how a source tells where it stands
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
+
+
+class LiveSource:
+    """Reconnects for ever; a subclass says how to connect once."""
+
+    name = ""
+    live = True
+    finished = False  # a subclass says so when what ended had an end of its own
+
+    def connect(self, stop: threading.Event, link: Link) -> Iterator[tuple[Any, float, str]]:
+        """Yield (picture, time, error) of one connection; return or raise when it is lost."""
+        raise NotImplementedError
+
+    def frames(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
+        import av
+
+        start, connection, tries = time.monotonic(), 0, 0
+        while not stop.is_set():
+            began: float | None = None
+            reason = "the stream ended"
+            try:
+                for picture, moment, error in self.connect(stop, link):
+                    if began is None:
+                        # A new connection starts its own clock: continue ours.
+                        began = time.monotonic() - start - moment
+                        tries = 0
+                    yield Arrival(picture, began + moment, error, connection)
+            except (OSError, av.FFmpegError, UserError) as error:
+                reason = why(error)
+            if stop.is_set() or self.finished:
+                return
+            link(False, reason)
+            connection += began is not None
+            stop.wait(reconnect_delay(tries))
+            tries += 1
+
+
+class NetworkSource(LiveSource):
+    """An address that FFmpeg reads: RTSP, RTMP, HTTP, UDP, SRT."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.name = without_password(url)
+        self._url, self._timeout_s = url, timeout_s
+
+    def connect(self, stop: threading.Event, link: Link) -> Iterator[tuple[Any, float, str]]:
+        import av
+
+        options = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000"}
+        if self._url.lower().startswith("rtsp"):
+            options["rtsp_transport"] = "tcp"
+        # PyAV ends every blocking call through FFmpeg's interrupt callback after these times.
+        timeout = (max(self._timeout_s, 5.0), self._timeout_s)
+        with av.open(self._url, options=options, timeout=timeout) as container:
+            check_video(container, self.name)
+            link(True, "")
+            for arrival in decode(container, self.name, live=True):
+                if stop.is_set():
+                    return
+                yield arrival.picture, arrival.time, arrival.error
+            # A recording behind http:// knows its length; a stream that ends was cut off.
+            self.finished = bool(container.duration) and self._url.lower().startswith("http")
+
+
+class CameraSource(LiveSource):
+    """A camera of this machine, by number."""
+
+    def __init__(self, index: int) -> None:
+        self.name = f"camera {index}"
+        self._index = index
+
+    def connect(self, stop: threading.Event, link: Link) -> Iterator[tuple[Any, float, str]]:
+        import av
+        import cv2
+
+        camera = cv2.VideoCapture(self._index)
+        with contextlib.closing(_Released(camera)):
+            if not camera.isOpened():
+                raise ConnectionError("no camera there, or another program holds it")
+            camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+            link(True, "")
+            start = time.monotonic()
+            while not stop.is_set():
+                read: bool
+                pixels: Any
+                read, pixels = camera.read()
+                if not read:
+                    raise ConnectionError("the camera gives no frames")
+                yield av.VideoFrame.from_ndarray(pixels, "bgr24"), time.monotonic() - start, ""
+
+
+class _Released:
+    def __init__(self, camera: Any) -> None:
+        self._camera = camera
+
+    def close(self) -> None:
+        self._camera.release()
+
+
+def reconnect_delay(tries: int) -> float:
+    """Return the seconds to wait before try number ``tries``: doubling, jittered, bounded."""
+    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(tries, 10)) * random.uniform(0.5, 1.0)
+
+
+def without_password(url: str) -> str:
+    """Return an address without user, password and query, for screens and files."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -1,0 +1,199 @@
+"""The engine behind a wall: what it does wrong turns the AI off, never the video.
+
+An engine that raises, answers nonsense or hangs is replaced by a new one, at most five times a
+minute. One that is only slow keeps working; its late answer is thrown away, because it belongs to a
+frame that has been shown already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+log = logging.getLogger(__name__)
+RESTARTS_PER_MINUTE = 5
+Array = npt.NDArray[np.float32]
+
+
+class EngineOff(Exception):
+    """There is no answer for these frames; the message says why, for the screen."""
+
+
+class _Worker:
+    """One engine in one thread, with at most one batch at a time."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.began: float | None = None  # monotonic time of the batch at work
+        self._jobs: queue.SimpleQueue[tuple[int, Array] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._number = 0
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def ask(self, batch: Array, wait_s: float) -> Array | Exception | None:
+        """Return the answer, the error, or None when there is none within ``wait_s`` seconds."""
+        self._number += 1
+        self.began = time.monotonic()
+        self._jobs.put((self._number, batch))
+        return self.answer(wait_s)
+
+    def answer(self, wait_s: float) -> Array | Exception | None:
+        """Wait for the answer to the newest batch."""
+        deadline = time.monotonic() + wait_s
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left = max(0.0, deadline - time.monotonic())
+                number, answer = (
+                    self._answers.get(timeout=left) if left else self._answers.get(False)
+                )
+                if number == self._number:
+                    self.began = None
+                    return answer
+        return None
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            number, batch = job
+            try:
+                self._answers.put((number, self.engine.infer(batch)))
+            except Exception as error:  # handed to the asking thread
+                self._answers.put((number, error))
+        self.engine.close()
+
+    def stop(self, wait_s: float) -> None:
+        """Close the engine once it is idle; wait for that ``wait_s`` seconds at most."""
+        self._jobs.put(None)
+        self._thread.join(wait_s)
+
+
+class EngineGuard:
+    """Answers for an engine that may fail.
+
+    Args:
+        open_engine: Opens the engine; called again for every restart.
+        too_slow_s: How long :meth:`infer` waits for an answer; None: as long as ``hang_s``.
+        hang_s: After so long without an answer the engine is replaced.
+
+    Raises:
+        UserError: The first opening failed.
+    """
+
+    def __init__(
+        self, open_engine: Callable[[], Any], too_slow_s: float | None = None, hang_s: float = 30.0
+    ) -> None:
+        self._open = open_engine
+        self._wait_s = hang_s if too_slow_s is None else min(too_slow_s, hang_s)
+        self._hang_s = hang_s
+        self._restarts: deque[float] = deque(maxlen=RESTARTS_PER_MINUTE)
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._ready = threading.Event()
+        self.restarts = 0
+        self.reason = ""  # why there are no answers now
+        engine = open_engine()
+        self.convention, self.threshold = engine.convention, engine.threshold
+        self.classes, self.max_batch = engine.classes, engine.max_batch
+        self.backend, self.name = engine.backend, engine.name
+        self._warm_up(engine)
+        self._worker: _Worker | None = _Worker(engine)
+        self._ready.set()
+
+    def wait(self) -> bool:
+        """Wait for a restart under way; return whether there is an engine to ask again."""
+        while not self._ready.wait(0.1):
+            if self._closing.is_set() or self.reason.startswith("engine off"):
+                return False
+        return True
+
+    def _warm_up(self, engine: Any) -> None:
+        # Compiles, allocates and loads; what it answers is looked at by nobody.
+        engine.infer(np.zeros((1, 3, *self.convention.size), np.float32))
+
+    def infer(self, batch: Array) -> Array:
+        """Return logits float32 [N, K, h, w].
+
+        Raises:
+            EngineOff: No answer for this batch.
+        """
+        worker = self._worker
+        if worker is None:
+            raise EngineOff(self.reason)
+        if worker.began is not None and worker.answer(0.0) is None:
+            # Still at an older batch. Its answer comes too late for anyone.
+            if time.monotonic() - worker.began > self._hang_s:
+                self._replace(worker, f"no answer for {self._hang_s:g} s")
+            raise EngineOff(self.reason)
+        answer = worker.ask(batch, self._wait_s)
+        if answer is None:
+            self.reason = f"too slow: no answer in {self._wait_s * 1e3:.0f} ms"
+            if self._wait_s >= self._hang_s:
+                self._replace(worker, self.reason)
+            raise EngineOff(self.reason)
+        fault = self._fault(answer, len(batch))
+        if fault:
+            self._replace(worker, fault)
+            raise EngineOff(self.reason)
+        self.reason = ""
+        return answer  # type: ignore[return-value]
+
+    def _fault(self, answer: Any, length: int) -> str:
+        if isinstance(answer, Exception):
+            return f"{type(answer).__name__}: {answer}"
+        expected = (length, self.classes)
+        if answer.ndim != 4 or answer.shape[:2] != expected:
+            return f"answer of shape {list(answer.shape)}; expected {[*expected, 'h', 'w']}"
+        # A sum is finite only when every logit is; float64, so that large ones do not overflow it.
+        return "" if np.isfinite(answer.sum(dtype=np.float64)) else "answer is not finite"
+
+    def _replace(self, worker: _Worker, reason: str) -> None:
+        with self._lock:
+            self._worker = None
+            self._ready.clear()
+            self.reason = f"engine restarting ({reason})"
+        log.error("engine failed: %s", reason)
+        threading.Thread(target=self._restart, args=(worker, reason), daemon=True).start()
+
+    def _restart(self, old: _Worker, reason: str) -> None:
+        hung = old.began is not None
+        old.stop(0.0 if hung else 5.0)
+        while not self._closing.is_set():
+            now = time.monotonic()
+            if len(self._restarts) == RESTARTS_PER_MINUTE and now - self._restarts[0] < 60:
+                self.reason = f"engine off: {RESTARTS_PER_MINUTE} restarts in a minute ({reason})"
+                self._closing.wait(60 - (now - self._restarts[0]))
+                continue
+            self._restarts.append(now)
+            self.restarts += 1
+            try:
+                engine = self._open()
+                self._warm_up(engine)
+            except Exception as error:  # whatever it is, it is shown, and tried again
+                reason = str(error)
+                self.reason = f"engine off: {reason}"
+                log.error("engine could not be opened again: %s", reason)
+                self._closing.wait(1.0)
+                continue
+            with self._lock:
+                if not self._closing.is_set():
+                    self._worker = _Worker(engine)
+                    self._ready.set()
+            log.warning("engine restarted")
+            return
+
+    def close(self) -> None:
+        """Close the engine; a hung one is left behind."""
+        self._closing.set()
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop(0.0 if worker.began is not None else 10.0)

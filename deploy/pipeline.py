@@ -1,0 +1,380 @@
+"""A frame's way, from the source to the screen and the disk.
+
+    decode -> preprocess -> infer -> postprocess -> temporal -> draw -> record
+
+Each stage is a method of ``Pipeline`` that fills in its part of a :class:`Frame`, in a thread of
+its own behind a bounded queue (``deploy.channel``). A mask is only ever drawn on its own frame
+because it never leaves it. Up to the engine, live streams keep their newest frame only: what is
+displaced is counted and written down as dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from deploy.channel import Channel, Crew
+from deploy.drawing import draw_mask, draw_status, greyed
+from deploy.findings import findings, foreground, shown_part
+from deploy.guard import EngineGuard, EngineOff
+from deploy.live import LIVE, OFFLINE, STALE, Live
+from deploy.options import Options
+from deploy.pictures import to_rgb, to_yuv
+from deploy.quality import GOOD, QualityGate
+from deploy.results import Results
+from deploy.sources import Arrival
+from deploy.stream import Frame, Stream, brief
+
+log = logging.getLogger(__name__)
+WATCH_S = 0.1
+RAW_QUEUE = 8  # frames; a disk that stalls longer costs raw frames of a live source, counted
+
+
+class Pipeline:
+    """Runs streams through an engine until they end or :meth:`stop` is called.
+
+    Args:
+        streams: What to read, with their recorders and scores where wanted.
+        guard: The engine.
+        options: What the run was asked for.
+        live: Where pictures and status go, and settings come from.
+        results: Where lines and events go; None writes none.
+    """
+
+    def __init__(
+        self,
+        streams: list[Stream],
+        guard: EngineGuard,
+        options: Options,
+        live: Live,
+        results: Results | None = None,
+    ) -> None:
+        self.streams, self.guard, self.options = streams, guard, options
+        self.live, self.results = live, results
+        self.crew = Crew()
+        self.stopping = threading.Event()
+        self.done = threading.Event()
+        self._gate = QualityGate() if options.quality else None
+        self._expected_ms = 0.0  # smoothed time of one inference
+
+    def start(self) -> None:
+        """Start the way of the frames; returns at once."""
+        channel, count = self.crew.channel, len(self.streams)
+        newest = {"newest_of": newest_of, "on_drop": partial(self._drop, reason="newer frame")}
+        decoded = channel(capacity=count, producers=count, **newest)
+        originals = channel(capacity=RAW_QUEUE, producers=count)
+        prepared = channel(capacity=1, **newest)
+        answered, measured, judged, drawn = (channel(capacity=1) for _ in range(4))
+        for stream in self.streams:
+            work = partial(self._decode, stream, decoded, originals)
+            self.crew.start(f"decode {stream.index}", work, decoded, originals)
+        batch = min(count, self.guard.max_batch)
+        self._stage("preprocess", self.preprocess, decoded, prepared)
+        self._stage("infer", self.infer, prepared, answered, batch)
+        self._stage("postprocess", self.postprocess, answered, measured)
+        self._stage("temporal", self.judge, measured, judged)
+        self._stage("draw", self.draw, judged, drawn)
+        self._stage("record", self.record, drawn, None)
+        self.crew.start("record raw", partial(self._record_raw, originals))
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def _stage(
+        self,
+        name: str,
+        function: Callable[[list[Frame]], list[Frame]],
+        inlet: Channel[Frame],
+        outlet: Channel[Frame] | None,
+        most: int = 1,
+    ) -> None:
+        def work() -> None:
+            while (frames := inlet.get(most)) is not None:
+                began = time.perf_counter()
+                frames = function(frames)
+                ms = (time.perf_counter() - began) * 1e3
+                for frame in frames:
+                    frame.ms[name] = ms
+                    frame.stream.timing.stages[name].add(ms)
+                    if outlet is not None:
+                        outlet.put(frame)
+
+        self.crew.start(name, work, *([] if outlet is None else [outlet]))
+
+    def _decode(self, stream: Stream, decoded: Channel, originals: Channel) -> None:
+        """Give every frame its id, its account and its place in the raw recording."""
+        began = time.perf_counter()
+        for arrival in stream.source.frames(self.stopping, partial(self._link, stream)):
+            ms = (time.perf_counter() - began) * 1e3
+            stream.timing.stages["decode"].add(ms)
+            frame = self._arrive(stream, arrival, ms)
+            if frame is not None:
+                self._keep_original(stream, frame, originals)
+                decoded.put(frame)
+            taken = stream.ledger.snapshot()
+            if self.stopping.is_set() or self.crew.failed.is_set():
+                break
+            if self.options.frames and taken["in"] + taken["in_flight"] >= self.options.frames:
+                break
+            began = time.perf_counter()
+        self._link(stream, False, "stopped" if self.stopping.is_set() else "end of the source")
+
+    def _arrive(self, stream: Stream, arrival: Arrival, ms: float) -> Frame | None:
+        now = time.monotonic()
+        frame_id = stream.ledger.take()
+        frame = Frame(
+            frame_id,
+            stream,
+            arrival.picture,
+            arrival.time,
+            now,  # type: ignore[arg-type]
+            arrival.connection,
+            arrival.error,
+            ms={"decode": ms},
+        )
+        if arrival.picture is None:
+            frame.outcome = "failed"
+            if stream.warn("frames that cannot be decoded"):
+                log.warning("%s: frame %d: %s", stream.source.name, frame_id, arrival.error)
+            self._settle(frame, brief(frame))
+            return None
+        stream.standing.arrival(now)
+        return frame
+
+    def _keep_original(self, stream: Stream, frame: Frame, originals: Channel) -> None:
+        if stream.raw is None or stream.raw.stopped:
+            return
+        if not stream.source.live:
+            originals.put(frame)
+        elif not originals.offer(frame):
+            stream.raw_missed += 1
+            if stream.warn("frames missing from the raw video: the disk is too slow"):
+                log.warning("%s: the raw video misses frames", stream.source.name)
+            return
+        frame.raw = stream.raw_offered
+        stream.raw_offered += 1
+
+    def preprocess(self, frames: list[Frame]) -> list[Frame]:
+        """Make the picture RGB, judge its quality, make the network's input of it."""
+        for frame in frames:
+            frame.rgb = to_rgb(frame.picture)
+            frame.settings = self.live.controls.get()
+            if not frame.settings.ai:
+                frame.off = "turned off"
+                continue
+            if self._gate is not None:
+                frame.quality = "corrupt" if frame.error else self._gate(frame.rgb)
+            if frame.quality == GOOD:
+                frame.input = self.guard.convention.preprocess(frame.rgb)
+        return frames
+
+    def infer(self, frames: list[Frame]) -> list[Frame]:
+        """Ask the engine, one batch over all streams; without an answer the frames go on raw."""
+        frames = [frame for frame in frames if not self._too_late(frame)]
+        asked = [frame for frame in frames if frame.input is not None]
+        if not asked:
+            return frames
+        inputs = [frame.input for frame in asked if frame.input is not None]
+        batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+        began = time.perf_counter()
+        try:
+            try:
+                logits = self.guard.infer(batch)
+            except EngineOff:
+                # A file can wait for the engine to come back; a live picture cannot.
+                if any(frame.stream.source.live for frame in asked) or not self.guard.wait():
+                    raise
+                logits = self.guard.infer(batch)
+        except EngineOff as error:
+            for frame in asked:
+                frame.outcome, frame.off, frame.input = "failed", str(error), None
+                if frame.stream.warn("frames without an answer from the engine"):
+                    log.error("%s: AI-OFF: %s", frame.stream.source.name, error)
+            return frames
+        ms = (time.perf_counter() - began) * 1e3
+        self._expected_ms = ms if not self._expected_ms else 0.9 * self._expected_ms + 0.1 * ms
+        for frame, answer in zip(asked, logits, strict=True):
+            frame.logits, frame.input = answer, None
+        return frames
+
+    def _too_late(self, frame: Frame) -> bool:
+        budget = self.options.budget_ms
+        if budget is None or not frame.stream.source.live or self._expected_ms > budget:
+            return False  # dropping helps only where a fresh frame could keep the budget
+        late = (time.monotonic() - frame.arrived) * 1e3 + self._expected_ms > budget
+        if late:
+            self._drop(frame, "over budget")
+        return late
+
+    def postprocess(self, frames: list[Frame]) -> list[Frame]:
+        """Turn logits into a mask at the frame's size."""
+        from kernels.frames import postprocess
+
+        for frame in frames:
+            if frame.logits is not None:
+                frame.mask = postprocess(
+                    frame.logits,
+                    frame.size,
+                    frame.settings.threshold,
+                    resize=self.guard.convention.resize,
+                )
+        return frames
+
+    def judge(self, frames: list[Frame]) -> list[Frame]:
+        """Decide what is shown of a mask: old enough, large enough, and on this frame."""
+        for frame in frames:
+            stream = frame.stream
+            found = findings(frame, self.guard.convention, self.options.min_area)
+            raw = None if frame.logits is None else foreground(frame.logits) > 0
+            frame.judgement = stream.temporal.update(
+                found,
+                frame.time_s,
+                frame.id,
+                frame.settings.threshold,
+                frame.settings.hold_off,
+                raw,
+            )
+            frame.confidence = max((finding.confidence for finding in found), default=0.0)
+            if frame.mask is not None:
+                frame.shown_mask = shown_part(frame)
+            for event, track in frame.judgement.events:
+                stream.alarms_on += event == "alarm on"
+                self._event(stream, frame, event, track.id, track.area, track.confidence)
+            stream.standing.ai(frame.off)
+            if frame.quality != GOOD:
+                stream.quality[frame.quality] = stream.quality.get(frame.quality, 0) + 1
+        return frames
+
+    def draw(self, frames: list[Frame]) -> list[Frame]:
+        """Draw on the frame and show it."""
+        for frame in frames:
+            stream = frame.stream
+            if frame.shown_mask is not None and frame.judgement.shown:
+                draw_mask(frame.rgb, frame.shown_mask, frame.settings.opacity)
+            status = self._status(stream, frame)
+            draw_status(frame.rgb, status, frame.judgement.shown)
+            stream.shown(frame)
+            frame.status = status
+            self.live.publish(frame.rgb, frame.id, status)
+            self._check_budget(stream, frame)
+        return frames
+
+    def _check_budget(self, stream: Stream, frame: Frame) -> None:
+        budget = self.options.budget_ms
+        if budget is not None and frame.latency_ms > budget:
+            stream.timing.over_budget += 1
+            if stream.warn("frames over the latency budget"):
+                log.warning(
+                    "%s: frame %d was shown after %.0f ms, budget %.0f ms",
+                    stream.source.name,
+                    frame.id,
+                    frame.latency_ms,
+                    budget,
+                )
+
+    def record(self, frames: list[Frame]) -> list[Frame]:
+        """Write the overlay video, compare with the truth, settle the account."""
+        for frame in frames:
+            stream, written, dice = frame.stream, None, None
+            if stream.overlay is not None and not stream.overlay.stopped:
+                picture = stream.canvas.to_yuv(frame.rgb)
+                written = stream.overlay.write(picture, frame.time_s, frame.connection)
+            if stream.score is not None:
+                raw = frame.mask.mask if frame.mask else None
+                dice = stream.score.add(frame.id, frame.size, raw, frame.shown_mask)
+            self._settle(frame, frame.line(written, dice) if self.results else {})
+        return frames
+
+    def _record_raw(self, originals: Channel[Frame]) -> None:
+        while (frames := originals.get()) is not None:
+            for frame in frames:
+                if frame.stream.raw is not None and not frame.stream.raw.stopped:
+                    picture = to_yuv(frame.picture, frame.stream.canvas)
+                    frame.stream.raw.write(picture, frame.time_s, frame.connection)
+
+    def _drop(self, frame: Frame, reason: str) -> None:
+        frame.outcome, frame.error = "dropped", reason
+        self._settle(frame, brief(frame))
+
+    def _settle(self, frame: Frame, line: dict[str, Any]) -> None:
+        if self.results is not None:
+            self.results.frame(line)
+        frame.stream.ledger.settle(frame.outcome)
+
+    def _link(self, stream: Stream, connected: bool, reason: str) -> None:
+        stream.standing.link(connected, reason)
+        if not connected and stream.source.live and not self.stopping.is_set():
+            log.warning("%s: lost: %s", stream.source.name, reason)
+        self._status(stream, stream.last)
+
+    def _status(self, stream: Stream, frame: Frame | None) -> Any:
+        status, change = stream.status(self.guard.backend, frame)
+        if change is not None:
+            log.info(
+                "%s: %s -> %s %s", stream.source.name, change["from"], change["to"], status.reason
+            )
+            detail = f"{change['from']} -> {change['to']} {change['reason']}".strip()
+            self._event(stream, frame, "state", detail=detail, time_s=change["time_s"])
+        return status
+
+    def _event(
+        self,
+        stream: Stream,
+        frame: Frame | None,
+        event: str,
+        track: int | str = "",
+        area: int | str = "",
+        confidence: float | str = "",
+        detail: str = "",
+        time_s: float | None = None,
+    ) -> None:
+        if self.results is not None:
+            self.results.event(
+                time_s=round(frame.time_s, 3) if frame and time_s is None else time_s,
+                stream=stream.index,
+                frame=frame.id if frame else "",
+                event=event,
+                track=track,
+                area=area,
+                confidence=confidence if confidence == "" else round(float(confidence), 4),
+                detail=detail,
+            )
+
+    def _watch(self) -> None:
+        """Notice silence: a thread of its own, because nothing else moves when nothing comes."""
+        while not self.done.wait(WATCH_S):
+            for stream in self.streams:
+                before = self.live.status(stream.index).state
+                status = self._status(stream, stream.last)
+                if stream.source.live and status.state in (STALE, OFFLINE) and stream.last:
+                    grey = greyed(to_rgb(stream.last.picture), status)
+                    self.live.publish(grey, stream.last.id, status)
+                elif status.state != before or status.state != LIVE:
+                    self.live.update(status)
+
+    def stop(self) -> None:
+        """Ask the sources to end; what is on its way is still settled."""
+        self.stopping.set()
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Wait for the end, finish the recordings, and raise what a stage raised."""
+        try:
+            self.crew.join(timeout if self.stopping.is_set() else None)
+        finally:
+            self.done.set()
+            self.crew.abort()
+            for stream in self.streams:
+                stream.standing.link(False, "ended")
+                for recorder in (stream.overlay, stream.raw):
+                    if recorder is not None:
+                        recorder.close()
+            self.live.close()
+
+
+def newest_of(frame: Frame) -> int | None:
+    """Return the stream whose newest frame this is, None where every frame is kept."""
+    return frame.stream.index if frame.stream.source.live else None

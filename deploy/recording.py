@@ -1,0 +1,202 @@
+"""Videos that survive their writer: fragmented MP4, in parts.
+
+A fragment is written out every half second, so after SIGKILL a part plays up to its last fragment.
+A new part begins when the frame size changes, after a reconnect, and every ``part_s`` seconds.
+When nothing more can be written, recording stops with an alarm and everything else goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import av
+
+log = logging.getLogger(__name__)
+CLOCK = 90_000  # ticks a second of the recordings
+FRAGMENT_US = 500_000
+CHECK_DISK_EVERY = 25  # frames
+
+
+@dataclass
+class Part:
+    """One file of a recording; ``first`` counts the recording's frames over all parts."""
+
+    path: str
+    width: int
+    height: int
+    first: int
+    frames: int = 0
+
+
+class Recorder:
+    """Writes one video in parts ``PREFIX-000.mp4``, ``PREFIX-001.mp4``, ...
+
+    Args:
+        folder: Where; it must exist.
+        prefix: Beginning of the file names.
+        crf: x264's quality, 0 to 51.
+        preset: x264's preset.
+        part_s: Longest part in seconds.
+        min_free_bytes: Recording stops when the disk has less left.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prefix: str,
+        crf: int = 20,
+        preset: str = "ultrafast",
+        part_s: float = 600.0,
+        min_free_bytes: float = 64e6,
+    ) -> None:
+        self.parts: list[Part] = []
+        self.stopped = ""  # why nothing more is written
+        self._folder, self._prefix = folder, prefix
+        self._crf, self._preset = crf, preset
+        self._part_s, self._min_free = part_s, min_free_bytes
+        self._container: Any = None
+        self._stream: Any = None
+        self._began = 0.0
+        self._last_tick = -1
+        self._connection = 0
+
+    @property
+    def frames(self) -> int:
+        """Frames written so far, over all parts."""
+        return self.parts[-1].first + self.parts[-1].frames if self.parts else 0
+
+    def write(self, picture: av.VideoFrame, moment: float, connection: int = 0) -> int | None:
+        """Append a yuv420p picture of even size at ``moment`` seconds.
+
+        Returns:
+            The frame's number over all parts, or None when recording has stopped.
+        """
+        if self.stopped:
+            return None
+        try:
+            self._check_disk()
+            if self._wants_new_part(picture, moment, connection):
+                self._finish()
+                self._begin(picture, moment, connection)
+            part = self.parts[-1]
+            tick = max(self._last_tick + 1, round((moment - self._began) * CLOCK))
+            self._last_tick = tick
+            picture.pts, picture.time_base = tick, Fraction(1, CLOCK)
+            self._container.mux(self._stream.encode(picture))
+            part.frames += 1
+            return part.first + part.frames - 1
+        except OSError as error:
+            self._stop(error)
+            return None
+
+    def close(self) -> None:
+        """Finish the last part."""
+        try:
+            self._finish()
+        except OSError as error:
+            self._stop(error)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return the parts as JSON-ready values."""
+        return [asdict(part) for part in self.parts]
+
+    def _wants_new_part(self, picture: av.VideoFrame, moment: float, connection: int) -> bool:
+        if self._container is None:
+            return True
+        part = self.parts[-1]
+        return (
+            (picture.width, picture.height) != (part.width, part.height)
+            or connection != self._connection
+            or not 0 <= moment - self._began < self._part_s
+        )
+
+    def _begin(self, picture: av.VideoFrame, moment: float, connection: int) -> None:
+        import av
+
+        path = self._folder / f"{self._prefix}-{len(self.parts):03d}.mp4"
+        first = self.frames
+        self._container = av.open(
+            f"file:{path}",
+            "w",
+            format="mp4",
+            options={
+                # No edit lists: players start at the first frame, and fragments stay simple.
+                "movflags": "frag_keyframe+empty_moov+default_base_moof",
+                "frag_duration": str(FRAGMENT_US),
+                "flush_packets": "1",
+                "use_editlist": "0",
+            },
+        )
+        stream = self._container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = Fraction(1, CLOCK)
+        context.gop_size = 50
+        for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
+            setattr(context, name, int(getattr(picture, name)))
+        context.options = {
+            "preset": self._preset,
+            "tune": "zerolatency",  # a frame that went in comes out: nothing waits in the encoder
+            "crf": str(self._crf),
+            "threads": "1",
+        }
+        self._stream = stream
+        self._began, self._last_tick, self._connection = moment, -1, connection
+        self.parts.append(Part(path.name, picture.width, picture.height, first))
+
+    def _finish(self) -> None:
+        container, self._container = self._container, None
+        if container is None:
+            return
+        try:
+            container.mux(self._stream.encode(None))
+        finally:
+            container.close()
+
+    def _check_disk(self) -> None:
+        if self.frames % CHECK_DISK_EVERY == 0:
+            free = shutil.disk_usage(self._folder).free
+            if free < self._min_free:
+                raise OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB left on the disk")
+
+    def _stop(self, error: OSError) -> None:
+        self.stopped = f"recording stopped: {error.strerror or error}"
+        log.error("%s: %s", self._prefix, self.stopped)
+        container, self._container = self._container, None
+        if container is not None:
+            # The disk is full: what is in the file already is what there will be.
+            with contextlib.suppress(OSError):
+                container.close()
+
+
+class Canvas:
+    """Turns RGB pictures into yuv420p frames of even size, for the encoder.
+
+    BT.601, limited range, and said so in the file; odd sizes get their last row or column again,
+    because H.264 in 4:2:0 has even sizes only.
+    """
+
+    def to_yuv(self, rgb: npt.NDArray[np.uint8]) -> av.VideoFrame:
+        """Return a yuv420p frame of a uint8 RGB picture [H, W, 3]."""
+        import av
+        import cv2
+
+        height, width = rgb.shape[:2]
+        if height % 2 or width % 2:
+            rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        # 4 times as quick as libswscale's RGB to YUV (0.2 and 0.8 ms at 640 x 480).
+        planes: Any = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)
+        frame = av.VideoFrame.from_numpy_buffer(planes, "yuv420p")
+        frame.colorspace, frame.color_range = 6, 1  # SMPTE 170M, limited
+        return frame

@@ -1,0 +1,146 @@
+"""What a run leaves behind besides videos: one JSON line a frame, events, Dice against a truth."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy.sources import IMAGES, natural_order
+from medisseg.errors import UserError
+from medisseg.evaluation.metrics import dice
+
+log = logging.getLogger(__name__)
+EVENT_COLUMNS = ("time_s", "stream", "frame", "event", "track", "area", "confidence", "detail")
+
+
+class Results:
+    """Writes ``results.jsonl`` and ``events.csv``; a full disk stops it with an alarm.
+
+    Lines are in the order in which frames were settled: one dropped on the way comes before an
+    older one that was still being segmented.
+
+    Raises:
+        UserError: The folder cannot be written or holds another run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.stopped = ""
+        self._lines: IO[str] | None = _create(folder / "results.jsonl")
+        self._table: IO[str] | None = _create(folder / "events.csv")
+        csv.writer(self._table).writerow(EVENT_COLUMNS)
+
+    def frame(self, line: dict[str, Any]) -> None:
+        """Append a frame's line."""
+        # Standard JSON has no NaN; results of a sick engine must stay readable everywhere.
+        self._write(self._lines, json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
+
+    def event(self, **values: Any) -> None:
+        """Append an event; values by the names of ``EVENT_COLUMNS``."""
+        if self._table is not None and not self.stopped:
+            try:
+                csv.DictWriter(self._table, EVENT_COLUMNS).writerow(values)
+                self._table.flush()
+            except OSError as error:
+                self._stop(error)
+
+    def close(self) -> None:
+        """Close both files."""
+        for file in (self._lines, self._table):
+            if file is not None:
+                try:
+                    file.close()
+                except OSError as error:
+                    self._stop(error)
+        self._lines = self._table = None
+
+    def _write(self, file: IO[str] | None, text: str) -> None:
+        if file is None or self.stopped:
+            return
+        try:
+            file.write(text)
+            file.flush()  # a line is there the moment its frame is; after SIGKILL too
+        except OSError as error:
+            self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        if not self.stopped:
+            self.stopped = f"results stopped: {error.strerror or error}"
+            log.error(self.stopped)
+
+
+def _create(path: Path) -> IO[str]:
+    try:
+        return path.open("x", newline="", encoding="utf-8")
+    except FileExistsError as error:
+        raise UserError(f"{path.parent} holds another run; choose another --out") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); choose another --out") from error
+
+
+class Truth:
+    """Masks to compare with: frame k's is the k-th in natural order; foreground is above 127.
+
+    Raises:
+        UserError: No folder, or no masks in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UserError(f"--truth {folder} is not a folder; expected one mask a frame in it")
+        found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+        if not found:
+            raise UserError(
+                f"--truth {folder} holds no masks; expected some of {', '.join(IMAGES)}"
+            )
+        self.paths = natural_order(found)
+
+    def mask(self, frame_id: int, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+        """Return frame ``frame_id``'s mask at ``size`` (height, width); None beyond the last."""
+        from PIL import Image
+
+        if frame_id >= len(self.paths):
+            return None
+        with Image.open(self.paths[frame_id]) as image:
+            grey = image.convert("L")
+            if grey.size != size[::-1]:
+                grey = grey.resize(size[::-1], Image.Resampling.NEAREST)
+            return np.asarray(grey) > 127
+
+
+class Score:
+    """Mean Dice of the raw and of the shown masks over the frames that have a truth."""
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+        self.raw: list[float] = []
+        self.shown: list[float] = []
+
+    def add(
+        self,
+        frame_id: int,
+        size: tuple[int, int],
+        raw: npt.NDArray[np.uint8] | None,
+        shown: npt.NDArray[np.uint8] | None,
+    ) -> float | None:
+        """Compare a frame's masks (None: empty) and return the raw one's Dice."""
+        true = self.truth.mask(frame_id, size)
+        if true is None:
+            return None
+        empty = np.zeros(size, bool)
+        self.raw.append(dice(empty if raw is None else raw > 0, true))
+        self.shown.append(dice(empty if shown is None else shown > 0, true))
+        return self.raw[-1]
+
+    def summary(self) -> dict[str, Any]:
+        """Return ``dice_video``, ``dice_video_shown`` and the numbers of masks behind them."""
+        return {
+            "dice_video": float(np.mean(self.raw)) if self.raw else None,
+            "dice_video_shown": float(np.mean(self.shown)) if self.shown else None,
+            "truth": {"masks": len(self.truth.paths), "compared": len(self.raw)},
+        }

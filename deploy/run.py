@@ -1,0 +1,210 @@
+"""Segment polyps in a video, live or recorded: ``python deploy/run.py SOURCE --model M --out DIR``.
+
+Exit codes: 0 at the end of the source, 130 after Ctrl-C and 143 after SIGTERM (the report is
+written all the same), 2 for something that you can mend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # run as a script, from any folder
+    sys.path.insert(0, str(ROOT))
+if sys.path[0] == str(ROOT / "deploy"):  # a module of ours must never hide a library
+    del sys.path[0]
+
+from deploy import options as options_module  # noqa: E402
+from deploy.guard import EngineGuard  # noqa: E402
+from deploy.live import Controls, Live  # noqa: E402
+from deploy.measures import prometheus_text  # noqa: E402
+from deploy.options import Options  # noqa: E402
+from deploy.pipeline import Pipeline  # noqa: E402
+from deploy.recording import Recorder  # noqa: E402
+from deploy.results import Results, Score, Truth  # noqa: E402
+from deploy.sources import open_source  # noqa: E402
+from deploy.stream import Stream  # noqa: E402
+from deploy.summary import rows, summarize, write  # noqa: E402
+from deploy.watchers import Watchers  # noqa: E402
+from medisseg.errors import UserError, command  # noqa: E402
+
+log = logging.getLogger("deploy")
+OTHER_COMMANDS = ("replay", "compare", "chaos")
+END = "end of the source"
+SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    if words and words[0] in OTHER_COMMANDS:
+        return _other(words[0], words[1:])
+    chosen = options_module.parse(words)
+    return run(chosen, lambda: _open_engine(chosen))
+
+
+def run(options: Options, open_engine: Callable[[], Any]) -> int:
+    """Run the streams of ``options`` through the engine that ``open_engine`` opens.
+
+    Raises:
+        UserError: Before anything runs: a source, the engine or the folder is not usable.
+    """
+    began = time.monotonic()
+    sources = [open_source(given, options) for given in options.sources]
+    truth = Truth(options.truth) if options.truth else None
+    patience = options.too_slow_ms / 1e3 if any(source.live for source in sources) else None
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(claimed(options.out)) if options.out else None
+        guard = stack.enter_context(
+            contextlib.closing(EngineGuard(open_engine, patience, options.hang_s))
+        )
+        streams = [Stream(i, s, options.stale_s, began) for i, s in enumerate(sources)]
+        controls = Controls(options.settings(guard.threshold))
+        live = Live([source.name for source in sources], controls)
+        timings = [stream.timing for stream in streams]
+        live.metrics = lambda: prometheus_text(
+            [live.status(stream.index) for stream in streams], timings
+        )
+        with Watchers(live, options) as watchers:
+            results = None
+            if folder is not None:
+                results = stack.enter_context(contextlib.closing(Results(folder)))
+            for stream in streams:
+                equip(stream, options, folder, results, truth)
+            pipeline = Pipeline(streams, guard, options, live, results)
+            ended = follow(pipeline, watchers, options)
+    report = summarize(streams, guard, options, ended)
+    if folder is not None:
+        write(folder, report, streams)
+    show(report, folder)
+    if pipeline.crew.error is not None:
+        raise pipeline.crew.error
+    if ended == END and report["frames"]["in"] == report["frames"]["failed"]:
+        raise UserError(f"{sources[0].name}: not one frame could be read and segmented")
+    return EXIT_CODES.get(ended, 0)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """Make sure of a folder for a run, and leave none behind that nothing was written to."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make --out {folder} ({error.strerror})") from error
+    if any((folder / name).exists() for name in ("results.jsonl", "report.json")):
+        raise UserError(f"{folder} holds another run; choose another --out")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write into --out {folder}; choose another")
+    try:
+        yield folder
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # not empty: then it is a run's folder
+                folder.rmdir()
+
+
+def equip(
+    stream: Stream,
+    options: Options,
+    folder: Path | None,
+    results: Results | None,
+    truth: Truth | None,
+) -> None:
+    """Give a stream its recorders and its score."""
+    stream.results = results
+    stream.score = Score(truth) if truth else None
+    if folder is None or not options.record:
+        return
+    number = f"-{stream.index + 1}" if len(options.sources) > 1 else ""
+    more = (options.crf, options.preset, options.part_s, options.min_free_mb * 1e6)
+    stream.overlay = Recorder(folder, f"overlay{number}", *more)
+    stream.raw = Recorder(folder, f"raw{number}", *more)
+
+
+def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
+    """Run until the sources end, a signal comes or the time is up; return which it was."""
+    asked: list[str] = []
+
+    def stop(number: int, _: object) -> None:
+        if asked and asked[0] in SIGNALS.values():
+            raise KeyboardInterrupt  # the second time a person asks, nothing is waited for
+        asked.insert(0, SIGNALS[number])
+        pipeline.stop()
+
+    with handling(stop):
+        pipeline.start()
+        until = time.monotonic() + (options.duration or math.inf)
+        while pipeline.crew.alive() and not pipeline.crew.failed.is_set():
+            if time.monotonic() > until and not pipeline.stopping.is_set():
+                asked.append("--duration")
+                pipeline.stop()
+            if pipeline.stopping.is_set():
+                break
+            if not watchers.tick():
+                asked.append("window closed")
+                pipeline.stop()
+        with contextlib.suppress(Exception):  # kept in crew.error: the report comes first
+            pipeline.close()
+    error = pipeline.crew.error
+    return f"error: {error!r}" if error else (asked[0] if asked else END)
+
+
+@contextlib.contextmanager
+def handling(stop: Callable[[int, object], None]) -> Iterator[None]:
+    """Answer SIGINT and SIGTERM with ``stop``, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show(report: dict[str, Any], folder: Path | None) -> None:
+    """Print the end of a run."""
+    for label, value in rows(report):
+        print(f"{label:36s} {value}")
+    for part in report["streams"]:
+        for reason in part["stopped"]:
+            print(f"{part['source']}: {reason}")
+    if folder is not None:
+        print(f"{'written to':36s} {folder}")
+
+
+def _open_engine(options: Options) -> Any:
+    from export.runtime import load_engine
+
+    return load_engine(
+        options.model,
+        options.device,
+        options.backend,
+        threads=options.threads,
+        precision=options.precision,
+    )
+
+
+def _other(name: str, words: list[str]) -> int:
+    from importlib import import_module
+
+    module = import_module("deploy.chaos" if name == "chaos" else "deploy.replay")
+    return module.main([name, *words] if name != "chaos" else words) or 0
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,79 @@
+"""Where a stream stands: LIVE, STALE, OFFLINE or AI-OFF, and every change of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from deploy.live import AI_OFF, LIVE, OFFLINE, STALE
+
+MOST_CHANGES = 10_000  # kept in memory; a source that flaps for days only counts on
+
+
+class Standing:
+    """One stream's state, from what its source, its frames and the engine report.
+
+    Args:
+        live: Whether silence means anything: a file that waits for a slow engine is not stale.
+        stale_s: Seconds without a frame after which a live stream is stale.
+        began: Monotonic time from which changes are counted.
+    """
+
+    def __init__(self, live: bool, stale_s: float, began: float) -> None:
+        self.changes: list[dict[str, Any]] = []
+        self.changed = 0
+        self._live, self._stale_s, self._began = live, stale_s, began
+        self._lock = threading.Lock()
+        self._connected = False
+        self._link_reason = "connecting"
+        self._ai_reason = ""
+        self._arrived: float | None = None
+        self._state = OFFLINE
+
+    def link(self, connected: bool, reason: str) -> None:
+        """Take note of a connect or a loss."""
+        with self._lock:
+            self._connected, self._link_reason = connected, reason
+            # Connected is not yet live: only a frame makes it so.
+            if connected:
+                self._arrived = None if self._live else self._arrived
+
+    def arrival(self, when: float) -> None:
+        """Take note of a frame (monotonic seconds)."""
+        self._arrived = when
+
+    def ai(self, reason: str) -> None:
+        """Take note that frames are segmented (empty) or why they are not."""
+        self._ai_reason = reason
+
+    def now(self) -> tuple[str, str, float | None, dict[str, Any] | None]:
+        """Return state, reason, age of the newest frame in seconds, and the change if it is one."""
+        moment = time.monotonic()
+        with self._lock:
+            age = None if self._arrived is None else moment - self._arrived
+            state, reason = self._judge(age)
+            change = None
+            if state != self._state:
+                change = {
+                    "time_s": round(moment - self._began, 3),
+                    "from": self._state,
+                    "to": state,
+                    "reason": reason,
+                }
+                self._state = state
+                self.changed += 1
+                if len(self.changes) < MOST_CHANGES:
+                    self.changes.append(change)
+            return state, reason, age, change
+
+    def _judge(self, age: float | None) -> tuple[str, str]:
+        if not self._connected:
+            return OFFLINE, self._link_reason
+        if age is None:
+            return OFFLINE, "waiting for the first frame"
+        if self._live and age > self._stale_s:
+            return STALE, ""
+        if self._ai_reason:
+            return AI_OFF, self._ai_reason
+        return LIVE, ""

@@ -1,0 +1,187 @@
+"""One frame on its way, and everything that belongs to one stream of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy.live import Settings, StreamStatus
+from deploy.measures import Ledger, Timing
+from deploy.quality import GOOD
+from deploy.recording import Canvas, Recorder
+from deploy.results import Results, Score
+from deploy.sources import Source
+from deploy.state import Standing
+from deploy.temporal import Judgement, TemporalFilter
+
+if TYPE_CHECKING:
+    from kernels.frames import Mask
+
+NOTHING = Judgement((), (), False, 0.0, ())
+
+
+@dataclass
+class Frame:
+    """One frame and all that becomes of it; every stage fills in its part.
+
+    Attributes:
+        id: Number within its stream, from 0, counting every frame that came.
+        time_s: The source's time in seconds.
+        arrived: Monotonic seconds at which it was decoded.
+        outcome: "processed", "dropped" or "failed".
+        off: Why it was not segmented although it could be read; empty if it was.
+        raw: Its number in the raw recording; None where it is not in it.
+        ms: Milliseconds spent in each stage.
+    """
+
+    id: int
+    stream: Stream
+    picture: Any  # av.VideoFrame
+    time_s: float
+    arrived: float
+    connection: int = 0
+    error: str = ""
+    raw: int | None = None
+    outcome: str = "processed"
+    settings: Settings = field(default_factory=Settings)
+    rgb: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
+    quality: str = GOOD
+    off: str = ""
+    input: npt.NDArray[np.float32] | None = None
+    logits: npt.NDArray[np.float32] | None = None
+    mask: Mask | None = None
+    shown_mask: npt.NDArray[np.uint8] | None = None
+    confidence: float = 0.0
+    judgement: Judgement = NOTHING
+    status: StreamStatus | None = None
+    latency_ms: float = 0.0
+    ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as shown."""
+        return self.rgb.shape[:2]  # type: ignore[return-value]
+
+    def line(self, overlay: int | None, dice: float | None) -> dict[str, Any]:
+        """Return the frame's line in ``results.jsonl``."""
+        status, mask = self.status, self.mask
+        same = mask is not None and self.shown_mask is mask.mask
+        shown_rle = None
+        if self.shown_mask is not None and not same:
+            from kernels.frames import encode_rle
+
+            shown_rle = encode_rle(self.shown_mask)
+        values: dict[str, Any] = {
+            **brief(self),
+            "state": status.state if status else None,
+            "off": self.off,
+            "quality": self.quality,
+            "size": list(self.size),
+            "area": mask.area if mask else 0,
+            "boxes": [list(map(int, box)) for box in mask.boxes] if mask else [],
+            "confidence": round(self.confidence, 4),
+            "alarm": self.judgement.alarm,
+            "tracks": [track.to_dict() for track in self.judgement.shown],
+            "flicker": round(self.judgement.flicker, 4),
+            "rle": mask.rle if mask else None,
+            "shown_rle": shown_rle,
+            "raw": self.raw,
+            "overlay": overlay,
+            "settings": dataclasses.asdict(self.settings),
+            "latency_ms": round(self.latency_ms, 3),
+            "ms": {stage: round(value, 3) for stage, value in self.ms.items()},
+        }
+        if dice is not None:
+            values["dice"] = round(dice, 5)
+        return values
+
+
+def brief(frame: Frame) -> dict[str, Any]:
+    """Return what every line has, that of a dropped frame too."""
+    return {
+        "id": frame.id,
+        "stream": frame.stream.index,
+        "time_s": round(frame.time_s, 6),
+        "monotonic_s": round(frame.arrived, 6),
+        "outcome": frame.outcome,
+        "error": frame.error,
+    }
+
+
+class Stream:
+    """A source and its memory: accounts, times, state, tracks, recordings."""
+
+    def __init__(self, index: int, source: Source, stale_s: float, began: float) -> None:
+        self.index = index
+        self.source = source
+        self.ledger = Ledger()
+        self.timing = Timing()
+        self.standing = Standing(source.live, stale_s, began)
+        self.temporal = TemporalFilter()
+        self.canvas = Canvas()
+        self.overlay: Recorder | None = None
+        self.raw: Recorder | None = None
+        self.score: Score | None = None
+        self.results: Results | None = None
+        self.raw_offered = 0
+        self.raw_missed = 0
+        self.warnings: dict[str, int] = {}
+        self.quality: dict[str, int] = {}
+        self.alarms_on = 0
+        self.last: Frame | None = None  # the newest shown frame
+        self.first_shown: float | None = None
+        self.last_shown = 0.0
+
+    def warn(self, text: str) -> bool:
+        """Count a warning; return whether it is the first of its kind."""
+        self.warnings[text] = self.warnings.get(text, 0) + 1
+        return self.warnings[text] == 1
+
+    def alarms(self) -> tuple[str, ...]:
+        """Return what a person must see."""
+        parts = (self.overlay, self.raw, self.results)
+        return tuple(dict.fromkeys(part.stopped for part in parts if part and part.stopped))
+
+    def status(self, backend: str, frame: Frame | None) -> tuple[StreamStatus, dict | None]:
+        """Return where the stream stands now, showing ``frame``, and the change of state."""
+        state, reason, age, change = self.standing.now()
+        judgement = frame.judgement if frame else NOTHING
+        recording = self.overlay is not None and not self.overlay.stopped
+        recording = recording and self.raw is not None and not self.raw.stopped
+        status = StreamStatus(
+            stream=self.index,
+            source=self.source.name,
+            state=state,
+            reason=reason,
+            age_s=age,
+            frame_id=frame.id if frame else None,
+            frames=self.ledger.snapshot(),
+            latency_ms={
+                "last": self.last.latency_ms if self.last else 0.0,
+                **self.timing.percentiles(),
+            },
+            fps=self.timing.fps(),
+            alarm=judgement.alarm,
+            tracks=tuple(track.to_dict() for track in judgement.shown),
+            quality=frame.quality if frame else GOOD,
+            flicker=judgement.flicker,
+            size=frame.size if frame else None,
+            recording=recording,
+            alarms=self.alarms(),
+            backend=backend,
+            settings=frame.settings if frame else Settings(),
+        )
+        return status, change
+
+    def shown(self, frame: Frame) -> None:
+        """Take note that a frame is on the screen now."""
+        now = time.monotonic()
+        frame.latency_ms = (now - frame.arrived) * 1e3
+        self.timing.shown(frame.latency_ms, frame.arrived)
+        self.first_shown = frame.arrived if self.first_shown is None else self.first_shown
+        self.last_shown, self.last = now, frame

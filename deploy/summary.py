@@ -1,0 +1,168 @@
+"""The end of a run: ``report.json``, ``report.html``, and a few lines on the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import medisseg
+from deploy.measures import OUTCOMES, Histogram
+from deploy.stream import Stream
+from medisseg.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from deploy.guard import EngineGuard
+    from deploy.options import Options
+
+
+def summarize(
+    streams: list[Stream], guard: EngineGuard, options: Options, ended: str
+) -> dict[str, Any]:
+    """Return the report of a run; ``ended`` says why it ended."""
+    first = streams[0]
+    parts = [report_of(stream) for stream in streams]
+    latency, warm_up, idle = Histogram(), Histogram(), Histogram()
+    for stream in streams:
+        latency.merge(stream.timing.latency)
+        warm_up.merge(stream.timing.warm_up)
+        idle.merge(stream.timing.after_idle)
+    return {
+        "frames": {key: sum(part["frames"][key] for part in parts) for key in ("in", *OUTCOMES)},
+        "latency_ms": (latency if latency.count else warm_up).summary(),
+        "latency_warm_up_ms": warm_up.summary(),
+        "latency_after_idle_ms": idle.summary(),
+        "fps": round(aggregate_fps(streams), 3),
+        "backend": guard.backend,
+        "engine": guard.name,
+        "model": options.model,
+        "ended": ended,
+        "state_changes": [
+            {"stream": stream.index, **change}
+            for stream in streams
+            for change in stream.standing.changes
+        ],
+        "engine_restarts": guard.restarts,
+        **(first.score.summary() if first.score else {}),
+        "streams": parts,
+        "options": options.to_dict(),
+        "version": medisseg.__version__,
+    }
+
+
+def report_of(stream: Stream) -> dict[str, Any]:
+    """Return one stream's part of the report."""
+    frames = stream.ledger.snapshot()
+    return {
+        "source": stream.source.name,
+        "frames": frames,
+        "latency_ms": stream.timing.latency_summary(),
+        "stages_ms": {name: times.summary() for name, times in stream.timing.stages.items()},
+        "over_budget": stream.timing.over_budget,
+        "alarms": stream.alarms_on,
+        "quality": stream.quality,
+        "state_changes": stream.standing.changed,
+        "warnings": stream.warnings,
+        "stopped": list(stream.alarms()),
+        "overlay": stream.overlay.to_list() if stream.overlay else [],
+        "raw": stream.raw.to_list() if stream.raw else [],
+        "raw_missed": stream.raw_missed,
+    }
+
+
+def aggregate_fps(streams: list[Stream]) -> float:
+    """Return shown frames a second over all streams, from first arrival to last picture."""
+    shown = [stream for stream in streams if stream.first_shown is not None]
+    if not shown:
+        return 0.0
+    seconds = max(s.last_shown for s in shown) - min(s.first_shown or 0.0 for s in shown)
+    count = sum(s.timing.latency.count + s.timing.warm_up.count for s in shown)
+    return (count + sum(s.timing.after_idle.count for s in shown)) / max(seconds, 1e-9)
+
+
+def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
+    """Write ``report.json`` and ``report.html`` into a run's folder."""
+    with replacing(folder / "report.json") as beside:
+        beside.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8")
+    from medisseg.evaluation.report import Page
+
+    page = Page("Video run", "Not a medical device: for research and engineering only.")
+    page.tiles(dict(rows(report)))
+    for stream, part in zip(streams, report["streams"], strict=True):
+        page.heading(part["source"])
+        page.table(
+            ["stage", "frames", "mean ms", "p50", "p90", "p95", "p99", "p99.9", "max"],
+            [table_row(name, summary) for name, summary in stages(part).items()],
+        )
+        if stream.timing.latency.count:
+            figure = histogram(stream.timing.latency)
+            page.figure(figure, "latency from arrival to shown, every frame after the warm-up")
+        facts = {
+            "quality gate": part["quality"] or "every frame good",
+            "alarms shown": part["alarms"],
+            "warnings": part["warnings"] or "none",
+            "recording": ", ".join(part["stopped"]) or "complete",
+        }
+        page.table(["what", "found"], [[key, text(value)] for key, value in facts.items()])
+    page.heading("Changes of state")
+    page.table(
+        ["seconds", "stream", "from", "to", "reason"],
+        [
+            [change["time_s"], change["stream"], change["from"], change["to"], change["reason"]]
+            for change in report["state_changes"][:200]
+        ],
+    )
+    page.save(folder / "report.html")
+
+
+def stages(part: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the times of all stages, and of the whole way, by name."""
+    return {**part["stages_ms"], "arrival to shown": part["latency_ms"]}
+
+
+def table_row(name: str, summary: dict[str, float]) -> list[Any]:
+    """Return a row of times; dashes where nothing was measured."""
+    keys = ("count", "mean", "p50", "p90", "p95", "p99", "p99.9", "max")
+    return [name, *(summary.get(key) for key in keys)]
+
+
+def histogram(times: Histogram) -> Figure:
+    """Draw times in milliseconds, both axes logarithmic; nothing is cut off."""
+    from matplotlib.figure import Figure
+
+    edges, counts = times.edges()
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.stairs(counts, edges, fill=True)
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_xlabel("milliseconds")
+    axes.set_ylabel("frames")
+    return figure
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what matters most as (label, value)."""
+    frames, latency = report["frames"], report["latency_ms"]
+    counted = "{in} = {processed} + {dropped} + {failed}".format(**frames)
+    shown = [
+        ("in = processed + dropped + failed", counted),
+        ("frames a second", f"{report['fps']:.1f}"),
+        (
+            "latency p50 / p99 / max, ms",
+            " / ".join(f"{latency.get(k, 0):.1f}" for k in ("p50", "p99", "max")),
+        ),
+        ("engine", report["engine"]),
+    ]
+    if report.get("dice_video") is not None:
+        shown.append(("Dice", f"{report['dice_video']:.3f}"))
+    return shown
+
+
+def text(value: Any) -> str:
+    """Return a count, a word, or counts by name as text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {count}" for key, count in value.items())
+    return str(value)
