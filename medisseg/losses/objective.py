@@ -129,8 +129,11 @@ def complementary_loss(foreground: Tensor, background: Tensor, uncertainty: Tens
 
 
 def area_weight(logits: Tensor, largest: float) -> Tensor:
-    """1 / tanh(mean probability of the batch), at most ``largest``, without gradient."""
+    """1 / tanh(mean probability of the joint batch), at most ``largest``, without gradient."""
     mean = torch.sigmoid(logits.detach().float()).mean()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mean)
+        mean = mean / torch.distributed.get_world_size()
     return (1 / torch.tanh(mean.clamp(min=1e-6))).clamp(max=largest)
 
 

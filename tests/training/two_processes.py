@@ -24,6 +24,14 @@ class Frozen(modules.SegmentationModule):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
 
+    def on_train_start(self) -> None:
+        """Take the statistics of all images, or features and gradients vanish with the depth."""
+        norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for module in norms:
+            module.momentum = 1.0
+        with torch.no_grad():
+            self.network.train()(self._input(self.data.train.images.float() / 255))
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         path = Path(self.config.out) / f"gradients{self.number}.pt"
         if self.global_rank == 0 and not path.exists():
