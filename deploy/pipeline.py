@@ -69,7 +69,7 @@ class Pipeline:
         newest = {"newest_of": newest_of, "on_drop": partial(self._drop, reason="newer frame")}
         decoded = channel(capacity=count, producers=count, **newest)
         originals = channel(capacity=RAW_QUEUE, producers=count)
-        prepared = channel(capacity=1, **newest)
+        prepared = channel(capacity=count, **newest)
         answered, measured, judged, drawn = (channel(capacity=1) for _ in range(4))
         for stream in self.streams:
             work = partial(self._decode, stream, decoded, originals)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import shutil
+import struct
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -175,9 +176,24 @@ class Recorder:
         log.error("%s: %s", self._prefix, self.stopped)
         container, self._container = self._container, None
         if container is not None:
-            # The disk is full: what is in the file already is what there will be.
             with contextlib.suppress(OSError):
                 container.close()
+            with contextlib.suppress(OSError):
+                trim(self._folder / self.parts[-1].path)
+
+
+def trim(path: Path) -> None:
+    """Cut a fragmented MP4 behind its last whole fragment: half a one would not decode."""
+    whole = at = 0
+    with path.open("r+b") as file:
+        end = file.seek(0, 2)
+        while at + 8 <= end:
+            file.seek(at)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            at += max(length, 8)
+            if at <= end and kind in (b"moov", b"mdat"):
+                whole = at
+        file.truncate(whole)
 
 
 class Canvas:

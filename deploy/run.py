@@ -86,9 +86,11 @@ def run(options: Options, open_engine: Callable[[], Any]) -> int:
             pipeline = Pipeline(streams, guard, options, live, results)
             ended = follow(pipeline, watchers, options)
     report = summarize(streams, guard, options, ended)
-    if folder is not None:
-        write(folder, report, streams)
-    show(report, folder)
+    try:
+        if folder is not None:
+            write(folder, report, streams)
+    finally:  # a full disk keeps the report from its file, not from the terminal
+        show(report, folder)
     if pipeline.crew.error is not None:
         raise pipeline.crew.error
     if ended == END and report["frames"]["in"] == report["frames"]["failed"]:
