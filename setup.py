@@ -30,11 +30,10 @@ def cuda_mode() -> str:
     wanted = os.environ.get("MEDISSEG_CUDA", "")
     if wanted not in CUDA_MODES:
         fail(f"MEDISSEG_CUDA is {wanted!r}; expected 1, 0 or nothing")
-    nvcc = (
-        os.environ.get("CUDACXX")
-        or shutil.which("nvcc")
-        or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    )
+    named = os.environ.get("CUDACXX")
+    nvcc = shutil.which(named or "nvcc")
+    if nvcc is None and named is None:
+        nvcc = shutil.which("nvcc", path="/usr/local/cuda/bin")
     if wanted != "0" and nvcc is None:
         if wanted == "1":
             fail("MEDISSEG_CUDA=1 but there is no nvcc; install the CUDA toolkit or set CUDACXX")

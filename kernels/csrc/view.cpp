@@ -60,8 +60,12 @@ void View::wrong(const std::string& expected) const {
 }
 
 std::string describe(const py::handle& object) {
-  return std::string(Py_TYPE(object.ptr())->tp_name) + " " +
-         std::string(py::str(py::repr(object))).substr(0, 60);
+  const std::string type = Py_TYPE(object.ptr())->tp_name;
+  // Only small, plain values are shown: another object's repr may be long, slow, or fail.
+  if (py::isinstance<py::tuple>(object)) return type + " of " + std::to_string(py::len(object));
+  if (!py::isinstance<py::str>(object) && !PyNumber_Check(object.ptr())) return type;
+  if (py::hasattr(object, "__array__")) return type;
+  return type + " " + std::string(py::str(py::repr(object))).substr(0, 60);
 }
 
 View view_of(const py::object& object, const char* name, const std::string& dtypes) {
