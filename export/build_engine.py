@@ -86,6 +86,7 @@ def _build(checkpoint: str | Path, place: Path, options: BuildOptions) -> Bundle
         calibration=_calibration(convention, options),
         rest=rest,
     )
+    settled = dataclasses.replace(settled, network=network)
     say(f"precision {options.precision}: {len(settled.islands)} layers kept in float32")
     plain = settled
     if traits.frame_size is not None:

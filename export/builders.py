@@ -185,7 +185,7 @@ def _tensorrt(module: str) -> Callable[..., Built]:
 def _torch_tensorrt(settled: Settled, spec: Spec, progress: Any = None) -> Built:
     from export.tensorrt_family import build_torch_tensorrt
 
-    return build_torch_tensorrt(settled, spec)
+    return build_torch_tensorrt(settled.network, spec)
 
 
 BUILDERS: dict[str, Callable[..., Built]] = {

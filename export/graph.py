@@ -28,6 +28,7 @@ from medisseg.errors import UserError
 OPSET = 20
 OPSET_BF16 = 22  # the first in which Conv and pooling take bfloat16
 MARKED_BATCH = 127
+INT64 = TensorProto.INT64
 # Operators that a parser refuses, that only training has, or that should have been folded away.
 REFUSED = ("Col2Im", "Dropout", "BatchNormalization", "RandomNormalLike", "If", "Loop", "Scan")
 
@@ -53,6 +54,8 @@ def export_graph(
     Raises:
         UserError: The network holds an operator that engines refuse.
     """
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 64, 64))  # constants made on first use must not become traced
     # zeros() of this size is never touched, so it costs no memory: the trace runs on shapes.
     sample = torch.zeros(MARKED_BATCH, 3, *size)
     with torch.no_grad(), _quiet():
@@ -69,13 +72,22 @@ def export_graph(
     assert exported is not None
     # The exporter's whole optimiser takes minutes on this network; folding is what it needs.
     folded = exported.model
-    optimizer.fold_constants(folded)
+    optimizer.fold_constants(folded, input_size_limit=1 << 26, output_size_limit=1 << 26)
     optimizer.remove_unused_nodes(folded)
     model = onnx_ir.serde.serialize_model(folded)
     tidy(model)
     free_batch(model)
+    drop_unused(model)
     check(model)
     return model
+
+
+def drop_unused(model: onnx.ModelProto) -> None:
+    """Remove constants that no node reads."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def free_batch(model: onnx.ModelProto) -> None:
@@ -83,29 +95,41 @@ def free_batch(model: onnx.ModelProto) -> None:
 
     Tracing with a symbolic batch takes three times as long (61 against 23 s of one core for
     ``edge``). The batch is a prime that occurs nowhere else, so a shape that holds a multiple of it
-    follows the batch: a Reshape gets -1 there, which keeps the element count by definition, and an
-    Expand gets 1, which broadcasts.
+    follows the batch: a Reshape that keeps the batch in front copies it (0), another gets -1 there,
+    which keeps the element count by definition, and an Expand gets 1, which broadcasts.
 
     Raises:
         UserError: Another operator has the batch in its constants.
     """
     graph = model.graph
-    users: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    first = {
+        value.name: value.type.tensor_type.shape.dim[0].dim_value
+        for value in (*inferred.value_info, *inferred.input)
+        if value.type.tensor_type.shape.dim
+    }
+    shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == INT64}
     for node in graph.node:
         for i, name in enumerate(node.input):
-            users.setdefault(name, []).append((node, i))
-    for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.INT64:
-            continue
-        values = numpy_helper.to_array(tensor).copy()
-        marked = (values != 0) & (values % MARKED_BATCH == 0) & (np.abs(values) < 2**31)
-        if not marked.any():
-            continue
-        kinds = {(node.op_type, i) for node, i in users.get(tensor.name, [])}
-        if marked.sum() != 1 or len(kinds) != 1 or not kinds <= {("Reshape", 1), ("Expand", 1)}:
-            raise UserError(f"the batch is fixed in {tensor.name}, used by {sorted(kinds)}")
-        values[marked] = -1 if kinds == {("Reshape", 1)} else 1
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            if name not in shapes:
+                continue
+            values = np.atleast_1d(shapes[name]).copy()
+            marked = (values != 0) & (values % MARKED_BATCH == 0) & (np.abs(values) < 2**31)
+            if not marked.any():
+                continue
+            at = int(marked.argmax())
+            keeps = at == 0 and values[0] == MARKED_BATCH == first.get(node.input[0])
+            if (node.op_type, i) == ("Reshape", 1) and marked.sum() == 1 and keeps:
+                values[at] = 0
+                del node.attribute[:]  # allowzero, under which 0 would mean an empty tensor
+            elif (node.op_type, i) == ("Reshape", 1) and marked.sum() == 1 and -1 not in values:
+                values[at] = -1
+            elif (node.op_type, i) == ("Expand", 1) and marked.sum() == 1:
+                values[at] = 1
+            else:
+                raise UserError(f"the batch is fixed in {node.name}, shape {values.tolist()}")
+            node.input[i] = f"{name}_{node.name}"
+            graph.initializer.append(numpy_helper.from_array(values, node.input[i]))
     for value in (*graph.input, *graph.output):
         dimension = value.type.tensor_type.shape.dim[0]
         if dimension.dim_value != MARKED_BATCH:
@@ -123,9 +147,8 @@ def tidy(model: onnx.ModelProto) -> None:
     numbers: Counter[str] = Counter()
     kept = []
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            node.attribute[0].t.name = node.output[0]
-            graph.initializer.append(node.attribute[0].t)
+        if node.op_type == "Constant":
+            graph.initializer.append(_constant(node))
             continue
         if node.op_type == "Clip" and len(node.input) == 3 and not node.input[1]:
             node.op_type = "Min"  # TeLU's bound: Min, Exp, Tanh, Mul is one pointwise fusion
@@ -234,7 +257,15 @@ def with_frames(
 
 def _resize(make: _Maker, image: str, old: tuple[int, int], new: tuple[int, int]) -> str:
     """Resize bilinearly with half-pixel centres: the convention's rule."""
-    scales = make.constant([1, 1, new[0] / old[0], new[1] / old[1]], np.float32)
+    factors = []
+    for before, after in zip(old, new, strict=True):
+        # Sizes would be exact, but TensorRT refuses them with a dynamic batch. Some libraries
+        # multiply in float64: there 200 x float32(1.28) is 255.999998, which would become 255.
+        factor = np.float32(after / before)
+        while before * float(factor) < after:
+            factor = np.nextafter(factor, np.float32(np.inf))
+        factors.append(factor)
+    scales = make.constant([1, 1, *factors], np.float32)
     return make("Resize", image, "", scales, mode="linear",
                 coordinate_transformation_mode="half_pixel")  # fmt: skip
 
@@ -259,6 +290,17 @@ class _Maker:
         name = f"frames_constant_{self._count}"
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
+    """Return a Constant node's value as an initializer."""
+    value = helper.get_attribute_value(node.attribute[0])
+    if isinstance(value, onnx.TensorProto):
+        value.name = node.output[0]
+        return value
+    whole = node.attribute[0].name in ("value_int", "value_ints")
+    array = np.asarray(value, np.int64 if whole else np.float32)
+    return numpy_helper.from_array(array, node.output[0])
 
 
 def _scope(node: onnx.NodeProto) -> str:

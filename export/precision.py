@@ -1,9 +1,10 @@
 """Strongly typed precision: which tensor of a graph is float32 and which is 16 bits wide.
 
 ``typed`` writes the types into the ONNX graph, so that TensorRT (10.12 and newer, 11, for RTX)
-builds exactly them. ``emulated`` turns that graph into one that any CPU runs and that rounds the same
-tensors: 16-bit storage with float32 accumulation, as tensor cores do; ONNX Runtime on x86 runs the
-typed graph itself in float32 and would hide an overflow. ``settle.py`` finds what stays in float32.
+builds exactly them. ``emulated`` turns that graph into one that any CPU runs and that rounds the
+same tensors: 16-bit storage with float32 accumulation, as tensor cores do; ONNX Runtime on x86
+runs the typed graph itself in float32 and would hide an overflow. ``settle.py`` finds what must
+stay in float32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from export.graph import drop_unused
 
 Array = npt.NDArray[np.float32]
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -201,10 +204,7 @@ def _finish(work: _Rewrite) -> None:
     graph = work.model.graph
     del graph.node[:], graph.value_info[:]
     graph.node.extend(work.nodes)
-    used = {name for node in graph.node for name in node.input}
-    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
+    drop_unused(work.model)
     onnx.checker.check_model(work.model, full_check=True)
 
 

@@ -31,11 +31,13 @@ class Settled:
         model: What is shipped.
         emulation: A float32 graph that rounds as ``model`` does, for any CPU.
         islands: Names of the layers kept in float32.
+        network: The PyTorch network that the graph is of, for Torch-TensorRT.
     """
 
     model: onnx.ModelProto
     emulation: onnx.ModelProto
     islands: tuple[str, ...] = ()
+    network: Any = None
 
 
 def settle(
