@@ -128,7 +128,8 @@ def expose(
 def gain(light: Exposure, optics: Optics) -> float:
     """Return the gain with which the brighter parts of the free picture meet the target."""
     grey = light.body[..., :2].mean(-1)[aperture(optics, light.depth.shape)]
-    return float(optics.target**2.2 / max(float(np.percentile(grey, 80)), 1e-4))
+    typical, bright = np.percentile(grey, (75, 97))
+    return float(optics.target**2.2 / max(float(typical), 0.35 * float(bright), 1e-4))
 
 
 def smear(
@@ -178,9 +179,10 @@ def develop(
     light *= np.array(optics.balance, np.float32)
     # Bright parts run into a pale peach, as when the red of the sensor is full before the others.
     excess = np.maximum(light[..., :1] - np.float32(0.75), 0)
-    light[..., 1:] += excess * np.array([0.30, 0.24], np.float32)
-    shown = np.clip(1.06 * (1 - np.exp(-1.35 * light)), 0, 1) ** np.float32(1 / 2.2) * 255
-    shown = cv2.GaussianBlur(shown, (0, 0), 0.45 * unit + 0.1)
+    light[..., 1:] += excess * np.array([0.36, 0.28], np.float32)
+    toned = 1.04 * (1 - np.exp(-1.25 * light - 0.9 * light * light))
+    shown = np.clip(toned, 0, 1) ** np.float32(1 / 2.2) * 255
+    shown = cv2.GaussianBlur(shown, (0, 0), 0.5 * unit + 0.1)
     low, high = optics.noise
     grain = rng.standard_normal((height, width, 3), np.float32)
     shown += grain * (low + (high - low) * shown / np.float32(255))

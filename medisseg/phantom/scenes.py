@@ -16,8 +16,8 @@ RELIEF = (512, 320)
 ATTEMPTS = 40
 PREVIEW = (40, 40)
 # Shares of the picture that a polyp takes: what a still, and a frame of the video, may show.
-STILL_SHARE = (0.02, 0.40)
-FRAME_SHARE = (0.018, 0.45)
+STILL_SHARE = (0.03, 0.42)
+FRAME_SHARE = (0.025, 0.45)
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ def make_tube(rng: np.random.Generator) -> Tube:
     angle = ((np.arange(columns, dtype=np.float32) + 0.5) * 2 * np.pi / columns)[None]
     bands = rng.uniform(0, 2 * np.pi) + rng.uniform(-0.15, 0.15) * z
     three = np.cos(3 * (angle - bands.astype(np.float32)))
-    radius = 1.05 + 0.05 * three + 0.11 * clouds(rng, (9, 5), RELIEF, 2)
+    radius = 1.05 - 0.07 * three + 0.13 * clouds(rng, (9, 5), RELIEF, 2)
     radius += 0.008 * clouds(rng, (70, 36), RELIEF, 1)
     place, height = rng.uniform(0.1, 0.9), rng.uniform(0.10, 0.34)
     while place < START + LENGTH:
         turn = rng.uniform(0, 2 * np.pi, 3)
-        tall = height * rng.uniform(0.6, 1.25)
+        tall = height * rng.uniform(0.5, 1.5)
         ring = place + 0.16 * np.sin(angle - turn[0]) + 0.05 * np.sin(3 * angle - turn[1])
         width = 0.10 + 0.50 * tall
         rows_near = np.abs(z[:, 0] - place) < 0.21 + 2.6 * width
-        around = 0.55 + 0.30 * np.cos(angle - turn[2]) + 0.30 * three[rows_near]
+        around = 0.50 + 0.50 * np.cos(angle - turn[2]) + 0.38 * three[rows_near]
         away = (z[rows_near] - ring.astype(np.float32)) / np.float32(width)
         fold = np.clip(around, 0.05, 1) * np.exp(-away * away)
         radius[rows_near] -= np.float32(tall) * fold
@@ -57,7 +57,7 @@ def make_tube(rng: np.random.Generator) -> Tube:
     by_angle = (np.roll(radius, -1, 1) - np.roll(radius, 1, 1)) * (columns / (4 * np.pi))
     relief = np.stack([radius, by_angle, np.gradient(radius, LENGTH / rows, axis=0)], axis=-1)
     bend = tuple(
-        (rng.uniform(0.15, 0.8), rng.uniform(0.35, 0.8), rng.uniform(0, 2 * np.pi)) for _ in "xy"
+        (rng.uniform(0.3, 1.3), rng.uniform(0.4, 0.9), rng.uniform(0, 2 * np.pi)) for _ in "xy"
     )
     return Tube(relief.astype(np.float32), START, LENGTH, bend)  # type: ignore[arg-type]
 
@@ -76,9 +76,9 @@ def make_polyp(rng: np.random.Generator, tube: Tube, kind: str, z: float) -> Pol
     first = np.cross(normal, rng.normal(size=3))
     first /= np.linalg.norm(first)
     frame = np.stack([first, np.cross(normal, first), normal]).astype(np.float32)
-    size = float(rng.uniform(0.15, 0.34))
+    size = float(rng.uniform(0.17, 0.40))
     lobes, stalk, knobs = _shape(rng, kind, size)
-    blend = {"pedunculated": 0.05, "sessile": 0.05, "flat": 0.03}[kind]
+    blend = {"pedunculated": 0.07, "sessile": 0.08, "flat": 0.04}[kind]
     lean = rng.normal(0, 0.35 * size, 2) if kind == "pedunculated" else (0.0, 0.0)
     return Polyp(
         kind, base, frame, np.array(lobes, np.float32), stalk, knobs, blend,
@@ -91,7 +91,7 @@ def _shape(
 ) -> tuple[list[list[list[float]]], tuple[float, float], tuple[float, float]]:
     """Return lobes, stalk and knobs for a head of half-width ``size``."""
     narrow = size * rng.uniform(0.7, 1.0)
-    knobs = (size * rng.uniform(0.0, 0.12), rng.uniform(2.2, 4.5) / size)
+    knobs = (size * rng.uniform(0.03, 0.13), rng.uniform(2.4, 5.0) / size)
     if kind == "flat":
         wide = 1.25 * size
         return [[[0, 0, 0], [wide, 1.2 * narrow, 0.42 * size]]], (0.0, 0.0), knobs
@@ -100,14 +100,25 @@ def _shape(
         length = size * rng.uniform(1.0, 2.2)
         tall = size * rng.uniform(0.75, 1.15)
         head = [[0.0, 0.0, length + 0.5 * tall], [size, narrow, tall]]
-        return [head], (length, size * rng.uniform(0.28, 0.42)), knobs
-    tall = size * rng.uniform(0.65, 1.0)
-    lobes = [[[0.0, 0.0, 0.25 * tall], [size, narrow, tall]]]
-    if rng.random() < 0.45:
-        turn = rng.uniform(0, 2 * np.pi)
-        aside = [0.75 * size * np.cos(turn), 0.75 * size * np.sin(turn), 0.2 * tall]
-        lobes.append([aside, [0.65 * size, 0.6 * size, 0.75 * tall]])
-    return lobes, (0.0, 0.0), knobs
+        lobes = [head, *_side_lobes(rng, head, 0.5)]
+        return lobes, (length, size * rng.uniform(0.32, 0.5)), knobs
+    tall = size * rng.uniform(0.55, 0.95)
+    whole = [[0.0, 0.0, 0.15 * tall], [size, narrow, tall]]
+    return [whole, *_side_lobes(rng, whole, 0.8)], (0.0, 0.0), knobs
+
+
+def _side_lobes(
+    rng: np.random.Generator, whole: list[list[float]], spread: float
+) -> list[list[list[float]]]:
+    """Return none to three smaller lobes that bulge out of the ellipsoid ``whole``."""
+    (_, _, z), (wide, narrow, tall) = whole
+    lobes = []
+    for _ in range(int(rng.integers(0, 4))):
+        turn, share = rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 0.7)
+        aside = [spread * wide * np.cos(turn), spread * narrow * np.sin(turn)]
+        axes = [share * wide, share * rng.uniform(0.8, 1.2) * wide, share * tall * 1.1]
+        lobes.append([[*aside, z + tall * rng.uniform(-0.05, 0.3)], axes])
+    return lobes
 
 
 def make_optics(rng: np.random.Generator) -> Optics:
@@ -121,7 +132,7 @@ def make_optics(rng: np.random.Generator) -> Optics:
         rounding=float(rng.uniform(0.06, 0.2)) if shape == "rounded" else 0.0,
         box=(float(rng.uniform(0.28, 0.36)), float(rng.uniform(0.25, 0.35))) if boxed else (0, 0),
         noise=(float(rng.uniform(1.0, 3.0)), float(rng.uniform(1.5, 4.0))),
-        target=float(rng.uniform(0.60, 0.78)),
+        target=float(rng.uniform(0.66, 0.82)),
         balance=(float(1 + warm), 1.0, float(1 - warm)),
         falloff=float(rng.uniform(0.15, 0.45)),
     )
@@ -137,7 +148,7 @@ def make_still(rng: np.random.Generator, kind: str | None) -> Shot:
                 target = np.array([*rng.uniform(-1.0, 1.0, 2), rng.uniform(0.8, 2.5)])
                 scene = Scene(tube)
                 return Shot(scene, make_tissue(rng, scene), optics, look(place, target))
-            scene = Scene(tube, (make_polyp(rng, tube, kind, rng.uniform(0.35, 2.0)),))
+            scene = Scene(tube, (make_polyp(rng, tube, kind, rng.uniform(0.25, 1.5)),))
             polyp = scene.polyps[0]
             target = polyp.base + polyp.frame[2] * polyp.height * 0.6 + rng.normal(0, 0.22, 3)
             pose = look(place, target, rng.uniform(-0.6, 0.6))
@@ -176,7 +187,7 @@ def _stays_in_view(scenes: list[Scene], poses: list[Pose], optics: Optics) -> bo
 def _path(rng: np.random.Generator, scene: Scene, count: int, depth: float) -> list[Pose]:
     """Return poses on the way to the polyp at ``depth``: forwards, with an unsteady hand."""
     time = np.arange(count, dtype=np.float64) / 25
-    near, far = sorted(rng.uniform((0.5, 1.3), (0.9, 1.9)))
+    near, far = sorted(rng.uniform((0.4, 1.0), (0.8, 1.5)))
     z = depth - np.linspace(far, near, count)
     if rng.random() < 0.35:
         z = z[::-1].copy()  # withdrawal

@@ -16,9 +16,9 @@ from medisseg.phantom.geometry import FAR, Floats, Hits, Scene, sample
 ROWS, COLUMNS = 1152, 768  # wall texture: depth, angle
 SKIN = 256
 # Display values of mucosa in good light: pink, orange, pale, deep red.
-MUCOSA = ((214, 138, 122), (218, 134, 92), (205, 150, 136), (204, 112, 88), (212, 152, 112))
+MUCOSA = ((218, 132, 120), (222, 132, 98), (212, 146, 138), (214, 108, 90), (218, 148, 116))
 # Skins relative to mucosa: hyperaemic, pale adenoma, yellowish, dusky.
-TINTS = ((1.08, 0.62, 0.58), (1.12, 1.38, 1.42), (1.15, 1.30, 0.82), (0.86, 0.60, 0.66))
+TINTS = ((1.05, 0.62, 0.58), (1.10, 1.32, 1.32), (1.10, 1.22, 0.85), (0.90, 0.58, 0.62))
 
 
 def noise(
@@ -85,8 +85,8 @@ def make_tissue(rng: np.random.Generator, scene: Scene) -> Tissue:
     _add_vessels(rng, wall)
     wall[..., :3] *= _crevices(scene)[..., None]
     wall[..., 3] = _grow(np.clip(0.45 + 0.8 * clouds(rng, (14, 9), quarter), 0.05, 1), shape)
-    ripple = np.stack([noise(rng, (130, 72), quarter) for _ in range(3)], axis=-1)
-    ripple = _grow(ripple * np.float32(rng.uniform(0.10, 0.26)), shape)
+    ripple = np.stack([clouds(rng, (96, 60), quarter, 2) for _ in range(3)], axis=-1)
+    ripple = _grow(ripple * np.float32(rng.uniform(0.16, 0.38)), shape)
     _add_residue(rng, wall, ripple)
     skins = tuple(_skin(rng, base.astype(np.float32), polyp.kind) for polyp in scene.polyps)
     return Tissue(wall, ripple, skins, float(rng.uniform(0.5, 1.4)), float(rng.uniform(0.02, 0.06)))
@@ -113,13 +113,13 @@ def _add_vessels(rng: np.random.Generator, wall: Floats) -> None:
     margin = 128
     fine = np.zeros((ROWS, COLUMNS + 2 * margin), np.uint8)
     deep = np.zeros_like(fine)
-    for _ in range(int(rng.integers(16, 44))):
+    for _ in range(int(rng.integers(30, 90))):
         start = rng.uniform((0, 0), (COLUMNS, ROWS))
-        for width, line in _tree(rng, start, rng.uniform(0, 2 * np.pi), rng.uniform(1.5, 4.2)):
+        for width, line in _tree(rng, start, rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 2.6)):
             # Around in columns: the middle of the line lies on the picture.
             line[:, 0] += margin - np.floor(line[len(line) // 2, 0] / COLUMNS) * COLUMNS
             cv2.polylines(
-                deep if width > 2.6 else fine, [np.round(line * 8).astype(np.int32)], False, 255,
+                deep if width > 1.8 else fine, [np.round(line * 8).astype(np.int32)], False, 255,
                 max(1, round(width)), cv2.LINE_AA, shift=3,
             )
     strength = np.float32(rng.uniform(0.25, 0.85))
@@ -137,7 +137,7 @@ def _tree(
     """Return a branching vessel: widths and lines [N, 2] in texels."""
     lines: list[tuple[float, npt.NDArray[np.float64]]] = []
     open_ends = [(start, heading, width)]
-    while open_ends and len(lines) < 40:
+    while open_ends and len(lines) < 26:
         place, angle, size = open_ends.pop(0)
         count = int(rng.integers(6, 16))
         angles = angle + np.cumsum(rng.normal(0, 0.24, count))
@@ -247,19 +247,21 @@ def shade(
     ripple = sample(tissue.ripple, columns, rows)
     _paint_polyps(scene, tissue, hits, paint, ripple)
     facing = -(hits.normal * ways).sum(0)
-    light = 1 / (np.float32(0.10) + hits.depth ** np.float32(1.9))
+    light = 1 / (np.float32(0.22) + hits.depth ** np.float32(1.8))
     light[hits.depth >= FAR] = 0
-    diffuse = np.clip(np.float32(0.88) * facing + np.float32(0.12), 0.03, 1) * light
+    diffuse = np.clip(np.float32(0.74) * facing + np.float32(0.26), 0.14, 1) * light
     # The crease around a polyp's foot receives less.
     crease = 1 - np.float32(0.4) * np.exp(-np.maximum(hits.gap, 0) * np.float32(14))
     diffuse *= np.where(hits.polyp < 0, crease, np.float32(1))
     albedo = paint[:, :3]
     bounce = np.float32(tissue.hollow) / (np.float32(0.5) + hits.depth)
     body = albedo * diffuse[:, None] + albedo * albedo * bounce[:, None]
+    # What is far is lit by light that met mucosa before.
+    body *= np.exp(-hits.depth[:, None] * np.array([0.06, 0.17, 0.19], np.float32))
     bent = hits.normal + ripple.T
     bent /= np.linalg.norm(bent, axis=0) + np.float32(1e-6)
     mirror = np.clip(-(bent * ways).sum(0), 0, 1)
-    peak = np.clip((mirror - np.float32(0.975)) * np.float32(60), 0, 1)
+    peak = np.clip((mirror - np.float32(0.988)) * np.float32(140), 0, 1)
     sheen = np.float32(0.05) * mirror ** np.float32(24)
     shine = (peak * peak * np.float32(1.6) + sheen) * paint[:, 3] * light * tissue.gloss
     return body, shine[:, None] * np.array([1.0, 0.97, 0.92], np.float32)
@@ -280,5 +282,10 @@ def _paint_polyps(
         skin = sample(tissue.skins[index], across, own[1] * scale + np.float32(SKIN / 2))
         share = np.clip(np.float32(1) - hits.gap[near] * np.float32(40), 0, 1)[:, None]
         share = np.where(hits.polyp[near, None] == index, np.float32(1), share * np.float32(0.5))
-        paint[near] += (skin[:, :4] - paint[near]) * share
+        # Flank and stalk are still covered by mucosa; the tint grows towards the top.
+        rise = np.clip(own[2] / np.float32(0.65 * polyp.height), 0, 1)
+        own_tint = np.float32(0.5 if polyp.kind != "flat" else 0.8)
+        paint[near] += (skin[:, :4] - paint[near]) * share * (
+            own_tint + (1 - own_tint) * rise
+        )[:, None]
         ripple[near] += (skin[:, 4:] - ripple[near]) * share
