@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(own)
-    return module.run(own.parse_args(chosen.arguments))
+    return module.run(own.parse_intermixed_args(chosen.arguments))
 
 
 def entry() -> None:

@@ -21,7 +21,7 @@ import yaml
 from medisseg.convention import InputConvention
 from medisseg.data.options import AugmentConfig, ColorConfig, SplitConfig
 from medisseg.errors import UserError
-from medisseg.fields import build, one_of, plain, require
+from medisseg.fields import build, merge, one_of, plain, require
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -30,7 +30,7 @@ SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 LABELS = ("auto", "classes")
 PLACEMENTS = ("early", "middle", "late", "all")
-VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
+VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance", "published")
 GRANULARITIES = ("image", "pixel")
 
 
@@ -241,15 +241,7 @@ def _read(path: Path) -> dict[str, Any]:
     if base is None:
         return values
     beside = path.parent / str(base)
-    return _merge(_read(beside if beside.is_file() else _find(str(base))), values)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+    return merge(_read(beside if beside.is_file() else _find(str(base))), values)
 
 
 def _targets(key: str) -> list[str]:

@@ -49,7 +49,7 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
     """
     start = time.monotonic()
     out = Path(config.out)
-    say = _printer()
+    say = printer()
     try:
         if first_process():
             prepare_folder(config, out)
@@ -155,12 +155,20 @@ def objective(config: TrainConfig, number: int) -> nn.Module:
     """Return the stage's sum of losses."""
     from medisseg.losses.dispersive import DispersiveOptions
     from medisseg.losses.objective import StageOneObjective, StageTwoObjective
+    from medisseg.losses.published import PublishedDispersiveTerm
 
     loss = config.loss
-    dispersive = DispersiveOptions(loss.variant, loss.placement, loss.granularity, loss.tau)
+    published = loss.variant == "published"
+    variant = "infonce_l2" if published else loss.variant
+    dispersive = DispersiveOptions(variant, loss.placement, loss.granularity, loss.tau)
+    total: StageOneObjective | StageTwoObjective
     if number == 1:
-        return StageOneObjective(loss.dispersive[0], dispersive, loss.consistency)
-    return StageTwoObjective(loss.dispersive[1], dispersive)
+        total = StageOneObjective(loss.dispersive[0], dispersive, loss.consistency)
+    else:
+        total = StageTwoObjective(loss.dispersive[1], dispersive)
+    if published:
+        total.disperse = PublishedDispersiveTerm(loss.tau)  # type: ignore[assignment]
+    return total
 
 
 def fit(
@@ -290,7 +298,7 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _printer() -> Callable[[str], None]:
+def printer() -> Callable[[str], None]:
     """Return a function that prints a line on the first process alone."""
     from rich.console import Console
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from medisseg.errors import UserError
 DISC = ((np.mgrid[:32, :40] - [[[16]], [[20]]]) ** 2).sum(0) < 100
 
 
-def write(path: Path, pixels: np.ndarray, **options: int) -> Path:
+def write(path: Path, pixels: np.ndarray, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path

@@ -1,0 +1,261 @@
+"""The paper's studies: one setting changed at a time, over seeds, into one table.
+
+Every (row, seed) is a run of its own, so that a study stopped anywhere goes on where it was. The
+table is written again after every run: CSV, Markdown and JSON, in percent, with mean, sample
+standard deviation, the paper's figure, and a paired test per image against the first row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medisseg.checkpoint import load_checkpoint
+from medisseg.config import TrainConfig, from_dict
+from medisseg.data import augment
+from medisseg.data.folder import SegmentationFolder, load
+from medisseg.errors import UserError
+from medisseg.evaluation.metrics import paired_test
+from medisseg.fields import merge
+from medisseg.files import replacing
+from medisseg.training.batches import Arrays, read_data
+from medisseg.training.modules import image_scores
+from medisseg.training.recorder import write_json
+from medisseg.training.run import first_process, printer, train
+
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a study: what is changed, and the paper's (mIoU, mDSC) on Kvasir-SEG."""
+
+    label: str
+    changes: Changes = field(default_factory=dict)
+    paper: tuple[float | None, float | None] = (None, None)
+
+
+def _network(elat: bool, cbat: bool, weights: tuple[float, float]) -> dict[str, Any]:
+    attention = "cbat" if cbat else "none"
+    return {
+        "options": {"elat": elat, "attention": attention},
+        "loss": {"dispersive": list(weights)},
+    }
+
+
+def _loss(**changes: Any) -> dict[str, Any]:
+    return {"loss": changes}
+
+
+def _attention(name: str) -> Row:
+    return Row(name, {"options": {"attention": name}})
+
+
+SWEEP = (0.2, 0.4, 0.6, 0.8, 1.0)
+STUDIES: dict[str, tuple[Row, ...]] = {
+    "ablation": (
+        Row("baseline", _network(False, False, (0, 0)), (84.3, 89.7)),
+        Row("+ ELAT", _network(True, False, (0, 0)), (85.0, 90.8)),
+        Row("+ CBAT", _network(False, True, (0, 0)), (84.6, 90.2)),
+        Row("+ ELAT + CBAT", _network(True, True, (0, 0)), (85.2, 91.1)),
+        Row("+ dispersive in stage 1", _network(True, True, (0.2, 0)), (85.4, 91.3)),
+        Row("+ dispersive in stage 2", _network(True, True, (0, 0.6)), (85.6, 91.4)),
+        Row("+ dispersive in both", _network(True, True, (0.2, 0.6)), (85.9, 91.6)),
+    ),
+    "variants": (
+        Row("none", _loss(dispersive=[0, 0])),
+        Row("InfoNCE-L2", _loss(variant="infonce_l2"), (85.6, None)),
+        Row("InfoNCE-cosine", _loss(variant="infonce_cosine"), (84.7, None)),
+        Row("hinge", _loss(variant="hinge"), (85.1, None)),
+        Row("covariance", _loss(variant="covariance")),
+    ),
+    "dispersive": (
+        Row("none", _loss(dispersive=[0, 0])),
+        Row("published form", _loss(variant="published")),
+        Row("per dimension, image", _loss(granularity="image")),
+        Row("per dimension, pixel", _loss(granularity="pixel")),
+    ),
+    "placement": tuple(Row(p, _loss(placement=p)) for p in ("early", "middle", "late", "all")),
+    "tau": tuple(Row(f"tau = {value}", _loss(tau=value)) for value in SWEEP),
+    "lambda": tuple(
+        Row(f"lambda = {pair}", _loss(dispersive=list(pair)))
+        for pair in dict.fromkeys([*((x, 0.6) for x in SWEEP), *((0.2, x) for x in SWEEP)])
+    ),
+    "attention": tuple(
+        _attention(name) for name in ("none", "se", "eca", "cbam", "cbat", "emcad", "datransunet")
+    ),
+    "activation": (
+        Row("TeLU", {"options": {"activation": "telu"}}),
+        Row("ReLU", {"options": {"activation": "relu"}}),
+    ),
+}
+
+
+def run_study(config: TrainConfig, study: str, seeds: Sequence[int]) -> Path:
+    """Train every row of a study with every seed, or what is left of it; return its folder.
+
+    Reported is the first held-out list, or else the images that choose the epoch (the paper's
+    protocol); the table says which.
+
+    Args:
+        config: What all rows share; the rows' runs go below ``config.out``.
+        study: A key of ``STUDIES``.
+        seeds: Of the runs; the split of the images stays the same.
+
+    Raises:
+        UserError: As in training.
+    """
+    rows = STUDIES[study]
+    out = Path(config.out) / f"study-{study}"
+    settings = [from_dict(merge(config.to_dict(), dict(row.changes)), study) for row in rows]
+    data = read_data(config)
+    name, arrays = reported(config, data.validation)
+    say = printer()
+    for warning in data.warnings:
+        say(f"warning: {warning}")
+    for seed in seeds:
+        for row, base in zip(rows, settings, strict=True):
+            folder = out / _slug(row.label) / f"seed{seed}"
+            say(f"{study}: {row.label}, seed {seed}")
+            best = train(from_dict({**base.to_dict(), "seed": seed, "out": str(folder)}), data)
+            if first_process():
+                if not (folder / "scores.csv").is_file():
+                    write_scores(best, arrays, folder / "scores.csv")
+                write_table(out, study, f"{config.name}: {name}", seeds)
+    say(f"{out}/table.md")
+    return out
+
+
+def reported(config: TrainConfig, validation: Arrays) -> tuple[str, Arrays]:
+    """Return what the table reports on, in words and as arrays."""
+    if not config.split.held_out:
+        return "on the images that chose the epoch", validation
+    part = config.split.held_out[0]
+    folder = SegmentationFolder(
+        config.data, part, classes=config.classes, labels=config.labels, seed=config.split.seed
+    )
+    images, masks = load(folder, config.input)
+    arrays = Arrays(torch.from_numpy(images), torch.from_numpy(masks), folder.names)
+    return f"on the held-out list {part}", arrays
+
+
+@torch.no_grad()
+def write_scores(checkpoint: Path, arrays: Arrays, path: Path, batch: int = 8) -> None:
+    """Write IoU and Dice of every image, at the network's resolution, as CSV."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_checkpoint(checkpoint, device)
+    lines = ["name,iou,dice"]
+    for start in range(0, len(arrays), batch):
+        chosen = range(start, min(start + batch, len(arrays)))
+        part = arrays[list(chosen)]
+        inputs = augment.normalize(part["image"].to(device).float() / 255, model.info.convention)
+        scores = image_scores(model(inputs).float(), part["mask"].to(device).long()).cpu()
+        for index, (_, dice, iou) in zip(chosen, scores.tolist(), strict=True):
+            lines.append(f"{arrays.names[index]},{iou:.6f},{dice:.6f}")
+    with replacing(path) as beside:
+        beside.write_text("\n".join(lines) + "\n")
+
+
+def write_table(out: Path, study: str, title: str, seeds: Sequence[int]) -> None:
+    """Write the table of the runs that are finished so far."""
+    lines: list[dict[str, Any]] = []
+    first: dict[str, list[float]] | None = None
+    for row in STUDIES[study]:
+        scores = _scores(out / _slug(row.label), seeds)
+        if not scores:
+            continue
+        first = first or scores
+        lines.append(_line(row, scores, first))
+    write_json(out / "table.json", {"study": study, "title": title, "rows": lines})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    with replacing(out / "table.csv") as beside:
+        beside.write_text(text.getvalue())
+    with replacing(out / "table.md") as beside:
+        beside.write_text(_markdown(study, title, lines))
+
+
+def _scores(folder: Path, seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Return IoU and Dice in percent: of each seed ("iou", "dice"), and per image ("images")."""
+    runs = []
+    for seed in seeds:
+        path = folder / f"seed{seed}" / "scores.csv"
+        if path.is_file():
+            with open(path, newline="") as file:
+                runs.append(list(csv.DictReader(file)))
+    if not runs:
+        return {}
+    found = {
+        name: [100 * statistics.fmean(float(line[name]) for line in run) for run in runs]
+        for name in ("iou", "dice")
+    }
+    images = zip(*([float(line["dice"]) for line in run] for run in runs), strict=True)
+    return {**found, "images": [statistics.fmean(values) for values in images]}
+
+
+def _line(
+    row: Row, scores: dict[str, list[float]], first: dict[str, list[float]]
+) -> dict[str, Any]:
+    line: dict[str, Any] = {"row": row.label, "seeds": len(scores["iou"])}
+    for name, paper in (("iou", row.paper[0]), ("dice", row.paper[1])):
+        values = scores[name]
+        line[f"m{name}"] = round(statistics.fmean(values), 2)
+        line[f"m{name}_std"] = round(statistics.stdev(values), 2) if len(values) > 1 else None
+        line[f"m{name}_paper"] = paper
+    if scores is not first:
+        test = paired_test(first["images"], scores["images"])
+        line["dice_difference"] = round(100 * test["difference"], 2)
+        line["p_value"] = round(test["p_value"], 4)
+    else:
+        line["dice_difference"] = line["p_value"] = None
+    return line
+
+
+def _markdown(study: str, title: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    def cell(value: Any) -> str:
+        return "" if value is None else str(value)
+
+    def figure(line: Mapping[str, Any], name: str) -> str:
+        spread = line[f"m{name}_std"]
+        return f"{line[f'm{name}']:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+
+    head = (
+        f"# Study: {study}\n\n{title}. Percent, mean ± standard deviation over seeds; difference "
+        "in Dice from the first row, with a Wilcoxon test over images.\n\n"
+        "| | seeds | mIoU | paper | mDSC | paper | difference | p |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+    )
+    return head + "".join(
+        f"| {line['row']} | {line['seeds']} | {figure(line, 'iou')} | {cell(line['miou_paper'])} "
+        f"| {figure(line, 'dice')} | {cell(line['mdice_paper'])} "
+        f"| {cell(line['dice_difference'])} | {cell(line['p_value'])} |\n"
+        for line in lines
+    )
+
+
+def _slug(label: str) -> str:
+    return "-".join("".join(c if c.isalnum() or c in "._" else " " for c in label).split()).lower()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of "0,1,2", or the first so many of a single count "3".
+
+    Raises:
+        UserError: Not numbers.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds is {text!r}; expected a count (3) or a list (0,1,2)") from error
+    if min(numbers) < 0 or numbers == [0]:
+        raise UserError(f"--seeds is {text!r}; expected a count (3) or a list (0,1,2)")
+    return list(range(numbers[0])) if "," not in text else numbers

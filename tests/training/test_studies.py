@@ -1,0 +1,120 @@
+"""Studies: every row starts, a stopped one goes on, and the table holds what the runs gave."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from medisseg.config import TrainConfig, from_dict
+from medisseg.errors import UserError
+from medisseg.fields import merge
+from medisseg.training import command, studies
+
+
+def scores(folder: Path, dice: list[float]) -> None:
+    folder.mkdir(parents=True)
+    lines = [f"image{k},{value - 0.1:.6f},{value:.6f}" for k, value in enumerate(dice)]
+    (folder / "scores.csv").write_text("\n".join(["name,iou,dice", *lines]) + "\n")
+
+
+def test_the_table_has_mean_deviation_paper_and_a_paired_test(tmp_path: Path) -> None:
+    for seed, shift in enumerate((0.0, 0.02, 0.04)):
+        scores(tmp_path / "baseline" / f"seed{seed}", [0.5 + shift, 0.7 + shift])
+        if seed < 2:
+            scores(tmp_path / "elat" / f"seed{seed}", [0.6 + shift, 0.8 + shift])
+    studies.write_table(tmp_path, "ablation", "title", [0, 1, 2])
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [row["row"] for row in rows] == ["baseline", "+ ELAT"]
+    assert rows[0]["mdice"] == pytest.approx(62.0)
+    assert rows[0]["mdice_std"] == pytest.approx(statistics.stdev([60, 62, 64]), abs=0.01)
+    assert (rows[0]["miou"], rows[0]["miou_paper"], rows[0]["mdice_paper"]) == (52.0, 84.3, 89.7)
+    assert (rows[1]["seeds"], rows[1]["dice_difference"]) == (2, pytest.approx(9.0))
+    with open(tmp_path / "table.csv") as file:
+        assert [line["row"] for line in csv.DictReader(file)] == ["baseline", "+ ELAT"]
+    text = (tmp_path / "table.md").read_text()
+    assert "| baseline | 3 | 52.00 ± 2.00 | 84.3 | 62.00 ± 2.00 | 89.7 |  |  |" in text
+
+
+@pytest.mark.parametrize("study", sorted(studies.STUDIES))
+def test_every_row_builds_its_network_and_objective(study: str, tmp_path: Path) -> None:
+    """Each row is a valid configuration whose second stage takes a step with a finite loss."""
+    from medisseg.training.run import build, objective
+
+    base = merge(
+        TrainConfig(preset="edge", stages=(2,)).to_dict(),
+        {"options": {"width": 8, "heads": 2, "decouple_width": 8, "aux_widths": [8] * 4}},
+    )
+    seen = set()
+    for row in studies.STUDIES[study]:
+        config = from_dict(merge(base, dict(row.changes)))
+        seen.add(json.dumps(config.to_dict()))
+        network, _ = build(config, 2, tmp_path)
+        images = torch.rand(2, 3, 64, 64)
+        total, _ = objective(config, 2)(network.train()(images), (images[:, 0] > 0.5).long())
+        total.backward()
+        assert torch.isfinite(total), row.label
+    assert len(seen) == len(studies.STUDIES[study])
+
+
+def test_the_published_form_has_no_gradient_and_ours_has() -> None:
+    from medisseg.training.run import objective
+
+    def gradient(variant: str) -> float:
+        features = torch.randn(4, 32, 16, 16, generator=torch.Generator().manual_seed(0))
+        features.requires_grad_()
+        term = getattr(objective(from_dict({"loss": {"variant": variant}}), 2), "disperse")  # noqa: B009
+        term({"early": features}).backward()
+        assert features.grad is not None
+        return float(features.grad.abs().max())
+
+    assert gradient("published") == 0.0
+    assert gradient("infonce_l2") > 1e-6
+
+
+def test_a_study_stopped_between_runs_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def fake(config: TrainConfig, data: object) -> Path:
+        trained.append(f"{config.options['activation']} {config.seed} {config.out}")
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return Path(config.out) / "best.safetensors"
+
+    def fake_scores(best: Path, arrays: object, path: Path) -> None:
+        path.write_text("name,iou,dice\na,0.5,0.6\nb,0.7,0.8\n")
+
+    monkeypatch.setattr(studies, "train", fake)
+    monkeypatch.setattr(studies, "write_scores", fake_scores)
+    monkeypatch.setattr(studies, "read_data", lambda config: type(
+        "Data", (), {"validation": None, "warnings": ()}))  # fmt: skip
+    config = TrainConfig(out=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        studies.run_study(config, "activation", [0, 1])
+    table = tmp_path / "study-activation" / "table.json"
+    assert [row["seeds"] for row in json.loads(table.read_text())["rows"]] == [1, 1]
+    studies.run_study(config, "activation", [0, 1])
+    rows = json.loads(table.read_text())["rows"]
+    assert [(row["row"], row["seeds"], row["mdice"]) for row in rows] == [
+        ("TeLU", 2, 70.0), ("ReLU", 2, 70.0),
+    ]  # fmt: skip
+    assert trained[2].startswith("telu 1") and trained[-1].endswith("relu/seed1")
+
+
+def test_seeds() -> None:
+    assert studies.parse_seeds("3") == [0, 1, 2]
+    assert studies.parse_seeds("4,7") == [4, 7]
+    for text in ("x", "0", "1,-2"):
+        with pytest.raises(UserError, match="expected a count"):
+            studies.parse_seeds(text)
+
+
+def test_the_command_offers_every_study() -> None:
+    assert set(command.STUDIES) == set(studies.STUDIES)
