@@ -1,0 +1,195 @@
+"""CDFA window mixing: every position and head mixes its 3 x 3 window by a softmaxed 9 x 9 matrix.
+
+Summing the overlapping windows makes this exactly one 5 x 5 filter a position and head:
+
+    out[p] = sum_d W[p, d] v[p + d],   W[p, d] = sum over (q, k) with k - q = d of A[p - q, q, k]
+
+with A the softmax over the inputs k, and zero outside the image. No window is ever unfolded.
+Layouts: logits [B, heads * 81, H, W] in the order (head, output q, input k), values
+[B, heads * head_dim, H, W] in the order (head, channel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.checks import floating, same_device, wide
+
+CELLS = 9  # a 3 x 3 window
+PAIRS = CELLS * CELLS
+TAPS = 25  # displacements k - q between two window cells
+
+
+def window_mix(attention_logits: Tensor, values: Tensor) -> Tensor:
+    """Mix every 3 x 3 window of ``values`` and sum the overlapping windows.
+
+    Args:
+        attention_logits: [B, heads * 81, H, W], already scaled by head_dim ** -0.5.
+        values: [B, heads * head_dim, H, W], same dtype and device.
+
+    Returns:
+        [B, heads * head_dim, H, W] in the dtype of ``values``.
+
+    Raises:
+        TypeError: Not floating point, or two dtypes.
+        ValueError: Shapes that do not belong together, or two devices.
+    """
+    _check(attention_logits, values)
+    return torch.ops.medisseg.window_mix(attention_logits, values)
+
+
+def window_mix_convolution(attention_logits: Tensor, values: Tensor) -> Tensor:
+    """The same in standard operators, for export: Softmax, a grouped convolution, 25 slices."""
+    _check(attention_logits, values)
+    batch, channels, height, width = values.shape
+    heads = attention_logits.shape[1] // PAIRS
+    attention = attention_logits.reshape(batch, heads * CELLS, CELLS, height, width).softmax(2)
+    gather = _one_hot().to(values).repeat(heads, 1, 1, 1)
+    flat = attention.reshape(batch, heads * PAIRS, height, width)
+    filters = F.conv2d(flat, gather, padding=1, groups=heads)
+    filters = filters.reshape(batch, heads, TAPS, height, width)
+    padded = F.pad(values, (2, 2, 2, 2)).reshape(batch, heads, -1, height + 4, width + 4)
+    mixed = sum(
+        filters[:, :, d, None] * padded[..., y : y + height, x : x + width]
+        for d, (y, x) in enumerate(divmod(d, 5) for d in range(TAPS))
+    )
+    return torch.as_tensor(mixed).reshape(batch, channels, height, width)
+
+
+def _check(logits: Tensor, values: Tensor) -> None:
+    floating("attention_logits", logits, 4)
+    floating("values", values, 4)
+    same_device(attention_logits=logits, values=values)
+    if logits.dtype != values.dtype:
+        got = f"attention_logits {logits.dtype} and values {values.dtype}"
+        raise TypeError(f"got {got}; expected one dtype: convert one")
+    heads, rest = divmod(logits.shape[1], PAIRS)
+    same = logits.shape[0] == values.shape[0] and logits.shape[2:] == values.shape[2:]
+    if rest or not heads or not same or values.shape[1] % heads:
+        raise ValueError(
+            f"got attention_logits {list(logits.shape)} and values {list(values.shape)}; "
+            "expected [B, heads * 81, H, W] and [B, heads * head_dim, H, W]"
+        )
+
+
+@cache
+def _one_hot() -> Tensor:
+    """The fixed convolution A -> W of one head: [25, 81, 3, 3]."""
+    weight = torch.zeros(TAPS, PAIRS, 3, 3)
+    for q in range(CELLS):
+        for k in range(CELLS):
+            dy, dx = k // 3 - q // 3, k % 3 - q % 3
+            # W[p] reads A at p - q; a convolution's kernel cell (1, 1) is p itself.
+            weight[(dy + 2) * 5 + dx + 2, q * CELLS + k, 2 - q // 3, 2 - q % 3] = 1
+    return weight
+
+
+@torch.library.custom_op("medisseg::window_mix", mutates_args=(), device_types="cpu")
+def _forward(logits: Tensor, values: Tensor) -> Tensor:
+    attention, padded = _attention(logits), _padded(logits, values)
+    filters = _filters(attention)
+    out = torch.zeros_like(padded[..., 2:-2, 2:-2])
+    for d in range(TAPS):
+        out.addcmul_(filters[:, :, d, None], _shifted(padded, d))
+    return out.view(values.shape).to(values.dtype)
+
+
+@torch.library.custom_op("medisseg::window_mix_backward", mutates_args=(), device_types="cpu")
+def _backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    attention, padded = _attention(logits), _padded(logits, values)
+    filters = _filters(attention)
+    flowing = wide(gradient).contiguous().view(padded[..., 2:-2, 2:-2].shape)
+    dpadded, dfilters = torch.zeros_like(padded), torch.empty_like(filters)
+    for d in range(TAPS):
+        _shifted(dpadded, d).addcmul_(filters[:, :, d, None], flowing)
+        torch.sum(flowing * _shifted(padded, d), 2, out=dfilters[:, :, d])
+    dattention = torch.zeros_like(attention)
+    for part, window, inside, outside in _placements(dattention, dfilters):
+        part[inside] = window[outside]
+    dattention -= (attention * dattention).sum(3, keepdim=True)
+    dlogits = dattention.mul_(attention).view(logits.shape)
+    dvalues = dpadded[..., 2:-2, 2:-2].reshape(values.shape)
+    return dlogits.to(logits.dtype), dvalues.to(values.dtype)
+
+
+def _attention(logits: Tensor) -> Tensor:
+    """[B, heads, q, k, H, W], softmax over k, in float32 or wider."""
+    batch, channels, height, width = logits.shape
+    grid = wide(logits).contiguous().view(batch, channels // PAIRS, CELLS, CELLS, height, width)
+    return grid.softmax(3)
+
+
+def _padded(logits: Tensor, values: Tensor) -> Tensor:
+    """[B, heads, head_dim, H + 4, W + 4]."""
+    batch, channels, height, width = values.shape
+    heads = logits.shape[1] // PAIRS
+    grid = wide(values).contiguous().view(batch, heads, channels // heads, height, width)
+    return F.pad(grid, (2, 2, 2, 2))
+
+
+def _shifted(padded: Tensor, d: int) -> Tensor:
+    y, x = divmod(d, 5)
+    return padded[..., y : y + padded.shape[-2] - 4, x : x + padded.shape[-1] - 4]
+
+
+def _placements(attention: Tensor, filters: Tensor) -> Iterator[tuple[Tensor, Tensor, Any, Any]]:
+    """Pair the 3 x 3 weights of each window output q with their place among the 5 x 5 filters."""
+    batch, heads, _, _, height, width = attention.shape
+    grid = filters.view(batch, heads, 5, 5, height, width)
+    for q in range(CELLS):
+        y, x = q // 3 - 1, q % 3 - 1
+        part = attention[:, :, q].view(batch, heads, 3, 3, height, width)
+        window = grid[:, :, 1 - y : 4 - y, 1 - x : 4 - x]
+        inside = (..., *(slice(max(-s, 0), n - max(s, 0)) for s, n in ((y, height), (x, width))))
+        outside = (..., *(slice(max(s, 0), n + min(s, 0)) for s, n in ((y, height), (x, width))))
+        yield part, window, inside, outside
+
+
+def _filters(attention: Tensor) -> Tensor:
+    """W: [B, heads, 25, H, W]."""
+    batch, heads, _, _, height, width = attention.shape
+    filters = attention.new_zeros(batch, heads, TAPS, height, width)
+    for part, window, inside, outside in _placements(attention, filters):
+        window[outside] += part[inside]
+    return filters
+
+
+@_forward.register_fake
+def _(logits: Tensor, values: Tensor) -> Tensor:
+    return values.new_empty(values.shape)
+
+
+@_backward.register_fake
+def _(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape), values.new_empty(values.shape)
+
+
+@_forward.register_kernel("cuda")
+def _(logits: Tensor, values: Tensor) -> Tensor:
+    from kernels.triton_ops import window_mix as gpu
+
+    return gpu.forward(logits, values)
+
+
+@_backward.register_kernel("cuda")
+def _(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    from kernels.triton_ops import window_mix as gpu
+
+    return gpu.backward(gradient, logits, values)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.medisseg.window_mix_backward(gradient, *ctx.saved_tensors)
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
