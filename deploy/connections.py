@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-from deploy.decoding import Arrival, check_video, decode, why
+from deploy.decoding import Arrival, check_video, decode, paced, why
+from deploy.options import without_password
 from medisseg.errors import UserError
 
 Link = Callable[[bool, str], None]  # (connected, reason): how a source tells where it stands
@@ -67,7 +67,9 @@ class NetworkSource(LiveSource):
     def connect(self, stop: threading.Event, link: Link) -> Iterator[tuple[Any, float, str]]:
         import av
 
-        options = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000"}
+        # No "nobuffer": it throws away what was read to find out about the stream, the first key
+        # frame with it, and the picture would come one key frame later.
+        options = {"analyzeduration": "1000000"}
         if self._url.lower().startswith("rtsp"):
             options["rtsp_transport"] = "tcp"
         # PyAV ends every blocking call through FFmpeg's interrupt callback after these times.
@@ -75,12 +77,15 @@ class NetworkSource(LiveSource):
         with av.open(self._url, options=options, timeout=timeout) as container:
             check_video(container, self.name)
             link(True, "")
-            for arrival in decode(container, self.name, live=True):
+            # A recording behind http:// knows its length and comes as fast as it can; a stream
+            # that ends was cut off.
+            recording = bool(container.duration) and self._url.lower().startswith("http")
+            arrivals = decode(container, self.name, live=True)
+            for arrival in paced(arrivals, stop) if recording else arrivals:
                 if stop.is_set():
                     return
                 yield arrival.picture, arrival.time, arrival.error
-            # A recording behind http:// knows its length; a stream that ends was cut off.
-            self.finished = bool(container.duration) and self._url.lower().startswith("http")
+            self.finished = recording
 
 
 class CameraSource(LiveSource):
@@ -121,9 +126,3 @@ class _Released:
 def reconnect_delay(tries: int) -> float:
     """Return the seconds to wait before try number ``tries``: doubling, jittered, bounded."""
     return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(tries, 10)) * random.uniform(0.5, 1.0)
-
-
-def without_password(url: str) -> str:
-    """Return an address without user, password and query, for screens and files."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -103,4 +103,8 @@ def hardware_decoder() -> Any:
 
 def why(error: BaseException) -> str:
     """Return an error in words."""
+    import av
+
+    if isinstance(error, av.error.ExitError):  # our own timeout, through the interrupt callback
+        return "timed out"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from deploy.live import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
@@ -117,7 +118,16 @@ class Options:
             key: str(value) if isinstance(value, Path) else value
             for key, value in dataclasses.asdict(self).items()
         }
+        shown["sources"] = [without_password(source) for source in self.sources]
         return {key: value for key, value in shown.items() if key != "token"}
+
+
+def without_password(source: str) -> str:
+    """Return a source without user, password and query, for screens and files."""
+    if "://" not in source:
+        return source
+    parts = urlsplit(source)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def flag(name: str) -> str:

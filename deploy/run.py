@@ -55,8 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(chosen, lambda: _open_engine(chosen))
 
 
-def run(options: Options, open_engine: Callable[[], Any]) -> int:
+def run(
+    options: Options,
+    open_engine: Callable[[], Any],
+    make_pipeline: Callable[..., Pipeline] = Pipeline,
+) -> int:
     """Run the streams of ``options`` through the engine that ``open_engine`` opens.
+
+    ``make_pipeline`` lets a caller keep hold of the pipeline, to watch and to stop it.
 
     Raises:
         UserError: Before anything runs: a source, the engine or the folder is not usable.
@@ -83,7 +89,7 @@ def run(options: Options, open_engine: Callable[[], Any]) -> int:
                 results = stack.enter_context(contextlib.closing(Results(folder)))
             for stream in streams:
                 equip(stream, options, folder, results, truth)
-            pipeline = Pipeline(streams, guard, options, live, results)
+            pipeline = make_pipeline(streams, guard, options, live, results)
             ended = follow(pipeline, watchers, options)
     report = summarize(streams, guard, options, ended)
     try:
@@ -160,8 +166,9 @@ def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
                 pipeline.stop()
         with contextlib.suppress(Exception):  # kept in crew.error: the report comes first
             pipeline.close()
-    error = pipeline.crew.error
-    return f"error: {error!r}" if error else (asked[0] if asked else END)
+    if pipeline.crew.error is not None:
+        return f"error: {pipeline.crew.error!r}"
+    return asked[0] if asked else ("stopped" if pipeline.stopping.is_set() else END)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ what is drawn on a frame is the part of its own mask that belongs to a shown tra
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,11 +123,12 @@ class TemporalFilter:
         events += self._end([t for t in self._tracks if t.missed > (RELEASE if t.shown else 0)])
         shown = [index for index, track in matched.items() if track.shown]
         return Judgement(
-            tuple(matched[index] for index in shown),
+            # Copies: the frame is drawn while the tracks already follow the next one.
+            tuple(replace(matched[index]) for index in shown),
             tuple(f.box for index, f in enumerate(findings) if index not in shown),
             any(track.shown for track in self._tracks),
             self._flicker(mask),
-            tuple(events),
+            tuple((event, replace(track)) for event, track in events),
         )
 
     def _match(self, findings: list[Finding]) -> dict[int, Track]:

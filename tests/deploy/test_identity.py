@@ -1,4 +1,4 @@
-"""A mask belongs to its frame: numbers drawn into the frames are read back from what was written."""
+"""A mask belongs to its frame: numbers drawn into frames are read back from what was written."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def check_identity(run: Any, lab: Any, stream: int = 0, size: tuple[int, int] = 
         inside = np.zeros(mask.shape, bool)
         inside[y + 6 : y + 40, x + 6 : x + 56] = True
         if line["tracks"]:
+            assert line["tracks"][0]["box"] == box
             assert changed[inside].mean() > 20
     return len(lines)
 

@@ -1,0 +1,153 @@
+"""What an engine may do wrong, and what the video does meanwhile: go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy import guard as guard_module
+from deploy.guard import EngineGuard, EngineOff
+
+BATCH = np.zeros((1, 3, 128, 128), np.float32)
+
+
+class Faulty:
+    """A ``before`` for the fake engine: does what ``faults`` says at the calls it names."""
+
+    def __init__(self, faults: dict[int, Any]) -> None:
+        self.faults, self.calls = faults, -1  # the warm-up is call 0
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray | None:
+        self.calls += 1
+        fault = self.faults.get(self.calls)
+        if isinstance(fault, Exception):
+            raise fault
+        if callable(fault):
+            return fault(batch)
+        return None
+
+
+FAULTS = {
+    "raises": RuntimeError("out of memory"),
+    "not a number": lambda batch: np.full((len(batch), 1, 128, 128), np.nan, np.float32),
+    "infinite": lambda batch: np.full((len(batch), 1, 128, 128), np.inf, np.float32),
+    "wrong shape": lambda batch: np.zeros((len(batch), 2, 128, 128), np.float32),
+    "too few": lambda batch: np.zeros((0, 1, 128, 128), np.float32),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_costs_one_answer_and_a_restart(fake: Any, name: str) -> None:
+    engines = [fake.FakeEngine(Faulty({2: FAULTS[name]})), fake.FakeEngine()]
+    opened = iter(engines)
+    guard = EngineGuard(lambda: next(opened))
+    assert guard.infer(BATCH).shape == (1, 1, 128, 128)
+    with pytest.raises(EngineOff, match="restarting"):
+        guard.infer(BATCH)
+    assert guard.wait()
+    assert guard.infer(BATCH).shape == (1, 1, 128, 128)
+    assert guard.restarts == 1 and engines[0].closed and not engines[1].closed
+    guard.close()
+    assert engines[1].closed
+
+
+def test_at_most_five_restarts_a_minute(fake: Any) -> None:
+    opened = []
+
+    def broken() -> Any:
+        opened.append(time.monotonic())
+        return fake.FakeEngine(Faulty({1: RuntimeError("broken")}))
+
+    guard = EngineGuard(broken)
+    until = time.monotonic() + 10
+    while not guard.reason.startswith("engine off") and time.monotonic() < until:
+        with pytest.raises(EngineOff):
+            guard.infer(BATCH)
+        time.sleep(0.01)
+    assert guard.restarts == guard_module.RESTARTS_PER_MINUTE == len(opened) - 1
+    assert "5 restarts in a minute (RuntimeError: broken)" in guard.reason
+    assert not guard.wait()  # a file does not wait for an engine that was given up
+    guard.close()
+
+
+def test_a_late_answer_is_thrown_away(fake: Any) -> None:
+    release = threading.Event()
+
+    def late(batch: np.ndarray) -> np.ndarray:
+        release.wait(5)
+        return np.full((len(batch), 1, 128, 128), 99, np.float32)
+
+    guard = EngineGuard(lambda: fake.FakeEngine(Faulty({1: late})), too_slow_s=0.05)
+    with pytest.raises(EngineOff, match="too slow: no answer in 50 ms"):
+        guard.infer(BATCH)
+    with pytest.raises(EngineOff, match="too slow"):
+        guard.infer(BATCH)
+    release.set()
+    time.sleep(0.1)
+    assert guard.infer(BATCH).max() == -6  # the answer to this batch, not the 99 of the other
+    assert guard.restarts == 0
+    guard.close()
+
+
+def test_a_hung_engine_is_replaced(fake: Any) -> None:
+    release = threading.Event()
+    engines = iter([fake.FakeEngine(Faulty({1: lambda b: release.wait(20)})), fake.FakeEngine()])
+    guard = EngineGuard(lambda: next(engines), too_slow_s=0.05, hang_s=0.3)
+    with pytest.raises(EngineOff, match="too slow"):
+        guard.infer(BATCH)
+    time.sleep(0.4)
+    with pytest.raises(EngineOff, match=r"no answer for 0\.3 s"):
+        guard.infer(BATCH)
+    assert guard.wait()
+    assert guard.infer(BATCH).max() == -6
+    release.set()
+    guard.close()
+
+
+def test_a_file_waits_for_the_restart(play: Any, fake: Any, numbered: Path) -> None:
+    engines = iter([fake.FakeEngine(Faulty({31: RuntimeError("lost the GPU")})), fake.FakeEngine()])
+    run = play(numbered, engine=lambda: next(engines))
+    run.check_accounts()
+    assert run.report["frames"]["processed"] == 100 and run.report["engine_restarts"] == 1
+
+
+def test_live_video_goes_on_without_ai(play: Any, lab: Any, fake: Any, numbered: Path) -> None:
+    def slow_to_open() -> Any:
+        if opened:
+            time.sleep(0.6)
+        opened.append(1)
+        return fake.FakeEngine(Faulty({20: RuntimeError("lost the GPU")}))
+
+    opened: list[int] = []
+    run = play(numbered, "--realtime", "--frames", 80, engine=slow_to_open)
+    run.check_accounts()
+    report = run.report
+    assert report["frames"]["failed"] >= 8 and report["frames"]["processed"] > 30
+    off = [line for line in run.lines if line["outcome"] == "failed"]
+    assert {line["state"] for line in off} == {"AI-OFF"}
+    assert all(line["rle"] is None and line["off"] for line in off)
+    changes = [(change["from"], change["to"]) for change in report["state_changes"]]
+    assert ("LIVE", "AI-OFF") in changes and ("AI-OFF", "LIVE") in changes
+    # Frames without an answer are shown and recorded all the same, in their order.
+    shown = [lab.read_number(picture) for picture in run.video()]
+    assert shown == [line["id"] for line in run.lines if line["outcome"] != "dropped"]
+
+
+def test_an_engine_that_does_not_open_ends_the_run_before_it_begins(
+    fake: Any, numbered: Path, tmp_path: Path
+) -> None:
+    from deploy import options, run
+    from medisseg.errors import UserError
+
+    def refuse() -> Any:
+        raise UserError("the bundle was built for another GPU; build it again: ...")
+
+    chosen = options.parse([str(numbered), "--model", "m", "--out", str(tmp_path / "run")])
+    with pytest.raises(UserError, match="another GPU"):
+        run.run(chosen, refuse)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,243 @@
+"""Live sources on loopback: lost, silent, back again, back at another size. Nothing is invented."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import connections
+from deploy.connections import NetworkSource, reconnect_delay, without_password
+from deploy.live import LIVE, OFFLINE, STALE
+
+HERE = Path(__file__).parent
+PYTHON = "/usr/bin/python3"
+NEEDS = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-{base,good,bad,ugly}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def rtsp() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start servers: ``rtsp(port, width, height)``."""
+    code = (
+        "import gi; gi.require_version('GstRtspServer', '1.0');"
+        "from gi.repository import Gst, GstRtspServer; Gst.init(None);"
+        "assert Gst.ElementFactory.find('x264enc') and Gst.ElementFactory.find('rtph264pay')"
+    )
+    if (
+        not Path(PYTHON).exists()
+        or subprocess.run([PYTHON, "-c", code], capture_output=True).returncode
+    ):
+        pytest.skip(f"no GStreamer RTSP server here: apt install {NEEDS}")
+    started: list[subprocess.Popen[str]] = []
+
+    def start(port: int, width: int = 320, height: int = 240) -> subprocess.Popen[str]:
+        command = [PYTHON, str(HERE / "rtsp_server.py"), *map(str, (port, width, height))]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(server)
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
+        return server
+
+    yield start
+    for server in started:
+        server.kill()
+        server.wait()
+        assert server.stdout is not None
+        server.stdout.close()
+
+
+class LiveRun:
+    """The runner in a thread, and what its watchers see."""
+
+    def __init__(self, words: list[str], engine: Callable[[], Any], out: Path) -> None:
+        from deploy import options, run
+
+        argv = [*words, "--model", "fake", "--out", str(out), "--no-quality", "--window", "off"]
+        chosen = options.parse(argv)
+        self.live: Any = None
+        self.pipeline: Any = None
+        self.code: int | None = None
+        original = run.Pipeline
+
+        def remember(*arguments: Any) -> Any:
+            self.pipeline = original(*arguments)
+            self.live = self.pipeline.live
+            return self.pipeline
+
+        def body() -> None:
+            self.code = run.run(chosen, engine, remember)
+
+        self.thread = threading.Thread(target=body, daemon=True)
+        self.thread.start()
+
+    def wait_for(self, condition: Callable[[Any], bool], seconds: float = 15.0) -> Any:
+        """Wait until the first stream's status fulfils a condition, and return it."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.live is not None and condition(status := self.live.status(0)):
+                return status
+            time.sleep(0.02)
+        raise AssertionError(f"waited {seconds} s; status {self.live and self.live.status(0)}")
+
+    def stop(self, seconds: float = 8.0) -> None:
+        self.pipeline.stop()
+        self.thread.join(seconds)
+        assert not self.thread.is_alive() and self.code == 0
+
+
+@pytest.fixture
+def start(tmp_path: Path, fake: Any) -> Iterator[Callable[..., LiveRun]]:
+    runs: list[LiveRun] = []
+
+    def begin(*words: object, engine: Callable[[], Any] | None = None) -> LiveRun:
+        runs.append(LiveRun([*map(str, words)], engine or fake.FakeEngine, tmp_path / "run"))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.pipeline is not None:
+            run.pipeline.stop()
+
+
+def states(run: Any) -> list[str]:
+    return [change["to"] for change in run.report["state_changes"]]
+
+
+def test_a_killed_server_that_returns_at_another_size(
+    rtsp: Any, start: Any, lab: Any, tmp_path: Path
+) -> None:
+    port = free_port()
+    server = rtsp(port)
+    run = start(f"rtsp://127.0.0.1:{port}/video", "--timeout-s", 1.5)
+    run.wait_for(lambda s: s.state == LIVE and s.frames["processed"] > 20)
+    server.kill()
+    run.wait_for(lambda s: s.state in (STALE, OFFLINE))
+    lost = run.wait_for(lambda s: s.state == OFFLINE)
+    assert lost.reason
+    time.sleep(0.5)
+    silent = run.live.status(0)
+    assert (
+        silent.frames["in"] + silent.frames["in_flight"]
+        == lost.frames["in"] + lost.frames["in_flight"]
+    )
+    assert silent.age_s > lost.age_s  # the age of the picture is shown, and it grows
+    rtsp(port, 640, 480)
+    run.wait_for(lambda s: s.state == LIVE and s.size == (480, 640))
+    run.stop()
+    result = lab.Run(tmp_path / "run")
+    result.check_accounts()
+    assert states(result)[0] == LIVE and OFFLINE in states(result)[1:-1]
+    parts = result.report["streams"][0]["overlay"]
+    assert [(part["width"], part["height"]) for part in parts] == [(320, 240), (640, 480)]
+    assert len(result.video("overlay")) == result.report["frames"]["processed"]
+
+
+def test_a_server_that_falls_silent(rtsp: Any, start: Any) -> None:
+    port = free_port()
+    server = rtsp(port)
+    run = start(f"rtsp://127.0.0.1:{port}/video", "--timeout-s", 1.5)
+    run.wait_for(lambda s: s.state == LIVE and s.frames["processed"] > 10)
+    server.send_signal(signal.SIGSTOP)
+    stale = run.wait_for(lambda s: s.state == STALE)
+    assert stale.age_s >= 0.5
+    offline = run.wait_for(lambda s: s.state == OFFLINE and s.reason == "timed out")
+    view = run.live.wait(0, run.live.latest(0).sequence, 1.0)
+    assert view.frame_id == offline.frame_id  # the last picture again, greyed
+    assert (view.rgb[100:140] == view.rgb[100:140, :, :1]).all()
+    server.send_signal(signal.SIGCONT)
+    run.wait_for(lambda s: s.state == LIVE)
+    run.stop()
+
+
+def test_a_network_that_swallows_everything(start: Any) -> None:
+    with socket.socket() as hole:
+        hole.bind(("127.0.0.1", 0))
+        hole.listen()  # connects, and never answers
+        run = start(f"rtsp://127.0.0.1:{hole.getsockname()[1]}/video", "--timeout-s", 1)
+        status = run.wait_for(lambda s: s.state == OFFLINE and s.reason)
+        assert status.frames.get("in", 0) == 0
+        time.sleep(1.0)
+        began = time.monotonic()
+        run.stop()
+        assert time.monotonic() - began < 8
+
+
+def test_udp_comes_and_goes(start: Any, lab: Any, tmp_path: Path) -> None:
+    port = free_port()
+    video = lab.write_video(tmp_path / "v.ts", map(lab.numbered_frame, range(75)), g="10")
+    run = start(f"udp://127.0.0.1:{port}", "--timeout-s", 1)
+    time.sleep(0.5)
+    for _ in range(2):
+        send(video, f"udp://127.0.0.1:{port}?pkt_size=1316", times=1)
+        run.wait_for(lambda s: s.state == OFFLINE, 6)
+    run.stop()
+    result = lab.Run(tmp_path / "run")
+    result.check_accounts()
+    changes = result.report["state_changes"]
+    assert sum((change["from"], change["to"]) == (OFFLINE, LIVE) for change in changes) == 2
+
+
+def send(video: Path, url: str, times: int) -> None:
+    """Send a video at its own rate."""
+    import av
+
+    for _ in range(times):
+        with av.open(str(video)) as source, av.open(url, "w", format="mpegts") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            began = time.monotonic()
+            for packet in source.demux(video=0):
+                if packet.dts is None:
+                    continue
+                time.sleep(
+                    max(0.0, began + float(packet.dts * packet.time_base) - 1.5 - time.monotonic())
+                )
+                packet.stream = stream
+                target.mux(packet)
+
+
+def test_a_recording_behind_http_ends(start: Any, lab: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    lab.write_video(folder / "v.mkv", map(lab.numbered_frame, range(50)))
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    server = subprocess.Popen([*command, "--directory", str(folder)], stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1.0)
+        run = start(f"http://127.0.0.1:{port}/v.mkv?token=secret")
+        run.thread.join(20)
+        assert run.code == 0
+    finally:
+        server.kill()
+        server.wait()
+    result = lab.Run(tmp_path / "run")
+    result.check_accounts()
+    assert result.report["frames"]["in"] == 50
+    assert "secret" not in (tmp_path / "run" / "report.json").read_text()
+
+
+def test_delays_grow_within_bounds_and_differ() -> None:
+    for tries in range(20):
+        longest = min(connections.LONGEST_DELAY_S, connections.FIRST_DELAY_S * 2**tries)
+        drawn = {reconnect_delay(tries) for _ in range(50)}
+        assert len(drawn) > 10
+        assert longest / 2 <= min(drawn) and max(drawn) <= longest
+
+
+def test_passwords_are_not_shown() -> None:
+    url = "rtsp://user:pa%40ss@camera:554/live?key=1"
+    assert without_password(url) == "rtsp://camera:554/live"
+    assert NetworkSource(url, 1.0).name == "rtsp://camera:554/live"
