@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medisseg._pending import dispersive_loss
+from kernels import dispersive_loss
 
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
 PLACEMENTS = ("early", "middle", "late", "all")
@@ -65,9 +65,9 @@ class DispersiveTerm(nn.Module):
     def one(self, feature: Tensor) -> Tensor:
         """The loss of one feature [N, C, h, w]."""
         rows = gather(representations(feature, self.options.granularity))
-        if len(rows) < 2:
-            return rows.sum() * 0.0
-        return dispersive_loss(rows, self.options.variant, tau=self.options.tau)
+        return dispersive_loss(
+            rows, self.options.variant, tau=self.options.tau, margin=self.options.margin
+        )
 
 
 def representations(feature: Tensor, granularity: str) -> Tensor:

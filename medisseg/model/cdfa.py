@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from medisseg._pending import window_mix, window_mix_convolution
+from kernels import window_mix, window_mix_convolution
 from medisseg.model.blocks import CBT
 
 PAIRS = 81  # 9 window outputs x 9 window inputs
