@@ -82,6 +82,27 @@ def export_graph(
     return model
 
 
+def _freed(
+    node: onnx.NodeProto, i: int, values: Any, marked: Any, sides: list[int]
+) -> onnx.TensorProto:
+    """Return what replaces the shape ``values`` at input ``i`` of a node, free of the batch."""
+    values, at = values.copy(), int(marked.argmax())
+    where = (node.op_type, i) if marked.sum() == 1 else None
+    if where == ("Reshape", 1) and at == 0 and values[:1] == MARKED_BATCH == (sides or [0])[0]:
+        values[at] = 0
+        del node.attribute[:]  # allowzero, under which 0 would mean an empty tensor
+    elif where == ("Reshape", 1) and -1 not in values:
+        values[at] = -1
+    elif where == ("Expand", 1):
+        values[at] = 1
+    elif where == ("Resize", 3) and at == 0 and len(sides) == 4:
+        factors = [_factor(*pair) for pair in zip(sides[2:], values[2:].tolist(), strict=True)]
+        return numpy_helper.from_array(np.array([1, 1, *factors], np.float32))
+    else:
+        raise UserError(f"the batch is fixed in {node.name}, shape {values.tolist()}")
+    return numpy_helper.from_array(values)
+
+
 def drop_unused(model: onnx.ModelProto) -> None:
     """Remove constants that no node reads."""
     used = {name for node in model.graph.node for name in node.input}
@@ -103,33 +124,26 @@ def free_batch(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    first = {
-        value.name: value.type.tensor_type.shape.dim[0].dim_value
+    sides = {
+        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
         for value in (*inferred.value_info, *inferred.input)
-        if value.type.tensor_type.shape.dim
     }
     shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == INT64}
     for node in graph.node:
         for i, name in enumerate(node.input):
-            if name not in shapes:
-                continue
-            values = np.atleast_1d(shapes[name]).copy()
+            values = np.atleast_1d(shapes.get(name, 0))
             marked = (values != 0) & (values % MARKED_BATCH == 0) & (np.abs(values) < 2**31)
             if not marked.any():
                 continue
-            at = int(marked.argmax())
-            keeps = at == 0 and values[0] == MARKED_BATCH == first.get(node.input[0])
-            if (node.op_type, i) == ("Reshape", 1) and marked.sum() == 1 and keeps:
-                values[at] = 0
-                del node.attribute[:]  # allowzero, under which 0 would mean an empty tensor
-            elif (node.op_type, i) == ("Reshape", 1) and marked.sum() == 1 and -1 not in values:
-                values[at] = -1
-            elif (node.op_type, i) == ("Expand", 1) and marked.sum() == 1:
-                values[at] = 1
-            else:
-                raise UserError(f"the batch is fixed in {node.name}, shape {values.tolist()}")
-            node.input[i] = f"{name}_{node.name}"
-            graph.initializer.append(numpy_helper.from_array(values, node.input[i]))
+            freed = _freed(node, i, values, marked, sides.get(node.input[0], []))
+            freed.name = f"{name}_{node.name}"
+            node.input[i] = freed.name
+            graph.initializer.append(freed)
+            if node.op_type == "Resize":
+                node.input[:] = [node.input[0], "", freed.name]
+    for tensor in graph.initializer:
+        if any(side % MARKED_BATCH == 0 for side in tensor.dims):
+            raise UserError(f"the batch is fixed in the constant {tensor.name} {list(tensor.dims)}")
     for value in (*graph.input, *graph.output):
         dimension = value.type.tensor_type.shape.dim[0]
         if dimension.dim_value != MARKED_BATCH:
@@ -257,17 +271,22 @@ def with_frames(
 
 def _resize(make: _Maker, image: str, old: tuple[int, int], new: tuple[int, int]) -> str:
     """Resize bilinearly with half-pixel centres: the convention's rule."""
-    factors = []
-    for before, after in zip(old, new, strict=True):
-        # Sizes would be exact, but TensorRT refuses them with a dynamic batch. Some libraries
-        # multiply in float64: there 200 x float32(1.28) is 255.999998, which would become 255.
-        factor = np.float32(after / before)
-        while before * float(factor) < after:
-            factor = np.nextafter(factor, np.float32(np.inf))
-        factors.append(factor)
+    factors = [_factor(*pair) for pair in zip(old, new, strict=True)]
     scales = make.constant([1, 1, *factors], np.float32)
     return make("Resize", image, "", scales, mode="linear",
                 coordinate_transformation_mode="half_pixel")  # fmt: skip
+
+
+def _factor(before: int, after: int) -> float:
+    """Return the float32 scale that every library rounds to ``after``.
+
+    Sizes would be exact, but TensorRT refuses them with a dynamic batch. Some libraries multiply in
+    float64: there 200 x float32(1.28) is 255.999998, which would become 255.
+    """
+    factor = np.float32(after / before)
+    while before * float(factor) < after:
+        factor = np.nextafter(factor, np.float32(np.inf))
+    return float(factor)
 
 
 class _Maker:
