@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 PAGE = mmap.PAGESIZE
-SIDES = [0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 48, 64, 70, 97, 130]
+SIDES = [0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 48, 64, 70, 97, 130, 420, 1300]
 DTYPES = ["u1"] * 8 + ["f4"] * 4 + ["f2", "?", "i1", "f8", "i4", ">f4", "O", "U3"]
 SCALARS: list[Any] = [None, -1, 0, 1, 2, 64, 65, 255, 256, 16384, 16385, 2**31, 2**63, 10**40]
 SCALARS += [0.5, -0.0, float("nan"), float("inf"), 1e300, "RGB", b"x", (), [1, 2], True, object()]
@@ -31,7 +31,7 @@ class Fuzzer:
     def __init__(self, extension: Any, seed: int) -> None:
         self.extension = extension
         self.rng = np.random.default_rng(seed)
-        self.buffers = [guarded(64 * PAGE) for _ in range(6)]
+        self.buffers = [guarded(512 * PAGE) for _ in range(6)]
 
     def pick(self, choices: Any) -> Any:
         return choices[self.rng.integers(len(choices))]
@@ -87,7 +87,7 @@ class Fuzzer:
         return self.extension.DeviceArray(pointer, str(array.dtype), shape, strides, array)
 
     def shape(self, *rest: int) -> list[int]:
-        return [self.pick(SIDES[1:]), self.pick(SIDES[1:]), *rest]
+        return [self.pick(SIDES[1:]), self.pick(SIDES[1:]), *rest]  # some are worth two threads
 
     def preprocess(self) -> tuple[Any, ...]:
         layout = self.pick(["RGB", "BGR", "NV12"])

@@ -56,7 +56,7 @@ class Frames(Dataset[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         frame = np.full((600, 800, 3), index, np.uint8)
-        return torch.from_numpy(frames.preprocess(frame, (256, 256), layout="RGB"))
+        return torch.from_numpy(frames.preprocess(frame, (512, 512), layout="RGB"))
 
 
 def test_forked_workers_after_threads_were_started() -> None:
