@@ -1,0 +1,75 @@
+"""A short training run has the same loss curve with our kernels and with the literal forms."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medisseg.losses.objective import StageTwoObjective
+from medisseg.model.network import create_model
+
+
+def literal_telu(x: Tensor) -> Tensor:
+    return x * torch.tanh(torch.exp(x))
+
+
+def literal_window_mix(logits: Tensor, values: Tensor) -> Tensor:
+    n, channels, h, w = values.shape
+    heads = logits.shape[1] // 81
+    attention = logits.reshape(n, heads, 9, 9, h * w).softmax(3)
+    windows = F.unfold(values, 3, padding=1).reshape(n, heads, channels // heads, 9, h * w)
+    mixed = torch.einsum("nhqkl,nhdkl->nhdql", attention, windows)
+    return F.fold(mixed.reshape(n, channels * 9, h * w), (h, w), 3, padding=1)
+
+
+def literal_dispersive(rows: Tensor, variant: str, tau: float, margin: float) -> Tensor:
+    assert variant == "infonce_l2"
+    distance = (rows[:, None] - rows[None]).square().mean(2)
+    off = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    return torch.log(torch.exp(-distance[off].double() / tau).mean() + 1e-8).float()
+
+
+def curve(device: str, steps: int, literal: bool) -> list[float]:
+    torch.manual_seed(11)
+    model = create_model("edge", encoder_weights="imagenet").to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4)  # larger steps amplify rounding
+    objective = StageTwoObjective()
+    x = torch.randn(2, 3, 128, 128).to(device)
+    target = (x.mean(1) > 0.3).long()
+    losses = []
+    patches = {
+        "medisseg.model.blocks.telu": literal_telu,
+        "medisseg.model.cdfa.window_mix": literal_window_mix,
+        "medisseg.losses.dispersive.dispersive_loss": literal_dispersive,
+    }
+    started = [mock.patch(name, form) for name, form in patches.items()] if literal else []
+    for patch in started:
+        patch.start()
+    try:
+        for _ in range(steps):
+            total, _ = objective(model(x), target)
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            losses.append(total.item())
+    finally:
+        for patch in started:
+            patch.stop()
+    return losses
+
+
+def test_on_a_cpu_the_curve_is_the_same() -> None:
+    ours, literal = (curve("cpu", 3, form) for form in (False, True))
+    assert ours[-1] != ours[0]
+    assert ours == pytest.approx(literal, abs=1e-3)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_curve_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    ours, literal = (curve("cuda", 8, form) for form in (False, True))
+    assert ours == pytest.approx(literal, abs=1e-3)
