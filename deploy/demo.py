@@ -1,0 +1,198 @@
+"""The whole chain in one command: data, training, engines, video, report. ``make demo`` runs this.
+
+Each step leaves its product under ``--out`` and is skipped when the product stands, so that a demo
+that was interrupted goes on where it stopped and a second one is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # run as a script, from any folder
+    sys.path.insert(0, str(ROOT))
+
+from medisseg import cli  # noqa: E402
+from medisseg.errors import UserError, command  # noqa: E402
+from medisseg.files import replacing  # noqa: E402
+
+PHANTOM = ["--images", "240", "--frames", "200", "--seed", "7"]
+RTX_GPUS = "sm86,sm89"  # RTX 30 and RTX 40
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, build, stream; print a table, leave ``report.json`` and ``report.html``."""
+    args = parse(argv)
+    out: Path = args.out
+    check_inputs(args)
+    begin(out, {key: str(getattr(args, key) or "") for key in ("data", "video", "truth", "config")})
+    data, video, truth = sources(args)
+    checkpoint = out / "train" / "stage2" / "best.safetensors"
+    step("train", out / "train" / "summary.json", lambda: train(data, args.config, out / "train"))
+    metrics = out / "evaluation" / "metrics.json"
+    step("evaluate", metrics, lambda: evaluate(checkpoint, data, metrics.parent))
+    engine = out / "engine"
+    step("build the engine", engine / "manifest.json", lambda: build(checkpoint, data, engine))
+    rtx = build_rtx(checkpoint, data, out / "engine-rtx")
+    streamed = stream(engine, video, truth, out / "video")
+    result = summary(streamed, json.loads(metrics.read_text()), engine, rtx, video, out)
+    with replacing(out / "report.json") as beside:
+        beside.write_text(json.dumps(result, indent=2) + "\n")
+    from deploy import demo_report
+
+    demo_report.write_page(out, result, data, checkpoint)
+    demo_report.print_table(out, result)
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        prog="deploy/demo.py",
+        description=__doc__,
+        epilog="example:\n  python deploy/demo.py --data polyps --video exam.mp4 --out runs/mine",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, help="images/, masks/, train.txt, val.txt (generated)")
+    parser.add_argument("--video", type=Path, help="a video to stream (generated)")
+    parser.add_argument("--truth", type=Path, help="folder of the video's masks, one a frame")
+    parser.add_argument("--config", default="demo", help="training configuration (demo)")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (runs/demo)")
+    return parser.parse_args(argv)
+
+
+def check_inputs(args: argparse.Namespace) -> None:
+    """Refuse what would fail after minutes of training."""
+    if args.data is not None:
+        from medisseg.data.folder import SegmentationFolder
+
+        for split in ("train", "val"):
+            SegmentationFolder(args.data, split)
+    if args.video is not None:
+        import av
+
+        try:
+            with av.open(str(args.video)) as container:
+                next(container.decode(video=0))
+        except (OSError, IndexError, StopIteration, av.FFmpegError) as error:
+            raise UserError(f"{args.video} is not a video that can be decoded ({error})") from error
+    if args.truth is not None and not args.truth.is_dir():
+        raise UserError(f"--truth {args.truth} is not a folder; expected one mask a frame in it")
+
+
+def begin(out: Path, settings: dict[str, str]) -> None:
+    """Keep the products of an earlier demo with the same inputs; start anew with others."""
+    marker = out / "settings.json"
+    if marker.is_file() and json.loads(marker.read_text()) == settings:
+        return
+    if out.exists() and any(out.iterdir()) and not marker.is_file():
+        raise UserError(f"{out} holds something else than a demo; choose another --out")
+    shutil.rmtree(out, ignore_errors=True)
+    with replacing(marker) as beside:
+        beside.write_text(json.dumps(settings))
+
+
+def step(what: str, product: Path, make: Callable[[], object]) -> None:
+    """Do a step unless its product stands."""
+    from rich.console import Console
+
+    stands = product.exists()
+    note = " (stands from before)" if stands else ""
+    Console().rule(f"[bold]{what}[/bold]{note}", align="left")
+    if not stands:
+        make()
+
+
+def sources(args: argparse.Namespace) -> tuple[Path, Path, Path | None]:
+    """Return the data folder, the video and the video's masks; what is not given is generated."""
+    phantom = args.out / "phantom"
+    if args.data is None or args.video is None:
+        step("phantom", phantom / "val.txt", lambda: medisseg("phantom", str(phantom), *PHANTOM))
+    data = args.data or phantom
+    if args.video is None:
+        return data, phantom / "video.mp4", phantom / "video-masks"
+    return data, args.video, args.truth
+
+
+def medisseg(*arguments: str) -> None:
+    """Run one ``medisseg`` command as a user would."""
+    code = cli.main(arguments)
+    if code:
+        raise UserError(f"medisseg {arguments[0]} ended with exit code {code}")
+
+
+def train(data: Path, config: str, out: Path) -> None:
+    """Train both stages; a run that was interrupted goes on."""
+    medisseg("train", config, f"data={data}", f"out={out}")
+
+
+def evaluate(checkpoint: Path, data: Path, out: Path) -> None:
+    """Measure the checkpoint on the validation images."""
+    medisseg("evaluate", str(checkpoint), "--data", str(data), "--split", "val", "--out", str(out))
+
+
+def build(checkpoint: Path, data: Path, out: Path) -> None:
+    """Build the engine for this machine: TensorRT FP16 with a GPU, OpenVINO without."""
+    from export.build_engine import build as build_engine
+
+    build_engine(checkpoint, out=out, data=data)
+
+
+def build_rtx(checkpoint: Path, data: Path, out: Path) -> Path | None:
+    """Build an engine for RTX 30 and 40 GPUs where TensorRT for RTX is installed."""
+    from importlib.util import find_spec
+
+    from export.build_engine import build as build_engine
+
+    if find_spec("tensorrt_rtx") is None:
+        print("TensorRT for RTX is not installed: no RTX engine (pip install 'medisseg[rtx]')")
+        return None
+    step(
+        "build for RTX GPUs",
+        out / "manifest.json",
+        lambda: build_engine(checkpoint, out=out, data=data, backend="tensorrt-rtx", gpu=RTX_GPUS),
+    )
+    return out
+
+
+def stream(engine: Path, video: Path, truth: Path | None, out: Path) -> dict[str, Any]:
+    """Run the video through the runner and return its report."""
+    from deploy import run
+
+    shutil.rmtree(out, ignore_errors=True)
+    step("stream the video", out / "report.json", lambda: None)
+    arguments = [str(video), "--model", str(engine), "--out", str(out)]
+    code = run.main([*arguments, *(["--truth", str(truth)] if truth else [])])
+    if code:
+        raise UserError(f"the runner ended with exit code {code}; see {out}")
+    return json.loads((out / "report.json").read_text())
+
+
+def summary(
+    streamed: dict[str, Any],
+    validation: dict[str, Any],
+    engine: Path,
+    rtx: Path | None,
+    video: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Return what ``report.json`` holds; ``dice_video`` is None for a video without masks."""
+    return {
+        "dice_video": streamed.get("dice_video"),
+        "dice_val": validation["mdsc"],
+        **{key: streamed[key] for key in ("backend", "frames", "latency_ms", "fps")},
+        "engine": str(engine),
+        "rtx_engine": str(rtx) if rtx else None,
+        "overlay": str(min((out / "video").glob("overlay-*.mp4"))),
+        "video": str(video),
+    }
+
+
+if __name__ == "__main__":
+    command(main)
