@@ -60,7 +60,7 @@ class Frames(Dataset[torch.Tensor]):
 
 
 def test_forked_workers_after_threads_were_started() -> None:
-    """A forked child has none of its parent's threads: waiting for them would never end."""
+    """A forked child has none of its parent's threads; it starts its own."""
     before = frames.build_info()["threads"]
     frames.set_threads(2)
     dataset = Frames()
