@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 
 import medisseg
@@ -60,7 +59,3 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def entry() -> None:
     """Console entry point."""
     command(main)
-
-
-if __name__ == "__main__":
-    sys.exit(entry())
