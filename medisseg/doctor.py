@@ -171,7 +171,7 @@ def _gpus() -> str:
 
 def _extension() -> str:
     def look() -> str:
-        from kernels import frames
+        import kernels.frames as frames
 
         return ", ".join(f"{key} {value}" for key, value in frames.build_info().items())
 
