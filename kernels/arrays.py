@@ -61,9 +61,8 @@ def empty_like(value: Any, shape: tuple[int, ...], dtype: npt.DTypeLike, stream:
     import torch
 
     device = value.owner.device
-    handle = torch.cuda.ExternalStream(stream_of(value, stream), device)
     # The allocator must know the stream that will use the memory.
-    with torch.cuda.stream(handle):
+    with torch.cuda.stream(_torch_stream(stream_of(value, stream), device)):
         return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=device)
 
 
@@ -90,8 +89,17 @@ def read(scalar: Any, stream: int) -> int:
     """Return a tensor's one integer after the stream's work is done."""
     import torch
 
-    with torch.cuda.stream(torch.cuda.ExternalStream(stream, scalar.device)):
+    with torch.cuda.stream(_torch_stream(stream, scalar.device)):
         return int(scalar.item())
+
+
+def _torch_stream(handle: int, device: Any) -> Any:
+    """PyTorch's object for a stream; it takes handle 0 for "make a new one"."""
+    import torch
+
+    if handle == 0:
+        return torch.cuda.default_stream(device)
+    return torch.cuda.ExternalStream(handle, device)
 
 
 def checked_size(size: Size) -> Size:
@@ -118,7 +126,7 @@ def _device_array(value: Any, name: str) -> Any:
     tensor = value
     if not isinstance(value, torch.Tensor):
         shares = hasattr(value, "__dlpack__")
-        tensor = torch.from_dlpack(value) if shares else torch.as_tensor(value, device="cuda")
+        tensor = torch.from_dlpack(value) if shares else torch.as_tensor(value)
     if tensor.requires_grad:
         raise TypeError(f"{name} requires a gradient, which ends here; pass {name}.detach()")
     size = tensor.element_size()

@@ -9,7 +9,7 @@ namespace medisseg::cuda {
 
 using Stream = void*;  // a cudaStream_t
 
-// "87 89 90 120", or "" where the extension was built without CUDA.
+// "87 89 90 120 ptx75", or "" where the extension was built without CUDA.
 const char* architectures();
 
 // The device that a pointer belongs to; throws std::invalid_argument if a GPU cannot read it.
