@@ -19,9 +19,9 @@ def still(kind: str | None, seed: int) -> Shot:
     return make_still(np.random.default_rng(seed), kind)
 
 
-def second_opinion(shot: Shot, ways: np.ndarray) -> np.ndarray:
-    """Whether the first surface along each ray [3, N] is a polyp's: 700 samples of every ray."""
-    depths = np.geomspace(NEAR, FAR, 700, dtype=np.float32)
+def second_opinion(shot: Shot, ways: np.ndarray, samples: int = 700) -> np.ndarray:
+    """Whether the first surface along each ray [3, N] is a polyp's, by sampling every ray."""
+    depths = np.geomspace(NEAR, FAR, samples, dtype=np.float32)
     label = np.full(ways.shape[1], -1, np.int8)
     for depth in depths:
         open_rays = np.flatnonzero(label < 0)
@@ -61,14 +61,15 @@ def test_mask_is_what_dense_sampling_finds(kind: str) -> None:
     edge = mask != np.roll(mask, 1, 0)
     edge |= mask != np.roll(mask, 1, 1)
     pools = [np.flatnonzero(part & free) for part in (edge, mask == 1, mask == 0)]
-    chosen = np.unique(np.concatenate([rng.choice(p, min(len(p), 80), False) for p in pools]))
+    chosen = np.unique(np.concatenate([rng.choice(p, min(len(p), 60), False) for p in pools]))
     opinions = np.stack([second_opinion(shot, w) for w in around(shot, SIZE, chosen)])
     said = mask.ravel()[chosen] == 1
     settled = (opinions == opinions[0]).all(0)
-    assert settled.sum() > 100
+    assert settled.sum() > 80
     np.testing.assert_array_equal(said[settled], opinions[0][settled])
-    # Where the outline crosses the pixel its centre decides, to the march's tolerance.
-    assert (said != opinions[0]).mean() < 0.02
+    # Where the outline crosses the pixel its centre decides; finer, as rays graze the polyp there.
+    closer = second_opinion(shot, around(shot, SIZE, chosen[~settled])[0], 5000)
+    assert (said[~settled] != closer).sum() <= 0.1 * (~settled).sum() + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
