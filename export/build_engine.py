@@ -26,10 +26,10 @@ if __name__ == "__main__":  # run as a script, from any folder
 from export import builders, proof, verify  # noqa: E402
 from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: E402
 from export.options import BuildOptions, add_arguments, from_arguments  # noqa: E402
-from export.runtime.engine import Traits  # noqa: E402
 from export.samples import Frame, frames_from, source_name  # noqa: E402
 from export.settle import Settled, settle  # noqa: E402
 from export.subject import Subject, open_subject  # noqa: E402
+from export.traits import Traits  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
 

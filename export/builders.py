@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from export.precision import convolution_types
-from export.runtime.engine import BaseEngine, Traits
+from export.runtime.engine import BaseEngine
 from export.settle import Settled
+from export.traits import Traits
 from medisseg.errors import UserError
 
 GPUS = ("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121")
@@ -76,10 +77,6 @@ def build_onnx(settled: Settled, spec: Spec, progress: Any = None) -> Built:
 
     from export.runtime.onnx_engine import OnnxEngine
 
-    if spec.precision == "bf16":
-        raise UserError(
-            "ONNX Runtime has no bfloat16 convolution on a CPU; use --precision fp32, fp16 or int8"
-        )
     content = settled.model.SerializeToString()
     return Built(
         {},

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.runtime.engine import BACKENDS, PRECISIONS, Traits
+from export.traits import BACKENDS, PRECISIONS, Traits
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.files import replacing

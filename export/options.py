@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export import builders
-from export.runtime.engine import BACKENDS, PRECISIONS, parse_size
+from export.traits import BACKENDS, PRECISIONS, parse_size
 from export.verify import TOLERANCES
 from medisseg.errors import UserError
 
@@ -123,6 +123,11 @@ class BuildOptions:
         precision = self.precision
         if precision == "auto":
             precision = builders.default_precision(backend)
+        if (backend, precision) == ("onnx", "bf16"):
+            raise UserError(
+                "ONNX Runtime has no bfloat16 convolution on a CPU; use --precision fp32, fp16 or "
+                "int8, or --backend openvino"
+            )
         opset = self.opset or (22 if precision == "bf16" and backend in TENSORRT else 20)
         tolerance = self.tolerance or TOLERANCES[precision]
         return dataclasses.replace(

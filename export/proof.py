@@ -12,8 +12,9 @@ import numpy as np
 
 from export import layers, precision, verify
 from export.bundle import Bundle
-from export.runtime.engine import BaseEngine, Traits
+from export.runtime.engine import BaseEngine
 from export.samples import Frame, frames_from, source_name
+from export.traits import Traits
 from medisseg.errors import UserError
 
 ONNX_PART = "network.onnx"

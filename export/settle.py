@@ -58,6 +58,7 @@ def settle(
         calibration: Preprocessed images for INT8.
         rest: Precision of what INT8 leaves in floating point.
     """
+    rounds = ROUNDS
     if wanted == "int8":
         if not calibration:
             raise UserError("--precision int8 needs --data DIR: real frames to calibrate on")
@@ -65,15 +66,20 @@ def settle(
         if rest == "fp32":
             return Settled(graph, graph)
         wanted = rest
+        # A value that rounds to the next of 256 steps looks like a diverged layer: only what
+        # cannot be held is kept in float32.
+        rounds = 0
     if wanted == "fp32":
         return Settled(graph, graph)
-    islands = _islands(graph, wanted, batches)
+    islands = _islands(graph, wanted, batches, rounds)
     kept = tuple(node.name for node in graph.graph.node if node.name in islands)
     model = precision.typed(graph, wanted, kept)
     return Settled(model, precision.emulated(model), kept)
 
 
-def _islands(graph: onnx.ModelProto, wanted: str, batches: Sequence[Array]) -> set[str]:
+def _islands(
+    graph: onnx.ModelProto, wanted: str, batches: Sequence[Array], rounds: int
+) -> set[str]:
     """Find the layers that must stay in float32 by comparing layer outputs.
 
     First those whose values FP16 cannot hold; then, while the answer is off, the first layer at
@@ -83,8 +89,8 @@ def _islands(graph: onnx.ModelProto, wanted: str, batches: Sequence[Array]) -> s
     if wanted == "fp16":
         islands.update(precision.out_of_range(layers.peaks(graph, batches), graph))
     exact = layers.infer_with(graph)
-    answers = [exact(batch) for batch in batches]
-    for _ in range(ROUNDS):
+    answers = [exact(batch) for batch in batches] if rounds else []
+    for _ in range(rounds):
         rounded = precision.emulated(precision.typed(graph, wanted, islands))
         infer = layers.infer_with(rounded)
         worst = max(range(len(batches)), key=lambda i: _error(answers[i], infer(batches[i])))

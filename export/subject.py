@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.runtime.engine import Traits
+from export.traits import Traits
 from export.verify import Array, Image
 
 

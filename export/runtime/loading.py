@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import Bundle, is_bundle
-from export.runtime.engine import BACKENDS, BaseEngine, Traits
+from export.runtime.engine import BaseEngine
+from export.traits import BACKENDS, Traits
 from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)

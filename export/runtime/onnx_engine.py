@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.runtime.engine import BaseEngine, Traits
+from export.runtime.engine import BaseEngine
+from export.traits import Traits
 from medisseg.errors import UserError
 
 

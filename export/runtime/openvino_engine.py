@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.runtime.engine import BaseEngine, Traits
+from export.runtime.engine import BaseEngine
+from export.traits import Traits
 from medisseg.errors import UserError
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}

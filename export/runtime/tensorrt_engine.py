@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 
 from export.bundle import Bundle
-from export.runtime.engine import BaseEngine, Traits
+from export.runtime.engine import BaseEngine
+from export.traits import Traits
 from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)

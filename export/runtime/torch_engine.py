@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.runtime.engine import BaseEngine, Traits
+from export.runtime.engine import BaseEngine
+from export.traits import Traits
 from medisseg.errors import UserError
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -54,7 +54,7 @@ def test_whole_network_is_exported_with_a_dynamic_batch(whole_checkpoint: Path) 
     logits, uncertainty = session.run(None, {"images": batch})
     wanted = model(torch.from_numpy(batch)).detach().numpy()
     np.testing.assert_allclose(logits, wanted, atol=1e-3 * np.abs(wanted).max())
-    maps = model.auxiliary_logits(torch.from_numpy(batch))[2].detach().numpy()
+    maps = model.auxiliary_logits(torch.from_numpy(batch))["uncertainty"].detach().numpy()
     np.testing.assert_allclose(uncertainty, maps, atol=1e-3 * np.abs(maps).max())
     alone = session.run(None, {"images": batch[2:]})[0]
     np.testing.assert_allclose(alone, logits[2:], atol=1e-4 * np.abs(wanted).max())

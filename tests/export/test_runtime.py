@@ -1,0 +1,165 @@
+"""Engines: one protocol, the same answers, honest names, refusals that say what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.bundle import Bundle
+from export.runtime import Engine, load_engine
+from export.runtime import tensorrt_engine as T
+from medisseg.checkpoint import load_checkpoint
+from medisseg.errors import UserError
+
+BACKENDS = [("onnx", "auto", 2e-4), ("openvino", "fp32", 2e-3), ("openvino", "auto", 0.3)]
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(count, 3, 64, 96)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("backend", "precision", "tolerance"), BACKENDS)
+def test_bundle_answers_as_the_network(
+    bundle: Bundle, checkpoint: Path, backend: str, precision: str, tolerance: float
+) -> None:
+    batch = images(6)
+    wanted = load_checkpoint(checkpoint)(torch.from_numpy(batch)).detach().numpy()
+    with load_engine(bundle.path, backend=backend, precision=precision, threads=1) as engine:
+        assert isinstance(engine, Engine)
+        assert engine.backend == backend and engine.max_batch == 4 and engine.classes == 1
+        given = engine.infer(batch)  # longer than max_batch: in parts
+        kept = given.copy()
+        engine.infer(batch[::-1].copy())
+    assert given.dtype == np.float32 and given.shape == wanted.shape
+    np.testing.assert_allclose(given, wanted, atol=tolerance)
+    np.testing.assert_array_equal(given, kept, "an answer must survive the next run")
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.infer(batch)
+
+
+def test_each_place_in_a_batch_gives_the_same(bundle: Bundle) -> None:
+    one = images(1)
+    with load_engine(bundle.path, backend="openvino", precision="fp32") as engine:
+        answers = engine.infer(np.repeat(one, 4, axis=0))
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], atol=1e-5)
+
+
+def test_checkpoint_runs_in_pytorch(checkpoint: Path) -> None:
+    batch = images(2)
+    wanted = load_checkpoint(checkpoint)(torch.from_numpy(batch)).detach().numpy()
+    before = torch.get_num_threads()
+    with load_engine(checkpoint, device="cpu", threads=1) as engine:
+        given = engine.infer(batch)
+        assert engine.backend == "pytorch" and "fp32 on CPU" in engine.name
+    assert torch.get_num_threads() == before
+    np.testing.assert_allclose(given, wanted, atol=2e-4)
+
+
+def test_bf16_checkpoint_is_named_so(checkpoint: Path) -> None:
+    with load_engine(checkpoint, device="cpu", precision="bf16") as engine:
+        assert "bf16" in engine.name
+        exact = load_checkpoint(checkpoint)(torch.from_numpy(images(1))).detach().numpy()
+        error = np.abs(engine.infer(images(1)) - exact).max()
+    assert 1e-4 < error < 0.5
+
+
+def test_dlpack_goes_in_without_a_copy_to_numpy(checkpoint: Path) -> None:
+    from export.runtime.torch_engine import TorchEngine
+
+    engine = load_engine(checkpoint, device="cpu")
+    assert isinstance(engine, TorchEngine)
+    batch = images(1)
+    answer = engine.run_on_device(batch)["logits"]  # numpy has __dlpack__
+    np.testing.assert_allclose(answer.numpy(), engine.infer(batch), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 3, 64, 64), np.float32),
+        np.zeros((1, 3, 64, 96), np.float64),
+        np.zeros((3, 64, 96), np.float32),
+        np.zeros((0, 3, 64, 96), np.float32),
+    ],
+)
+def test_wrong_batches_are_refused(bundle: Bundle, wrong: np.ndarray) -> None:
+    with load_engine(bundle.path) as engine, pytest.raises(ValueError, match="expected"):
+        engine.infer(wrong)
+
+
+def test_wrong_requests_are_refused(bundle: Bundle, checkpoint: Path) -> None:
+    cases = [
+        (bundle.path, {"backend": "caffe"}, "expected auto or one of"),
+        (bundle.path, {"threads": 0}, "threads is 0"),
+        (bundle.path, {"backend": "tensorrt"}, "--backend tensorrt"),
+        (checkpoint, {"backend": "openvino"}, "build it first"),
+        (checkpoint, {"device": "tpu"}, "device is 'tpu'"),
+        (checkpoint.with_name("none.safetensors"), {}, "does not exist"),
+    ]
+    if not torch.cuda.is_available():
+        cases.append((checkpoint, {"device": "cuda"}, "no NVIDIA GPU"))
+    for source, options, said in cases:
+        with pytest.raises(UserError, match=said):
+            load_engine(source, **options)
+
+
+def test_pickled_checkpoint_is_not_executed(tmp_path: Path) -> None:
+    import pickle
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch '{tmp_path}/executed'",)
+
+    for name in ("evil.safetensors", "evil.pth"):
+        (tmp_path / name).write_bytes(pickle.dumps({"state_dict": Payload()}))
+        with pytest.raises(UserError):
+            load_engine(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_trial_load_runs_in_a_child(bundle: Bundle) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "export.runtime.trial", str(bundle.path)]
+    done = subprocess.run(command, cwd=root, env={**os.environ, T.TRIAL: "1"}, timeout=120)
+    assert done.returncode == 0
+
+
+def test_crash_in_the_trial_load_is_an_error_and_not_a_crash(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    crash = tmp_path / "python"
+    crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crash.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(crash))
+    with pytest.raises(UserError, match="signal 11.*build it again"):
+        T.try_in_child(bundle)
+    assert not list(tmp_path.rglob("opened-*")), "a failed trial is not remembered"
+
+
+def test_good_trial_load_is_remembered(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    T.try_in_child(bundle)
+    assert len(list(tmp_path.rglob("opened-*"))) == 1
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    T.try_in_child(bundle)  # remembered: no child
+
+
+@pytest.mark.gpu
+def test_cuda_graph_answers_as_the_network(checkpoint: Path) -> None:
+    wanted = load_checkpoint(checkpoint)(torch.from_numpy(images(3))).detach().numpy()
+    for precision, tolerance in (("fp32", 5e-3), ("fp16", 0.1)):
+        with load_engine(checkpoint, device="cuda", precision=precision) as engine:
+            for count in (3, 1, 3):
+                given = engine.infer(images(3)[:count])
+                np.testing.assert_allclose(given, wanted[:count], atol=tolerance)
