@@ -56,7 +56,9 @@ class Exposure:
     mask: npt.NDArray[np.uint8]
 
 
-def look(place: Floats, target: Floats, roll: float = 0.0) -> Pose:
+def look(
+    place: npt.NDArray[np.floating], target: npt.NDArray[np.floating], roll: float = 0.0
+) -> Pose:
     """Return the pose at ``place`` that looks at ``target``, turned by ``roll`` radians."""
     forward = (target - place) / np.linalg.norm(target - place)
     up = np.array([np.sin(roll), np.cos(roll), 0.0])

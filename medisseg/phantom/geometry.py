@@ -15,11 +15,11 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 FAR = 9.0  # what is farther lies in the dark of the lumen
-STEPS = 56
+STEPS = 72
 # The wall's slope is up to about 1.4, so its radial distance overestimates the true one.
 STEP_FRACTION = 0.62
-TOUCH = 1.5e-3
-NEAR = 0.06
+TOUCH = 5e-4
+NEAR = 0.12
 SAMPLE_WIDTH = 1024
 
 

@@ -16,8 +16,8 @@ RELIEF = (512, 320)
 ATTEMPTS = 40
 PREVIEW = (40, 40)
 # Shares of the picture that a polyp takes: what a still, and a frame of the video, may show.
-STILL_SHARE = (0.03, 0.42)
-FRAME_SHARE = (0.025, 0.45)
+STILL_SHARE = (0.03, 0.45)
+FRAME_SHARE = (0.03, 0.45)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def make_polyp(rng: np.random.Generator, tube: Tube, kind: str, z: float) -> Pol
     first = np.cross(normal, rng.normal(size=3))
     first /= np.linalg.norm(first)
     frame = np.stack([first, np.cross(normal, first), normal]).astype(np.float32)
-    size = float(rng.uniform(0.17, 0.40))
+    size = float(rng.uniform(0.20, 0.44))
     lobes, stalk, knobs = _shape(rng, kind, size)
     blend = {"pedunculated": 0.07, "sessile": 0.08, "flat": 0.04}[kind]
     lean = rng.normal(0, 0.35 * size, 2) if kind == "pedunculated" else (0.0, 0.0)
@@ -91,7 +91,7 @@ def _shape(
 ) -> tuple[list[list[list[float]]], tuple[float, float], tuple[float, float]]:
     """Return lobes, stalk and knobs for a head of half-width ``size``."""
     narrow = size * rng.uniform(0.7, 1.0)
-    knobs = (size * rng.uniform(0.03, 0.13), rng.uniform(2.4, 5.0) / size)
+    knobs = (size * rng.uniform(0.05, 0.15), rng.uniform(2.4, 5.0) / size)
     if kind == "flat":
         wide = 1.25 * size
         return [[[0, 0, 0], [wide, 1.2 * narrow, 0.42 * size]]], (0.0, 0.0), knobs
@@ -148,7 +148,7 @@ def make_still(rng: np.random.Generator, kind: str | None) -> Shot:
                 target = np.array([*rng.uniform(-1.0, 1.0, 2), rng.uniform(0.8, 2.5)])
                 scene = Scene(tube)
                 return Shot(scene, make_tissue(rng, scene), optics, look(place, target))
-            scene = Scene(tube, (make_polyp(rng, tube, kind, rng.uniform(0.25, 1.5)),))
+            scene = Scene(tube, (make_polyp(rng, tube, kind, rng.uniform(0.15, 1.2)),))
             polyp = scene.polyps[0]
             target = polyp.base + polyp.frame[2] * polyp.height * 0.6 + rng.normal(0, 0.22, 3)
             pose = look(place, target, rng.uniform(-0.6, 0.6))
@@ -187,7 +187,7 @@ def _stays_in_view(scenes: list[Scene], poses: list[Pose], optics: Optics) -> bo
 def _path(rng: np.random.Generator, scene: Scene, count: int, depth: float) -> list[Pose]:
     """Return poses on the way to the polyp at ``depth``: forwards, with an unsteady hand."""
     time = np.arange(count, dtype=np.float64) / 25
-    near, far = sorted(rng.uniform((0.4, 1.0), (0.8, 1.5)))
+    near, far = sorted(rng.uniform((0.35, 0.8), (0.75, 1.35)))
     z = depth - np.linspace(far, near, count)
     if rng.random() < 0.35:
         z = z[::-1].copy()  # withdrawal
