@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medisseg.errors import UserError
@@ -92,9 +93,7 @@ def check_video(container: InputContainer, name: str) -> None:
 
 def hardware_decoder() -> Any:
     """Return FFmpeg's CUDA decoder where there is a GPU (it falls back to software), else None."""
-    import torch
-
-    if not torch.cuda.is_available():
+    if not Path("/dev/nvidiactl").exists():  # asking PyTorch would load it, which takes seconds
         return None
     from av.codec.hwaccel import HWAccel
 

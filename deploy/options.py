@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from deploy.live import MAX_HOLD_OFF, Settings
@@ -141,8 +141,9 @@ def parse(argv: Sequence[str] | None) -> Options:
     Raises:
         UserError: An unknown key (answered with the nearest), a wrong kind or value.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="deploy/run.py",
+        allow_abbrev=False,
         description="Segment polyps in a video, live or recorded.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -158,13 +159,28 @@ def parse(argv: Sequence[str] | None) -> Options:
     for item in dataclasses.fields(Options):
         if item.name != "sources":
             _add(parser, item)
-    given = vars(parser.parse_args(argv))  # without what was not given: argparse.SUPPRESS
+    # Intermixed: sources may stand before and after options.
+    given = vars(
+        parser.parse_intermixed_args(argv)
+    )  # without what was not given: argparse.SUPPRESS
     config = given.pop("config", None)
     if not given["sources"]:
         del given["sources"]
     values = (_read(config) if config else {}) | given
     values["sources"] = tuple(values.get("sources", ()))
     return Options(**values)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers in one line, an unknown option with the nearest."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.4)
+            message += f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"{message} (--help shows all options)")
 
 
 def _add(parser: argparse.ArgumentParser, item: dataclasses.Field[Any]) -> None:

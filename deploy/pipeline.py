@@ -10,20 +10,21 @@ displaced is counted and written down as dropped.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from deploy.bookkeeping import END, Books
 from deploy.channel import Channel, Crew
-from deploy.drawing import draw_mask, draw_status, greyed
+from deploy.drawing import draw_mask, draw_status
 from deploy.findings import findings, foreground, shown_part
 from deploy.guard import EngineGuard, EngineOff
-from deploy.live import LIVE, OFFLINE, STALE, Live
+from deploy.live import Live
 from deploy.options import Options
 from deploy.pictures import to_rgb, to_yuv
 from deploy.quality import GOOD, QualityGate
@@ -32,7 +33,6 @@ from deploy.sources import Arrival
 from deploy.stream import Frame, Stream, brief
 
 log = logging.getLogger(__name__)
-WATCH_S = 0.1
 RAW_QUEUE = 8  # frames; a disk that stalls longer costs raw frames of a live source, counted
 
 
@@ -58,15 +58,26 @@ class Pipeline:
         self.streams, self.guard, self.options = streams, guard, options
         self.live, self.results = live, results
         self.crew = Crew()
+        self.books = Books(streams, guard, live, results)
         self.stopping = threading.Event()
-        self.done = threading.Event()
         self._gate = QualityGate() if options.quality else None
         self._expected_ms = 0.0  # smoothed time of one inference
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Load the libraries that the stages use, before the first frame waits for them."""
+        import cv2  # noqa: F401
+
+        from kernels.frames import postprocess
+
+        empty = np.zeros((16, 16, 3), np.uint8)
+        self.guard.convention.preprocess(empty)
+        draw_mask(empty, postprocess(np.zeros((1, 16, 16), np.float32), (16, 16)).mask, 0.5)
 
     def start(self) -> None:
         """Start the way of the frames; returns at once."""
         channel, count = self.crew.channel, len(self.streams)
-        newest = {"newest_of": newest_of, "on_drop": partial(self._drop, reason="newer frame")}
+        newest = {"newest_of": newest_of, "on_drop": partial(self.books.drop, reason="newer frame")}
         decoded = channel(capacity=count, producers=count, **newest)
         originals = channel(capacity=RAW_QUEUE, producers=count)
         prepared = channel(capacity=count, **newest)
@@ -82,7 +93,7 @@ class Pipeline:
         self._stage("draw", self.draw, judged, drawn)
         self._stage("record", self.record, drawn, None)
         self.crew.start("record raw", partial(self._record_raw, originals))
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        self.books.start()
 
     def _stage(
         self,
@@ -107,21 +118,22 @@ class Pipeline:
 
     def _decode(self, stream: Stream, decoded: Channel, originals: Channel) -> None:
         """Give every frame its id, its account and its place in the raw recording."""
-        began = time.perf_counter()
-        for arrival in stream.source.frames(self.stopping, partial(self._link, stream)):
-            ms = (time.perf_counter() - began) * 1e3
-            stream.timing.stages["decode"].add(ms)
-            frame = self._arrive(stream, arrival, ms)
-            if frame is not None:
-                self._keep_original(stream, frame, originals)
-                decoded.put(frame)
-            taken = stream.ledger.snapshot()
-            if self.stopping.is_set() or self.crew.failed.is_set():
-                break
-            if self.options.frames and taken["in"] + taken["in_flight"] >= self.options.frames:
-                break
+        arrivals = stream.source.frames(self.stopping, partial(self.books.link, stream))
+        with contextlib.closing(arrivals):  # type: ignore[type-var]
             began = time.perf_counter()
-        self._link(stream, False, "stopped" if self.stopping.is_set() else "end of the source")
+            for arrival in arrivals:
+                ms = (time.perf_counter() - began) * 1e3
+                stream.timing.stages["decode"].add(ms)
+                frame = self._arrive(stream, arrival, ms)
+                if frame is not None:
+                    self._keep_original(stream, frame, originals)
+                    decoded.put(frame)
+                taken = sum(stream.ledger.snapshot()[key] for key in ("in", "in_flight"))
+                enough = self.options.frames is not None and taken >= self.options.frames
+                if enough or self.stopping.is_set() or self.crew.failed.is_set():
+                    break
+                began = time.perf_counter()
+        stream.ended = "stopped" if self.stopping.is_set() else END
 
     def _arrive(self, stream: Stream, arrival: Arrival, ms: float) -> Frame | None:
         now = time.monotonic()
@@ -140,7 +152,7 @@ class Pipeline:
             frame.outcome = "failed"
             if stream.warn("frames that cannot be decoded"):
                 log.warning("%s: frame %d: %s", stream.source.name, frame_id, arrival.error)
-            self._settle(frame, brief(frame))
+            self.books.settle(frame, brief(frame))
             return None
         stream.standing.arrival(now)
         return frame
@@ -207,7 +219,7 @@ class Pipeline:
             return False  # dropping helps only where a fresh frame could keep the budget
         late = (time.monotonic() - frame.arrived) * 1e3 + self._expected_ms > budget
         if late:
-            self._drop(frame, "over budget")
+            self.books.drop(frame, "over budget")
         return late
 
     def postprocess(self, frames: list[Frame]) -> list[Frame]:
@@ -243,7 +255,7 @@ class Pipeline:
                 frame.shown_mask = shown_part(frame)
             for event, track in frame.judgement.events:
                 stream.alarms_on += event == "alarm on"
-                self._event(stream, frame, event, track.id, track.area, track.confidence)
+                self.books.event(stream, frame, event, track.id, track.area, track.confidence)
             stream.standing.ai(frame.off)
             if frame.quality != GOOD:
                 stream.quality[frame.quality] = stream.quality.get(frame.quality, 0) + 1
@@ -255,7 +267,7 @@ class Pipeline:
             stream = frame.stream
             if frame.shown_mask is not None and frame.judgement.shown:
                 draw_mask(frame.rgb, frame.shown_mask, frame.settings.opacity)
-            status = self._status(stream, frame)
+            status = self.books.status(stream, frame)
             draw_status(frame.rgb, status, frame.judgement.shown)
             stream.shown(frame)
             frame.status = status
@@ -286,7 +298,7 @@ class Pipeline:
             if stream.score is not None:
                 raw = frame.mask.mask if frame.mask else None
                 dice = stream.score.add(frame.id, frame.size, raw, frame.shown_mask)
-            self._settle(frame, frame.line(written, dice) if self.results else {})
+            self.books.settle(frame, frame.line(written, dice) if self.results else {})
         return frames
 
     def _record_raw(self, originals: Channel[Frame]) -> None:
@@ -295,66 +307,6 @@ class Pipeline:
                 if frame.stream.raw is not None and not frame.stream.raw.stopped:
                     picture = to_yuv(frame.picture, frame.stream.canvas)
                     frame.stream.raw.write(picture, frame.time_s, frame.connection)
-
-    def _drop(self, frame: Frame, reason: str) -> None:
-        frame.outcome, frame.error = "dropped", reason
-        self._settle(frame, brief(frame))
-
-    def _settle(self, frame: Frame, line: dict[str, Any]) -> None:
-        if self.results is not None:
-            self.results.frame(line)
-        frame.stream.ledger.settle(frame.outcome)
-
-    def _link(self, stream: Stream, connected: bool, reason: str) -> None:
-        stream.standing.link(connected, reason)
-        if not connected and stream.source.live and not self.stopping.is_set():
-            log.warning("%s: lost: %s", stream.source.name, reason)
-        self._status(stream, stream.last)
-
-    def _status(self, stream: Stream, frame: Frame | None) -> Any:
-        status, change = stream.status(self.guard.backend, frame)
-        if change is not None:
-            log.info(
-                "%s: %s -> %s %s", stream.source.name, change["from"], change["to"], status.reason
-            )
-            detail = f"{change['from']} -> {change['to']} {change['reason']}".strip()
-            self._event(stream, frame, "state", detail=detail, time_s=change["time_s"])
-        return status
-
-    def _event(
-        self,
-        stream: Stream,
-        frame: Frame | None,
-        event: str,
-        track: int | str = "",
-        area: int | str = "",
-        confidence: float | str = "",
-        detail: str = "",
-        time_s: float | None = None,
-    ) -> None:
-        if self.results is not None:
-            self.results.event(
-                time_s=round(frame.time_s, 3) if frame and time_s is None else time_s,
-                stream=stream.index,
-                frame=frame.id if frame else "",
-                event=event,
-                track=track,
-                area=area,
-                confidence=confidence if confidence == "" else round(float(confidence), 4),
-                detail=detail,
-            )
-
-    def _watch(self) -> None:
-        """Notice silence: a thread of its own, because nothing else moves when nothing comes."""
-        while not self.done.wait(WATCH_S):
-            for stream in self.streams:
-                before = self.live.status(stream.index).state
-                status = self._status(stream, stream.last)
-                if stream.source.live and status.state in (STALE, OFFLINE) and stream.last:
-                    grey = greyed(to_rgb(stream.last.picture), status)
-                    self.live.publish(grey, stream.last.id, status)
-                elif status.state != before or status.state != LIVE:
-                    self.live.update(status)
 
     def stop(self) -> None:
         """Ask the sources to end; what is on its way is still settled."""
@@ -365,10 +317,11 @@ class Pipeline:
         try:
             self.crew.join(timeout if self.stopping.is_set() else None)
         finally:
-            self.done.set()
             self.crew.abort()
+            self.books.close()
             for stream in self.streams:
-                stream.standing.link(False, "ended")
+                stream.standing.link(False, stream.ended or "stopped")
+                self.live.update(self.books.status(stream, stream.last))
                 for recorder in (stream.overlay, stream.raw):
                     if recorder is not None:
                         recorder.close()

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from deploy.sources import IMAGES, natural_order
 from medisseg.errors import UserError
-from medisseg.evaluation.metrics import dice
 
 log = logging.getLogger(__name__)
 EVENT_COLUMNS = ("time_s", "stream", "frame", "event", "track", "area", "confidence", "detail")
@@ -129,6 +128,8 @@ class Score:
         shown: npt.NDArray[np.uint8] | None,
     ) -> float | None:
         """Compare a frame's masks (None: empty) and return the raw one's Dice."""
+        from medisseg.evaluation.metrics import dice  # loads SciPy, which only a truth needs
+
         true = self.truth.mask(frame_id, size)
         if true is None:
             return None

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # run as a script, from any folder
@@ -25,6 +25,7 @@ if sys.path[0] == str(ROOT / "deploy"):  # a module of ours must never hide a li
     del sys.path[0]
 
 from deploy import options as options_module  # noqa: E402
+from deploy.bookkeeping import END  # noqa: E402
 from deploy.guard import EngineGuard  # noqa: E402
 from deploy.live import Controls, Live  # noqa: E402
 from deploy.measures import prometheus_text  # noqa: E402
@@ -40,7 +41,6 @@ from medisseg.errors import UserError, command  # noqa: E402
 
 log = logging.getLogger("deploy")
 OTHER_COMMANDS = ("replay", "compare", "chaos")
-END = "end of the source"
 SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
 
@@ -215,5 +215,18 @@ def _other(name: str, words: list[str]) -> int:
     return module.main([name, *words] if name != "chaos" else words) or 0
 
 
+def entry(run_command: Callable[[Sequence[str] | None], int | None] = main) -> NoReturn:
+    """Run as a command, and end even where a library holds on to a thread (a hung engine)."""
+    try:
+        command(run_command)
+    except SystemExit as end:
+        if any(thread.daemon for thread in threading.enumerate()):
+            # Python would kill such a thread inside its library, which aborts the process.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+        raise
+
+
 if __name__ == "__main__":
-    command(main)
+    entry()

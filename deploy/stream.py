@@ -133,6 +133,7 @@ class Stream:
         self.warnings: dict[str, int] = {}
         self.quality: dict[str, int] = {}
         self.alarms_on = 0
+        self.ended = ""  # why its source gives no more frames
         self.last: Frame | None = None  # the newest shown frame
         self.first_shown: float | None = None
         self.last_shown = 0.0

@@ -19,7 +19,6 @@ if str(ROOT) not in sys.path:
 
 from deploy import options, run  # noqa: E402
 from medisseg.convention import InputConvention  # noqa: E402
-from medisseg.errors import command  # noqa: E402
 
 GREEN = (0, 200, 0)  # what the engine below takes for a polyp
 
@@ -65,4 +64,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command(main)  # type: ignore[arg-type]
+    run.entry(main)
