@@ -12,7 +12,6 @@ Layouts: logits [B, heads * 81, H, W] in the order (head, output q, input k), va
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ def window_mix_convolution(attention_logits: Tensor, values: Tensor) -> Tensor:
     batch, channels, height, width = values.shape
     heads = attention_logits.shape[1] // PAIRS
     attention = attention_logits.reshape(batch, heads * CELLS, CELLS, height, width).softmax(2)
-    gather = _one_hot().to(values).repeat(heads, 1, 1, 1)
+    gather = ONE_HOT.to(values).repeat(heads, 1, 1, 1)
     flat = attention.reshape(batch, heads * PAIRS, height, width)
     filters = F.conv2d(flat, gather, padding=1, groups=heads)
     filters = filters.reshape(batch, heads, TAPS, height, width)
@@ -78,7 +77,6 @@ def _check(logits: Tensor, values: Tensor) -> None:
         )
 
 
-@cache
 def _one_hot() -> Tensor:
     """The fixed convolution A -> W of one head: [25, 81, 3, 3]."""
     weight = torch.zeros(TAPS, PAIRS, 3, 3)
@@ -88,6 +86,10 @@ def _one_hot() -> Tensor:
             # W[p] reads A at p - q; a convolution's kernel cell (1, 1) is p itself.
             weight[(dy + 2) * 5 + dx + 2, q * CELLS + k, 2 - q // 3, 2 - q % 3] = 1
     return weight
+
+
+# Made here, not on first use: made while a graph is traced it would be part of that graph.
+ONE_HOT = _one_hot()
 
 
 @torch.library.custom_op("medisseg::window_mix", mutates_args=(), device_types="cpu")
