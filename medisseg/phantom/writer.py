@@ -56,11 +56,15 @@ def write(
     Raises:
         UserError: On any other input, and where the folder cannot be written.
     """
-    _check(out, frames, images, seed, size, fps)
     manifest: dict[str, Any] = {
-        "seed": seed, "size": list(size), "fps": fps, "images": {}, "passages": []
+        "seed": seed,
+        "size": list(size),
+        "fps": fps,
+        "images": {},
+        "passages": [],
     }
     try:
+        _check(out, frames, images, seed, size, fps)
         with replacing(out) as beside, _progress() as bar:
             beside.mkdir()
             if images:
@@ -68,15 +72,13 @@ def write(
             if frames:
                 _write_video(beside, frames, seed, size, fps, manifest, bar)
             (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    except (NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
         raise UserError(
             f"cannot write {out}: {error.strerror}; name a folder that can be made"
         ) from error
 
 
-def _check(
-    out: Path, frames: int, images: int, seed: int, size: tuple[int, int], fps: int
-) -> None:
+def _check(out: Path, frames: int, images: int, seed: int, size: tuple[int, int], fps: int) -> None:
     if frames < 0 or images < 0 or not frames + images:
         raise UserError(
             f"got {frames} frames and {images} images; a phantom needs at least one of them, "
@@ -107,9 +109,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def _in_order(
-    function: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[Result]:
+def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Map over threads, in order, with only a few items begun before they are asked for."""
     workers = min(os.cpu_count() or 1, 8)
     pool = ThreadPoolExecutor(workers)
@@ -182,9 +182,7 @@ def plan_passages(frames: int) -> list[tuple[int, str | None]]:
     return plan + [(int(n), KINDS[i % len(KINDS)]) for i, n in enumerate(np.diff(bounds))]
 
 
-def _shots(
-    frames: int, seed: int, manifest: dict[str, Any]
-) -> Iterator[Shot]:
+def _shots(frames: int, seed: int, manifest: dict[str, Any]) -> Iterator[Shot]:
     start = 0
     for index, (count, kind) in enumerate(plan_passages(frames)):
         manifest["passages"].append({"start": start, "frames": count, "kind": kind})
