@@ -21,6 +21,7 @@ import numpy.typing as npt
 from medisseg.convention import InputConvention
 from medisseg.data import splits
 from medisseg.data.reading import IMAGE_SUFFIXES, BadFile, read_image, read_mask
+from medisseg.data.volumes import Slice, find_slices, read_slice
 from medisseg.errors import UserError
 
 MASK_ENDINGS = re.compile(
@@ -46,10 +47,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Files:
-    """Where a name's image and mask are."""
+    """Where a name's image and mask are, or which slice of a volume it is."""
 
     image: Path
     mask: Path | None
+    slice: Slice | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a mask."""
+        return self.mask is not None or self.slice is not None
 
 
 class SegmentationFolder(Sequence[Sample]):
@@ -104,7 +111,7 @@ class SegmentationFolder(Sequence[Sample]):
                 f"{listed(unknown)} of split {split!r}: no such image in {self.root}"
                 + (f"; the nearest is {near[0]}" if near else "")
             )
-        bare = [name for name in self.names if self.files[name].mask is None]
+        bare = [name for name in self.names if not self.files[name].labelled]
         if bare:
             raise UserError(
                 f"{self.root}: no mask for {listed(bare)} ({len(bare)} of {len(self.names)}); "
@@ -121,6 +128,8 @@ class SegmentationFolder(Sequence[Sample]):
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
         name = self.names[index]
         files = self.files[name]
+        if files.slice is not None:
+            return Sample(*read_slice(files.slice, self.classes), name)
         assert files.mask is not None
         image = read_image(files.image)
         mask = read_mask(files.mask, self.classes, self.indices)
@@ -181,6 +190,8 @@ def resize_mask(mask: npt.NDArray[np.uint8], convention: InputConvention) -> npt
 def find_files(root: Path) -> dict[str, Files]:
     """Return every image below ``root`` by name, with its mask where there is one.
 
+    Without images, the slices of the volumes below it.
+
     A name is the file's stem; where two folders (``train`` and ``test``, say) have files of one
     stem, it is the folders that tell them apart and the stem: ``train/17``.
 
@@ -190,6 +201,8 @@ def find_files(root: Path) -> dict[str, Files]:
     if not root.is_dir():
         raise UserError(f"no data folder {root}; expected a folder with images/ and masks/")
     images, masks = _candidates(root)
+    if not images and (slices := find_slices(root)):
+        return {name: Files(part.path, None, part) for name, part in slices.items()}
     if not images:
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise UserError(f"no images in {root}; expected images/ and masks/ with files of {kinds}")

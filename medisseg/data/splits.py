@@ -9,6 +9,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
+from medisseg.data.volumes import SLICE, expand
 from medisseg.errors import UserError
 
 ALIASES = {
@@ -18,7 +19,7 @@ ALIASES = {
     "test": ("test", "testing"),
 }
 SEEDED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
-EXTENSION = r"\.(jpe?g|png|bmp|tiff?|webp|npz)$"
+EXTENSION = r"\.(jpe?g|png|bmp|tiff?|webp|npz|h5|npy\.h5)$"
 TABLES = ("sequences.csv", "patients.csv", "groups.csv")
 NAME_COLUMNS = ("name", "image", "image_id", "file", "filename", "frame")
 GROUP_COLUMNS = ("group", "sequence", "patient", "patient_id", "case", "video", "lesion_id")
@@ -48,7 +49,7 @@ def names(
         return list(images)
     path = find_list(root, split)
     if path is not None:
-        return read_list(path, images)
+        return expand(read_list(path, images), images)
     files = images if isinstance(images, Mapping) else {}
     inside = in_folder(root, split, files)
     if inside:
@@ -123,7 +124,8 @@ def _stem(text: str) -> str:
 def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict[str, str]:
     """Return name -> group from a CSV of names, or of frame ranges (first_frame, last_frame).
 
-    ``table`` None: ``sequences.csv``, ``patients.csv`` or ``groups.csv`` of the folder, if any.
+    ``table`` None: ``sequences.csv``, ``patients.csv`` or ``groups.csv`` of the folder, if any;
+    without one, the slices of a volume are a group.
 
     Raises:
         UserError: The table cannot be found or lacks the columns.
@@ -131,7 +133,7 @@ def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict
     if table is None:
         path = next((root / name for name in TABLES if (root / name).is_file()), None)
         if path is None:
-            return {}
+            return _cases(available)
     else:
         path = next((p for p in (root / table, Path(table)) if p.is_file()), None)
         if path is None:
@@ -153,6 +155,12 @@ def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict
     if ranged:
         return _by_range(rows, group, available)
     return {_stem(row[name].strip()): row[group].strip() for row in rows}  # type: ignore[index]
+
+
+def _cases(available: Sequence[str]) -> dict[str, str]:
+    """Return the case of every slice of a volume, by its name."""
+    matches = {name: SLICE.match(name) for name in available}
+    return {name: match["case"] for name, match in matches.items() if match}
 
 
 def _by_range(
@@ -245,11 +253,14 @@ def refuse_leaks(parts: Mapping[str, Sequence[str]], groups: Mapping[str, str]) 
 def duplicates(parts: Mapping[str, Mapping[str, Path]]) -> list[str]:
     """Return warnings about images that are byte for byte the same in two parts."""
     seen: dict[str, tuple[str, str]] = {}
+    digests = {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in {path for files in parts.values() for path in files.values()}
+    }
     found = []
     for part, files in parts.items():
         for name, path in files.items():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            other = seen.setdefault(digest, (part, name))
+            other = seen.setdefault(digests[path], (part, name))
             if other[0] != part:
                 found.append(f"{name} ({part}) and {other[1]} ({other[0]})")
     if not found:

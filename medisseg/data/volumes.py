@@ -1,0 +1,136 @@
+"""Volumes as slices (2.5D): a slice's image holds it and its neighbours as three channels.
+
+Read are the files that Synapse multi-organ CT is usually passed on as: ``.npz`` with ``image`` and
+``label``, of one slice [H, W] (``case0005_slice012.npz``) or of a volume [D, H, W], and ``.h5``
+volumes (with h5py installed). The slices of one case stay on one side of a seeded split.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medisseg.data.reading import BadFile
+from medisseg.errors import UserError
+
+SUFFIXES = (".npz", ".npy.h5", ".h5")
+SLICE = re.compile(r"^(?P<case>.+?)_slice_?(?P<number>\d+)$", re.I)
+# Hounsfield units, as in TransUNet (Chen et al. 2021): soft tissue.
+WINDOW = (-125.0, 275.0)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: its file and case, its index in a volume (None: the file is the slice), and the
+    files of its neighbours below and above where slices are files."""
+
+    path: Path
+    case: str
+    index: int | None = None
+    neighbours: tuple[Path, Path] | None = None
+
+
+def find_slices(root: Path) -> dict[str, Slice]:
+    """Return every slice below ``root`` by name, such as ``case0005_slice012``."""
+    found: dict[str, Slice] = {}
+    paths = (path for path in sorted(root.rglob("*")) if path.name.lower().endswith(SUFFIXES))
+    slices: dict[tuple[str, int], Path] = {}
+    for path in paths:
+        stem = path.name[: -len(_suffix(path))]
+        match = SLICE.match(stem)
+        if match:
+            slices[match["case"], int(match["number"])] = path
+            continue
+        depth = len(_volume(path)[0])
+        found |= {f"{stem}_slice{k:03}": Slice(path, stem, k) for k in range(depth)}
+    for (case, number), path in slices.items():
+        below = slices.get((case, number - 1), path)
+        above = slices.get((case, number + 1), path)
+        found[path.name[: -len(_suffix(path))]] = Slice(path, case, None, (below, above))
+    return found
+
+
+def expand(names: Iterable[str], available: Iterable[str]) -> list[str]:
+    """Return the names with every case replaced by its slices."""
+    there = list(available)
+    known = set(there)
+    found: list[str] = []
+    for name in names:
+        start = f"{name}_slice"
+        inside = [] if name in known else [other for other in there if other.startswith(start)]
+        found.extend(inside or [name])
+    return found
+
+
+def read_slice(part: Slice, classes: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Return a slice as uint8 [H, W, 3] (below, itself, above) and class indices uint8 [H, W].
+
+    Raises:
+        BadFile: Not readable, of other shapes, or with labels outside the classes.
+    """
+    if part.index is None:
+        assert part.neighbours is not None
+        image, label = _volume(part.path)
+        layers = [_volume(part.neighbours[0])[0][0], image[0], _volume(part.neighbours[1])[0][0]]
+        labels = label[0]
+    else:
+        image, label = _volume(part.path)
+        last = len(image) - 1
+        layers = [image[min(max(part.index + step, 0), last)] for step in (-1, 0, 1)]
+        labels = label[part.index]
+    found = np.unique(labels)
+    top = max(classes, 2) - 1
+    if found.min() < 0 or found.max() > top or np.any(found != np.rint(found)):
+        raise BadFile(
+            f"{part.path} holds the labels {', '.join(map(str, found[:10]))}; "
+            f"expected class indices 0 to {top}"
+        )
+    return np.stack([_windowed(layer) for layer in layers], axis=2), labels.astype(np.uint8)
+
+
+def _windowed(layer: npt.NDArray) -> npt.NDArray[np.uint8]:
+    """Return intensities as uint8: of [0, 1] as they are, else Hounsfield units by the window."""
+    values = layer.astype(np.float32)
+    low, high = (0.0, 1.0) if values.min() >= 0 and values.max() <= 1 else WINDOW
+    return np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return next(suffix for suffix in SUFFIXES if name.endswith(suffix))
+
+
+@functools.lru_cache(maxsize=6)  # a slice and its neighbours, read by two threads
+def _volume(path: Path) -> tuple[npt.NDArray, npt.NDArray]:
+    """Return image and label of a file as [D, H, W]."""
+    try:
+        if _suffix(path) == ".npz":
+            with np.load(path) as file:
+                image, label = file["image"], file["label"]
+        else:
+            image, label = _read_h5(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadFile(f"{path} is not readable; expected arrays 'image' and 'label'") from error
+    if image.shape != label.shape or image.ndim not in (2, 3):
+        raise BadFile(
+            f"{path}: image is {image.shape} and label {label.shape}; "
+            "expected both [H, W] or [D, H, W]"
+        )
+    return (image, label) if image.ndim == 3 else (image[None], label[None])
+
+
+def _read_h5(path: Path) -> tuple[npt.NDArray, npt.NDArray]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs h5py, which is not installed: pip install h5py, or store it as .npz"
+        ) from error
+    with h5py.File(path) as file:
+        return file["image"][:], file["label"][:]

@@ -1,0 +1,141 @@
+"""Configurations: every one starts, and wrong ones are answered with what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medisseg.config import CONFIGS, TrainConfig, from_dict, load_config
+from medisseg.errors import UserError
+
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+SMALL = "{encoder: r18, width: 8, heads: 2, decouple_width: 8, aux_widths: [8, 8, 8, 8, 8]}"
+SMALL_EDGE = "{width: 8, heads: 2, decouple_width: 8, aux_widths: [8, 8, 8, 8]}"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images with squares, and lists of every name that the configurations ask for."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    for index in range(10):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[16:48, 4 * index : 4 * index + 24] = 255
+        image = rng.integers(0, 99, (64, 64, 3)) + mask[:, :, None] // 2
+        Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{index}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{index}.png")
+    for name, part in (("train", range(6)), ("val", (6, 7)), ("test", (8, 9))):
+        (root / f"{name}.txt").write_text("".join(f"{index}\n" for index in part))
+    return root
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("volumes")
+    rng = np.random.default_rng(0)
+    for case in range(3):
+        label = np.kron(rng.integers(0, 9, (2, 4, 4)), np.ones((1, 16, 16)))
+        np.savez(root / f"case{case}.npz", image=label / 9, label=label)
+    (root / "train.txt").write_text("case0\ncase1\n")
+    (root / "test.txt").write_text("case2\n")
+    return root
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_configuration_starts(
+    name: str, pictures: Path, volumes: Path, tmp_path: Path
+) -> None:
+    """One epoch of both stages, small in size and width, with the configuration's own recipe."""
+    from medisseg.checkpoint import read_header
+    from medisseg.training.run import train
+
+    edge = load_config(name).preset == "edge"
+    config = load_config(
+        name,
+        [
+            f"data={volumes if name == 'synapse' else pictures}",
+            f"out={tmp_path}",
+            "epochs=1",
+            "batch=2",
+            "validate_every=1",
+            "input.size=[32,32]",
+            f"options={SMALL_EDGE if edge else SMALL}",
+            "encoder_weights=null",
+            "hardware={threads: 1, progress: false}",
+        ],
+    )
+    info = read_header(train(config))
+    assert (info.architecture, info.classes) == (config.preset, config.classes)
+    assert info.convention == config.input
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stag2.lr=1"], "unknown key 'stag2'; did you mean 'stage2'"),
+        (["stage2.learning_rate=1"], "unknown key 'stage2.learning_rate'"),
+        (["stage2.lr=fast"], "stage2.lr is 'fast'; expected float"),
+        (["stage1.augment.rotate_p=1.5"], r"stage1.augment.rotate_p is 1.5; expected within \[0"),
+        (["loss.variant=l2"], "loss.variant is 'l2'; expected one of infonce_l2"),
+        (["input.size=[250,250]"], "multiples of 16"),
+        (["loss.dispersive=[1,2,3]"], "expected 2 values"),
+        (["epochs"], "expected key=value"),
+        (["stages=[2,1]"], "expected .1, 2."),
+        (["stage2=5"], "stage2 is 5; expected a table"),
+        (["hardware.precision=half"], "expected one of float32"),
+    ],
+)
+def test_wrong_settings_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config("edge", overrides)
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean kvasir-seg"):
+        load_config("kvasir-sge")
+    (tmp_path / "a.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="is not YAML"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("- 1")
+    with pytest.raises(UserError, match="expected a table"):
+        load_config(tmp_path / "b.yaml")
+
+
+def test_overrides_reach_one_stage_or_both() -> None:
+    config = load_config("edge", ["epochs=5", "stage2.epochs=7", "stage1.augment.rotate=3"])
+    assert (config.stage1.epochs, config.stage2.epochs) == (5, 7)
+    # The file shares one table of augmentation between the stages; an override must not.
+    assert (config.stage1.augment.rotate, config.stage2.augment.rotate) == (3, 45)
+    assert load_config("edge", ["stage2.lr=1e-5"]).stage2.lr == 1e-5
+
+
+def test_a_base_is_changed_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: kvasir-seg\nname: mine\nstage2: {lr: 0.5}\n")
+    mine, base = load_config(tmp_path / "mine.yaml"), load_config("kvasir-seg")
+    assert (mine.stage2.lr, mine.stage2.encoder_lr) == (0.5, base.stage2.encoder_lr)
+    assert (mine.name, mine.out, mine.data_name) == ("mine", "runs/mine", "Kvasir-SEG")
+
+
+def test_a_configuration_survives_its_own_file(tmp_path: Path) -> None:
+    from medisseg.config import save_config
+
+    config = load_config("demo", ["options={activation: relu}"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert from_dict(TrainConfig().to_dict()) == TrainConfig()
+
+
+def test_the_paper_recipe_is_the_papers() -> None:
+    config = load_config("kvasir-seg")
+    assert (config.preset, config.input.size, config.loss.dispersive) == (
+        "medisseg-r50", (256, 256), (0.2, 0.6),
+    )  # fmt: skip
+    for stage in (config.stage1, config.stage2):
+        found = (stage.optimizer, stage.lr, stage.batch, stage.epochs, stage.patience)
+        assert found == ("adam", 1e-4, 4, 300, 100)
+    assert config.stage2.lr * config.stage2.encoder_lr == pytest.approx(1e-5)
