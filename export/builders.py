@@ -180,7 +180,7 @@ def _tensorrt(module: str) -> Callable[..., Built]:
 
 
 def _torch_tensorrt(settled: Settled, spec: Spec, progress: Any = None) -> Built:
-    from export.tensorrt_family import build_torch_tensorrt
+    from export.torch_tensorrt_builder import build_torch_tensorrt
 
     return build_torch_tensorrt(settled.network, spec)
 

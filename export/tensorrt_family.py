@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX through one builder; Torch-TensorRT beside it.
+"""TensorRT and TensorRT for RTX through one builder.
 
 The network is strongly typed: its types are those of the ONNX graph, and TensorRT may not change
 them. Only TensorRT before 10.12 (JetPack 6 has 10.3) takes the FP16 builder flag instead, with the
@@ -65,69 +65,6 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
     )
 
 
-def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
-    """Compile an inference network by Torch-TensorRT, with the types it has in PyTorch.
-
-    Never run by us: Torch-TensorRT does not import without TensorRT and a CUDA PyTorch.
-
-    Args:
-        network: What ``model.for_inference()`` returned.
-        spec: What to build; fp16, bf16 or fp32.
-    """
-    import tempfile
-    from pathlib import Path
-
-    import torch
-
-    try:
-        torch_tensorrt = importlib.import_module("torch_tensorrt")
-    except (ImportError, OSError) as error:
-        raise UserError(f"--backend torch-tensorrt: it does not import ({error})") from error
-    kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-    if spec.precision not in kinds:
-        raise UserError("--backend torch-tensorrt builds fp16, bf16, fp32; use tensorrt")
-    if not torch.cuda.is_available():
-        raise UserError("--backend torch-tensorrt needs an NVIDIA GPU here; use tensorrt-rtx --gpu")
-    wrapped = _in_type(network.eval(), kinds[spec.precision]).cuda()
-    low, best, high = ((count, *spec.input_shape) for count in spec.batch)
-    image = torch_tensorrt.Input(min_shape=low, opt_shape=best, max_shape=high, dtype=torch.float32)
-    module = torch_tensorrt.compile(wrapped, ir="dynamo", inputs=[image], use_explicit_typing=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.ep"
-        sample = torch.zeros(best, device="cuda")
-        torch_tensorrt.save(module, str(path), output_format="exported_program", inputs=[sample])
-        program = path.read_bytes()
-
-    def opened(traits: Any) -> Any:
-        from export.runtime.tensorrt_engine import TorchTensorRTEngine
-
-        return TorchTensorRTEngine(program, traits)
-
-    convolutions = [m for m in wrapped.modules() if isinstance(m, torch.nn.Conv2d)]
-    counts = {spec.precision.upper(): len(convolutions)}
-    gpu = _local_gpu() or "unknown"
-    version = torch_tensorrt.__version__
-    return Built({"network.ep": program}, version, counts, "compiled module", (gpu,), open=opened)
-
-
-def _in_type(network: Any, dtype: Any) -> Any:
-    """Return the network in ``dtype`` with float32 inputs and outputs."""
-    import torch
-
-    class Cast(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network.to(dtype)
-
-        def forward(self, images: torch.Tensor) -> Any:
-            answer = self.network(images.to(dtype))
-            if isinstance(answer, torch.Tensor):
-                return answer.float()
-            return tuple(part.float() for part in answer)
-
-    return Cast()
-
-
 def parsed_convolutions(trt: Any, network: Any) -> dict[str, int]:
     """Count the convolutions of a strongly typed network by the type they compute in."""
     names = {trt.float32: "FP32", trt.float16: "FP16", trt.bfloat16: "BF16", trt.int8: "INT8"}
@@ -154,10 +91,10 @@ def engine_convolutions(trt: Any, plan: bytes, log: Any) -> dict[str, int]:
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     counts: dict[str, int] = {}
-    for layer in json.loads(text)["Layers"]:
-        if isinstance(layer, str) or "conv" not in layer.get("LayerType", "").lower():
+    for entry in json.loads(text)["Layers"]:
+        if isinstance(entry, str) or "conv" not in entry.get("LayerType", "").lower():
             continue
-        described = layer["Outputs"][0]["Format/Datatype"].lower()
+        described = entry["Outputs"][0]["Format/Datatype"].lower()
         kinds = {"half": "FP16", "fp16": "FP16", "bf": "BF16", "int8": "INT8"}
         kind = next((name for key, name in kinds.items() if key in described), "FP32")
         counts[kind] = counts.get(kind, 0) + 1
@@ -167,7 +104,7 @@ def engine_convolutions(trt: Any, plan: bytes, log: Any) -> dict[str, int]:
 def _refuse(trt: Any, module: str, spec: Spec, typed: bool) -> None:
     """Refuse what this version cannot do, before work is spent on it."""
     version = f"{module} {trt.__version__}"
-    if spec.dla >= 0 and (module == "tensorrt_rtx" or not hasattr(trt, "DeviceType")):
+    if spec.dla >= 0 and (module == "tensorrt_rtx" or _version(trt) >= (11, 0)):
         raise UserError(f"--dla: {version} has no DLA; use TensorRT 10 on a Jetson")
     if not typed and spec.precision == "bf16":
         raise UserError(f"{version} has no typed bfloat16 here; use --precision fp16")
@@ -204,9 +141,9 @@ def _configure(
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     if spec.gpus:
         return _set_gpus(trt, config, spec, log)
-    if module_of(trt) == "tensorrt_rtx" and not _local_gpu():
+    if module_of(trt) == "tensorrt_rtx" and not local_gpu():
         raise UserError("no NVIDIA GPU here to build for: name them, for example --gpu sm86,sm89")
-    return (_local_gpu() or "unknown",)
+    return (local_gpu() or "unknown",)
 
 
 def _set_gpus(trt: Any, config: Any, spec: Spec, log: Any) -> tuple[str, ...]:
@@ -341,7 +278,7 @@ def _ok(good: bool, log: Any, what: str) -> None:
 
 def _opener(module: str, plan: bytes, capabilities: tuple[str, ...]) -> Any:
     """Return a function that opens the plan here, or None where no such GPU is."""
-    if _local_gpu() not in capabilities:
+    if local_gpu() not in capabilities:
         return None
 
     def opened(traits: Any) -> Any:
@@ -352,7 +289,7 @@ def _opener(module: str, plan: bytes, capabilities: tuple[str, ...]) -> Any:
     return opened
 
 
-def _local_gpu() -> str | None:
+def local_gpu() -> str | None:
     """Return this machine's compute capability as "sm89", or None without a GPU."""
     import torch
 
