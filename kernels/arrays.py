@@ -41,13 +41,11 @@ def view(value: Any, name: str) -> Any:
         return value
     try:
         if _on_gpu(value):
-            return _device_array(value, name)
+            return _device_array(value)
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} cannot be shared: {error}; expected an array without a gradient"
-        ) from error
+        raise TypeError(f"{name} cannot be shared: {error}; expected a plain array") from error
     raise TypeError(
         f"{name} is {type(value).__name__}; expected a numpy array, or one with __dlpack__ or "
         "__cuda_array_interface__"
@@ -120,7 +118,7 @@ def _on_gpu(value: Any) -> bool:
     return hasattr(value, "__cuda_array_interface__")
 
 
-def _device_array(value: Any, name: str) -> Any:
+def _device_array(value: Any) -> Any:
     import torch
 
     tensor = value
@@ -128,7 +126,7 @@ def _device_array(value: Any, name: str) -> Any:
         shares = hasattr(value, "__dlpack__")
         tensor = torch.from_dlpack(value) if shares else torch.as_tensor(value)
     if tensor.requires_grad:
-        raise TypeError(f"{name} requires a gradient, which ends here; pass {name}.detach()")
+        raise BufferError("it requires a gradient, use tensor.detach()")
     size = tensor.element_size()
     return extension().DeviceArray(
         tensor.data_ptr(),

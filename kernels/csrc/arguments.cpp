@@ -7,7 +7,7 @@ namespace medisseg {
 namespace {
 
 const std::string kSides = "sides of 1 to " + std::to_string(kLargestSide) + " pixels";
-const char* const kRemedy = "; pass numpy.ascontiguousarray of it";
+const char* const kRemedy = "; pass a contiguous copy (numpy.ascontiguousarray, tensor.contiguous)";
 
 [[noreturn]] void wrong(const char* name, const py::handle& got, const std::string& expected) {
   throw py::value_error(std::string(name) + " is " + describe(got) + "; expected " + expected);
