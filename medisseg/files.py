@@ -30,6 +30,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {target.parent} ({error.strerror}); choose another --out"
+        ) from error
+    try:
         yield beside
         _flush(beside)
         if beside.is_dir() and target.is_dir():

@@ -267,9 +267,7 @@ def _march(scene: Scene, polyps: tuple[Polyp, ...], origin: Floats, ways: Floats
     return depth
 
 
-def _surface(
-    scene: Scene, depth: Floats, point: Floats, near: npt.NDArray[np.intp]
-) -> Hits:
+def _surface(scene: Scene, depth: Floats, point: Floats, near: npt.NDArray[np.intp]) -> Hits:
     normal = scene.tube.gradient(point)
     polyp = np.full(len(depth), -1, np.int8)
     gap = np.full(len(depth), FAR, np.float32)

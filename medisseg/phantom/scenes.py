@@ -81,7 +81,13 @@ def make_polyp(rng: np.random.Generator, tube: Tube, kind: str, z: float) -> Pol
     blend = {"pedunculated": 0.07, "sessile": 0.08, "flat": 0.04}[kind]
     lean = rng.normal(0, 0.35 * size, 2) if kind == "pedunculated" else (0.0, 0.0)
     return Polyp(
-        kind, base, frame, np.array(lobes, np.float32), stalk, knobs, blend,
+        kind,
+        base,
+        frame,
+        np.array(lobes, np.float32),
+        stalk,
+        knobs,
+        blend,
         (float(lean[0]), float(lean[1])),
     )
 
@@ -192,8 +198,9 @@ def _path(rng: np.random.Generator, scene: Scene, count: int, depth: float) -> l
     if rng.random() < 0.35:
         z = z[::-1].copy()  # withdrawal
     z += 0.04 * np.sin(2 * np.pi * rng.uniform(0.3, 0.7) * time + rng.uniform(0, 6))
-    aim = np.array([*np.stack(scene.tube.centre(np.array([depth + 1], np.float32)))[:, 0],
-                    depth + 1])
+    aim = np.array(
+        [*np.stack(scene.tube.centre(np.array([depth + 1], np.float32)))[:, 0], depth + 1]
+    )
     if scene.polyps:
         polyp = scene.polyps[0]
         aim = polyp.base + polyp.frame[2] * polyp.height * 0.6

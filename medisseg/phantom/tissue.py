@@ -21,9 +21,7 @@ MUCOSA = ((218, 132, 120), (222, 132, 98), (212, 146, 138), (214, 108, 90), (218
 TINTS = ((1.05, 0.62, 0.58), (1.10, 1.32, 1.32), (1.10, 1.22, 0.85), (0.90, 0.58, 0.62))
 
 
-def noise(
-    rng: np.random.Generator, cells: tuple[int, int], shape: tuple[int, int]
-) -> Floats:
+def noise(rng: np.random.Generator, cells: tuple[int, int], shape: tuple[int, int]) -> Floats:
     """Return value noise [H, W] in about [-1, 1], smooth over ``cells``, seamless in columns."""
     import cv2
 
@@ -124,8 +122,13 @@ def _add_vessels(rng: np.random.Generator, planes: list[Floats]) -> None:
             # Around in columns: the middle of the line lies on the picture.
             line[:, 0] += margin - np.floor(line[len(line) // 2, 0] / COLUMNS) * COLUMNS
             cv2.polylines(
-                deep if width > 1.8 else fine, [np.round(line * 8).astype(np.int32)], False, 255,
-                max(1, round(width)), cv2.LINE_AA, shift=3,
+                deep if width > 1.8 else fine,
+                [np.round(line * 8).astype(np.int32)],
+                False,
+                255,
+                max(1, round(width)),
+                cv2.LINE_AA,
+                shift=3,
             )
     strength = np.float32(rng.uniform(0.25, 0.85))
     for canvas, blur, shares in ((fine, 0.8, (0.22, 0.68, 0.58)), (deep, 2.0, (0.26, 0.5, 0.34))):
@@ -224,8 +227,9 @@ def _skin(rng: np.random.Generator, base: Floats, kind: str) -> Floats:
     shape = (SKIN, SKIN)
     tint = np.array(TINTS[rng.integers(len(TINTS))], np.float32)
     # Flat lesions lack the shading that betrays the others: their tint has to.
-    tint = 1 + (tint - 1) * np.float32(rng.uniform(0.85, 1.2) if kind == "flat" else
-                                       rng.uniform(0.55, 1.1))
+    tint = 1 + (tint - 1) * np.float32(
+        rng.uniform(0.85, 1.2) if kind == "flat" else rng.uniform(0.55, 1.1)
+    )
     pits = np.abs(noise(rng, (44, 44), shape)) * np.float32(rng.uniform(0.18, 0.45))
     flush = clouds(rng, (5, 5), shape) * np.float32(rng.uniform(0.15, 0.35))
     skin = np.empty((*shape, 7), np.float32)
@@ -273,9 +277,7 @@ def shade(
     return body, shine[:, None] * np.array([1.0, 0.97, 0.92], np.float32)
 
 
-def _paint_polyps(
-    scene: Scene, tissue: Tissue, hits: Hits, paint: Floats, ripple: Floats
-) -> None:
+def _paint_polyps(scene: Scene, tissue: Tissue, hits: Hits, paint: Floats, ripple: Floats) -> None:
     for index, polyp in enumerate(scene.polyps):
         # The mucosa takes the polyp's colour gradually, over the foot.
         near = np.flatnonzero((hits.gap < 0.05) & (hits.depth < FAR))
@@ -291,7 +293,7 @@ def _paint_polyps(
         # Flank and stalk are still covered by mucosa; the tint grows towards the top.
         rise = np.clip(own[2] / np.float32(0.65 * polyp.height), 0, 1)
         own_tint = np.float32(0.5 if polyp.kind != "flat" else 0.8)
-        paint[near] += (skin[:, :4] - paint[near]) * share * (
-            own_tint + (1 - own_tint) * rise
-        )[:, None]
+        paint[near] += (
+            (skin[:, :4] - paint[near]) * share * (own_tint + (1 - own_tint) * rise)[:, None]
+        )
         ripple[near] += (skin[:, 4:] - ripple[near]) * share
