@@ -1,6 +1,7 @@
-"""What makes Med-DisSeg fast: operators with a CPU path, and the extension for frames.
+"""Fused operators for CPU and GPU: TeLU, dispersive loss, window mixing; frames in C++ and CUDA.
 
-Importing this package needs no GPU, no Triton and no compiled extension (``kernels.frames``).
+Every operator is registered with torch.library, so that autograd, autocast, torch.compile and
+torch.export take it as their own. Triton is imported at the first call on a GPU.
 """
 
 from kernels.dispersive import dispersive_loss, dispersive_loss_reference

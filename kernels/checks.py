@@ -30,6 +30,11 @@ def same_device(**tensors: Tensor) -> None:
         raise ValueError(f"got {listed}; expected one device: move one with .to()")
 
 
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 where one of the tensors is, else float32."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
 def wide(tensor: Tensor) -> Tensor:
     """Return half-precision values as float32, others as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.to(compute_dtype(tensor))

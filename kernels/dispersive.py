@@ -1,27 +1,31 @@
-"""Dispersive losses over N representations, in memory O(N D).
+"""Dispersive loss: pushes representations apart (Wang and He 2025, "Diffuse and Disperse").
 
-Med-DisSeg Eq. 3 and its variants; distances per dimension as in Wang and He 2025, "Diffuse and
-Disperse". Every loss is a sum over pairs of a function of D_ij = |h_i - h_j|^2 (/ d), and its
-gradient a graph Laplacian: dL/dh_i = 2 / d * sum_j w_ij (h_i - h_j), w_ij = dL/dD_ij. Rows are
-centred first, which changes nothing but the rounding. Blocks of rows meet all rows, so that
-neither N x N nor D x D is ever stored; covariance is computed from the same Gram blocks.
+Four variants over the N rows of h, means over the pairs i != j:
+
+    infonce_l2       log(mean exp(-D / tau) + epsilon),  D = ||h_i - h_j||^2 / d
+    infonce_cosine   log(mean exp(-D / tau) + epsilon),  D = 1 - cos(h_i, h_j)
+    hinge            mean max(0, margin - sqrt(D))^2,    D = ||h_i - h_j||^2 / d
+    covariance       sum of the squared off-diagonal entries of the 1 / (N - 1) covariance
+
+InfoNCE is a log-sum-exp, never exp and then log, so it has a gradient at every feature scale
+(Med-DisSeg Eq. 3 as released has none). Up to 64 rows go through their centred N x N Gram matrix,
+more through tiles of pairs: memory is O(N d), nothing of N x N, d x d or N x N x d is formed.
+Distances below the rounding of their rows' norms count as zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from kernels.checks import floating, wide
+from kernels import pairs
+from kernels.checks import compute_dtype, floating, wide
+from kernels.pairs import FEW, Options
 
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
-FLOOR = 1e-8  # added to the mean of exp, as published
-BLOCK = 1 << 22  # pairs held at once: 16 MB in float32
 
 
 def dispersive_loss(
@@ -31,35 +35,37 @@ def dispersive_loss(
     margin: float = 1.0,
     normalize: bool = True,
     include_diagonal: bool = False,
+    epsilon: float = 1e-8,
 ) -> Tensor:
-    """Return a scalar that falls as the rows of ``h`` move apart.
+    """Return the dispersive loss of the rows of ``h``; deterministic, once differentiable.
 
     Args:
-        h: [N, D] representations.
-        variant: "infonce_l2": log(mean exp(-D_ij / tau) + 1e-8); "infonce_cosine": the same of
-            1 - cos(h_i, h_j); "hinge": mean max(0, margin - sqrt(D_ij))^2; "covariance": sum of the
-            squared off-diagonal entries of the covariance, 1 / (N - 1).
-        tau: Temperature of the InfoNCE variants.
-        margin: Distance of the hinge variant.
-        normalize: Whether D_ij = |h_i - h_j|^2 / D (alive at every D) or without the division.
-        include_diagonal: Whether the InfoNCE mean runs over self pairs too (floor log(1 / N)).
+        h: [N, d], floating point. NaN or infinity in, NaN out. A row of zeros has cosine 0 with
+            every other and no gradient; identical rows have none between them, by symmetry.
+        variant: "infonce_l2", "infonce_cosine", "hinge" or "covariance".
+        tau: Temperature of the InfoNCE variants, more than 0.
+        margin: Distance under which the hinge pushes apart, more than 0.
+        normalize: Divide squared distances by d (infonce_l2 and hinge).
+        include_diagonal: Count the N self pairs, whose distance is 0, in the mean, as the
+            official code does; InfoNCE is then at least log(1 / N). Covariance has no pairs.
+        epsilon: Floor inside InfoNCE's logarithm (Eq. 3); 0 keeps the gradient alive however
+            far apart the rows are.
 
     Returns:
-        Scalar in ``h``'s dtype (float32 for half precision). With N < 2 there is no pair: 0, with
-        zero gradient. NaN in, NaN out.
+        A scalar, float32 (float64 for float64 input). 0 with zero gradient where N < 2.
 
     Raises:
         TypeError: ``h`` is not a floating-point tensor.
-        ValueError: ``h`` is not [N, D], or an unknown variant, or tau or margin not above 0.
+        ValueError: ``h`` is not of rank 2, or an option is out of range.
+
+    Example:
+        >>> h = torch.eye(4).requires_grad_()
+        >>> dispersive_loss(h, tau=0.5).item()  # every D is 2 / 4
+        -1.0
     """
-    _check(h, variant, tau, margin)
-    if len(h) < 2:
-        return wide(h).sum() * 0.0
-    if variant == "infonce_cosine":  # 1 - cos = |a - b|^2 / 2 of unit rows
-        h, variant, tau, normalize = F.normalize(wide(h)), "infonce_l2", 2 * tau, False
-    scale = 1.0 / h.shape[1] if normalize and variant != "covariance" else 1.0
-    parameter = margin if variant == "hinge" else tau
-    return torch.ops.medisseg.dispersive(h, variant, parameter, scale, include_diagonal)[0]
+    options = _options(h, variant, tau, margin, normalize, include_diagonal, epsilon)
+    loss, _ = torch.ops.medisseg.dispersive(h, *options)
+    return loss
 
 
 def dispersive_loss_reference(
@@ -69,159 +75,129 @@ def dispersive_loss_reference(
     margin: float = 1.0,
     normalize: bool = True,
     include_diagonal: bool = False,
+    epsilon: float = 1e-8,
 ) -> Tensor:
-    """The definition, written out with all pairs; any float dtype. For tests and small N."""
-    _check(h, variant, tau, margin)
-    n, d = h.shape
+    """The definition, pair by pair: [pairs, d] or [d, d] in memory; arguments as above."""
+    _options(h, variant, tau, margin, normalize, include_diagonal, epsilon)
+    x = wide(h)
+    n, d = x.shape
     if n < 2:
-        return h.sum() * 0.0
+        return x.new_zeros(()) + 0 * torch.nan_to_num(x).sum()
     if variant == "covariance":
-        centred = h - h.mean(0)
+        centred = x - x.mean(0)
         covariance = centred.T @ centred / (n - 1)
         return covariance.square().sum() - covariance.diagonal().square().sum()
-    rows = F.normalize(h) if variant == "infonce_cosine" else h
-    keep = torch.ones(n, n, dtype=torch.bool, device=h.device)
-    if not (include_diagonal and variant != "hinge"):
-        keep.fill_diagonal_(False)
-    difference = (rows[:, None] - rows[None])[keep]
-    squared = difference.square().sum(1)
+    i, j = torch.triu_indices(n, n, 1, device=h.device)
+    count = n * n if include_diagonal else n * (n - 1)
     if variant == "infonce_cosine":
-        exponent = -squared / (2 * tau)
+        norm = x.norm(dim=1, keepdim=True)
+        zero = norm <= pairs.SMALLEST_NORM
+        unit = torch.where(zero, 0.0, x / torch.where(zero, 1.0, norm))
+        distance = 1 - (unit[i] * unit[j]).sum(1)
     else:
-        squared = squared / d if normalize else squared
-        exponent = -squared / tau
+        distance = (x[i] - x[j]).square().sum(1) / (d if normalize else 1)
     if variant == "hinge":
-        # sqrt has no gradient at 0; identical rows pull nowhere, by symmetry.
-        tiny = torch.finfo(h.dtype).tiny
-        return (margin - squared.clamp(min=tiny).sqrt()).clamp(min=0).square().mean()
-    return (exponent.exp().mean() + FLOOR).log() if exponent.numel() else exponent.sum()
+        apart = distance > 0
+        root = torch.where(distance == 0, 0.0, torch.where(apart, distance, 1.0 + distance).sqrt())
+        total = 2 * (margin - root).clamp(min=0).square().sum()
+        return (total + (n * margin**2 if include_diagonal else 0.0)) / count
+    log_sum = torch.logsumexp(-distance / tau, 0) + math.log(2)
+    if include_diagonal:
+        log_sum = torch.logaddexp(log_sum, log_sum.new_tensor(math.log(n)))
+    floor = math.log(epsilon) if epsilon else -math.inf
+    return torch.logaddexp(log_sum - math.log(count), log_sum.new_tensor(floor))
 
 
-def _check(h: Tensor, variant: str, tau: float, margin: float) -> None:
+def _options(
+    h: Tensor,
+    variant: str,
+    tau: float,
+    margin: float,
+    normalize: bool,
+    include_diagonal: bool,
+    epsilon: float,
+) -> Options:
     floating("h", h, 2)
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}; expected one of {', '.join(VARIANTS)}")
-    if not (tau > 0 and margin > 0):
-        raise ValueError(f"tau and margin are {tau}, {margin}; expected more than 0")
+    for name, value in (("tau", tau), ("margin", margin)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; expected a positive finite number")
+    if not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon is {epsilon}; expected 0 <= epsilon < 1, such as 1e-8")
+    if h.shape[1] == 0:
+        raise ValueError(f"h has shape {list(h.shape)}; expected at least one column")
+    return Options(variant, float(tau), float(margin), normalize, include_diagonal, float(epsilon))
 
 
-@torch.library.custom_op("medisseg::dispersive", mutates_args=(), device_types="cpu")
-def _forward(
-    h: Tensor, variant: str, parameter: float, scale: float, diagonal: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the loss and what the backward needs: the log-sum-exp, or 0."""
-    rows = _centred(h)
-    n = len(rows)
-    zero = rows.new_zeros(())
-    if variant == "covariance":
-        gram = sum((block.square().sum() for _, block in _gram(rows)), zero)
-        variances = rows.square().sum(0)
-        return (gram - variances.square().sum()) / (n - 1) ** 2, zero
-    pairs = n * n if diagonal and variant != "hinge" else n * (n - 1)
-    if variant == "hinge":
-        total = zero
-        for _, squared in _distances(rows, scale, math.inf):
-            total = total + (parameter - squared.sqrt_()).clamp_(min=0).square_().sum()
-        return total / pairs, zero
-    parts = [
-        squared.mul_(-1 / parameter).flatten().logsumexp(0)
-        for _, squared in _distances(rows, scale, 0.0 if diagonal else math.inf)
-    ]
-    whole = torch.stack(parts).logsumexp(0)
-    floor = torch.full_like(whole, math.log(FLOOR))
-    return torch.logaddexp(whole - math.log(pairs), floor), whole
+OPTIONS = (
+    "str variant, float tau, float margin, bool normalize, bool include_diagonal, float epsilon"
+)
+torch.library.define("medisseg::dispersive", f"(Tensor h, {OPTIONS}) -> (Tensor, Tensor)")
+torch.library.define(
+    "medisseg::dispersive_backward",
+    f"(Tensor gradient, Tensor h, Tensor loss, Tensor matrix, {OPTIONS}) -> Tensor",
+)
 
 
-@torch.library.custom_op("medisseg::dispersive_backward", mutates_args=(), device_types="cpu")
-def _backward(
-    gradient: Tensor,
-    h: Tensor,
-    whole: Tensor,
-    variant: str,
-    parameter: float,
-    scale: float,
-    diagonal: bool,
-) -> Tensor:
-    rows = _centred(h)
-    n = len(rows)
-    if variant == "covariance":
-        out = torch.cat([block @ rows for _, block in _gram(rows)])
-        out -= rows * rows.square().sum(0)
-        out *= 4 / (n - 1) ** 2
-    else:
-        pairs = n * n if diagonal and variant != "hinge" else n * (n - 1)
-        out = torch.empty_like(rows)
-        for span, squared in _distances(rows, scale, math.inf):
-            weight = _weights(squared, whole, variant, parameter, pairs)
-            out[span] = weight.sum(1, keepdim=True) * rows[span] - weight @ rows
-        out *= 4 * scale  # every pair is met from both of its ends
-    return (out * gradient).to(h.dtype)
+@torch.library.impl("medisseg::dispersive", "cpu")
+def forward(h: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
+    """The loss and, of few rows, the matrix [N, N] whose product with h is the gradient."""
+    options = Options(*values)
+    if len(h) < 2:
+        return wide(h).new_zeros(()), wide(h).new_zeros(0, 0)
+    if len(h) <= FEW:
+        return pairs.few_forward(h, options)
+    return pairs.many_forward(h, options), wide(h).new_zeros(0, 0)
 
 
-def _weights(squared: Tensor, whole: Tensor, variant: str, parameter: float, pairs: int) -> Tensor:
-    """w_ij = dL/dD_ij of one ordered pair, in place."""
-    if variant == "hinge":
-        distance = squared.sqrt_()
-        slope = (parameter - distance).clamp_(min=0).div_(distance.clamp(min=1e-30))
-        return slope.mul_(-1.0 / pairs).masked_fill_(distance == 0, 0.0)
-    # The floor takes its share of the mean, and of the gradient.
-    share = torch.sigmoid(whole - math.log(pairs) - math.log(FLOOR))
-    return squared.mul_(-1 / parameter).sub_(whole).exp_().mul_(-share / parameter)
+@torch.library.impl("medisseg::dispersive_backward", "cpu")
+def backward(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Any) -> Tensor:
+    """The gradient by h, contiguous."""
+    options = Options(*values)
+    if len(h) < 2:
+        return h.new_zeros(h.shape)
+    if len(h) <= FEW:
+        return pairs.few_backward(gradient, h, matrix, options)
+    return pairs.many_backward(gradient, h, loss, options)
 
 
-def _centred(h: Tensor) -> Tensor:
-    rows = wide(h)
-    return rows - rows.mean(0)
+@torch.library.register_fake("medisseg::dispersive")
+def _(h: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    n, dtype = h.shape[0], compute_dtype(h)
+    side = n if 2 <= n <= FEW else 0
+    return h.new_empty((), dtype=dtype), h.new_empty(side, side, dtype=dtype)
 
 
-def _gram(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of the Gram matrix: (rows of the block, [block, N])."""
-    size = max(1, BLOCK // len(rows))
-    for first in range(0, len(rows), size):
-        span = slice(first, min(first + size, len(rows)))
-        yield span, rows[span] @ rows.T
-
-
-def _distances(rows: Tensor, scale: float, self_pair: float) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of D_ij, with ``self_pair`` on the diagonal (inf: left out of every sum)."""
-    norms = rows.square().sum(1)
-    for span, gram in _gram(rows):
-        squared = gram.mul_(-2).add_(norms[None]).add_(norms[span, None])
-        squared = squared.clamp_(min=0).mul_(scale)
-        squared.diagonal(span.start).fill_(self_pair)
-        yield span, squared
-
-
-@_forward.register_fake
-def _(
-    h: Tensor, variant: str, parameter: float, scale: float, diagonal: bool
-) -> tuple[Tensor, Tensor]:
-    dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
-    return h.new_empty((), dtype=dtype), h.new_empty((), dtype=dtype)
-
-
-@_backward.register_fake
-def _(
-    gradient: Tensor,
-    h: Tensor,
-    whole: Tensor,
-    variant: str,
-    parameter: float,
-    scale: float,
-    diagonal: bool,
-) -> Tensor:
+@torch.library.register_fake("medisseg::dispersive_backward")
+def _(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *options: Any) -> Tensor:
     return h.new_empty(h.shape)
 
 
+@torch.library.impl("medisseg::dispersive", "cuda")
+def _(h: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
+    from kernels.triton_ops import dispersive as gpu
+
+    return gpu.forward(h, Options(*values)) if gpu.takes(h, values[0]) else forward(h, *values)
+
+
+@torch.library.impl("medisseg::dispersive_backward", "cuda")
+def _(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Any) -> Tensor:
+    from kernels.triton_ops import dispersive as gpu
+
+    if gpu.takes(h, values[0]):
+        return gpu.backward(gradient, h, loss, matrix, Options(*values))
+    return backward(gradient, h, loss, matrix, *values)
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(inputs[0], output[1])
-    ctx.options = inputs[1:]
+    h, *ctx.options = inputs
+    ctx.save_for_backward(h, *output)
 
 
-def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
-    h, whole = ctx.saved_tensors
-    flowing = torch.ops.medisseg.dispersive_backward(gradient, h, whole, *ctx.options)
-    return flowing, None, None, None, None
+def _differentiate(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    found = torch.ops.medisseg.dispersive_backward(gradient, *ctx.saved_tensors, *ctx.options)
+    return found, *[None] * len(ctx.options)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("medisseg::dispersive", _differentiate, setup_context=_save)

@@ -1,11 +1,13 @@
 """TeLU: y = x tanh(exp(x)), forward and backward, saving x only (Fernandez and Mali 2024).
 
-tanh(exp(x)) is 1 in float32 from x = 2.2 on, so clamping exp's argument at 4 changes
-nothing and keeps exp finite in every dtype. Half precision computes in float32.
+tanh(exp(x)) is 1 from x = 4 on in every dtype, so clamping exp's argument there changes nothing
+and keeps the derivative t + x u (1 - t^2), u = exp(x), t = tanh(u), finite. Half precision
+computes in float32. The operator is once differentiable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,10 +17,13 @@ from kernels.checks import floating, wide
 
 HIGHEST = 4.0  # tanh(exp(4)) is 1 and its derivative 0, in float64 too
 LOWEST = -1000.0  # exp is 0 from here on, in float64 too; keeps -inf * 0 from being NaN
+CHUNK = 1 << 17  # numbers at a time: three float32 buffers stay within a core's cache
 
 
 def telu(x: Tensor) -> Tensor:
     """Return x tanh(exp(x)): any shape, ``x``'s dtype and memory layout; -0 at -inf.
+
+    Exporters that want standard operators trace :func:`telu_reference` instead.
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
@@ -32,48 +37,86 @@ def telu(x: Tensor) -> Tensor:
 
 
 def telu_reference(x: Tensor) -> Tensor:
-    """The definition in plain operators (Min, Exp, Tanh, Mul), for export and for float64."""
-    return x * torch.tanh(torch.exp(torch.clamp(x, max=HIGHEST)))
+    """The definition in plain operators, for export: arrives in ONNX as Min, Exp, Tanh, Mul."""
+    highest = torch.full((), HIGHEST, dtype=x.dtype, device=x.device)
+    return x * torch.tanh(torch.exp(torch.minimum(x, highest)))
 
 
-@torch.library.custom_op("medisseg::telu", mutates_args=(), device_types="cpu")
-def _forward(x: Tensor) -> Tensor:
-    v = wide(x)
-    return v.clamp(max=HIGHEST).exp_().tanh_().mul_(v.clamp(min=LOWEST)).to(x.dtype)
+torch.library.define("medisseg::telu", "(Tensor x) -> Tensor")
+torch.library.define("medisseg::telu_backward", "(Tensor gradient, Tensor x) -> Tensor")
 
 
-@torch.library.custom_op("medisseg::telu_backward", mutates_args=(), device_types="cpu")
-def _backward(gradient: Tensor, x: Tensor) -> Tensor:
-    v = wide(x)
-    u = v.clamp(max=HIGHEST).exp_()
-    t = u.tanh()
-    # t + x u (1 - t^2)
-    slope = u.mul_(v.clamp(min=LOWEST)).addcmul_(u * t, t, value=-1).add_(t)
-    return slope.mul_(gradient).to(x.dtype)
+@torch.library.impl("medisseg::telu", "cpu")
+def forward(x: Tensor) -> Tensor:
+    """The value on any device, chunk by chunk: every pass but the first and last is in cache."""
+    out = torch.empty_like(x)
+    for y, v, spare, t in _chunks(out, x):
+        held = _clamp(v, y if y.dtype == t.dtype else spare, max=None)
+        torch.exp(held, out=t).tanh_()
+        held.mul_(t)
+        if held is not y:
+            y.copy_(held)
+    return out
 
 
-@_forward.register_fake
+@torch.library.impl("medisseg::telu_backward", "cpu")
+def backward(gradient: Tensor, x: Tensor) -> Tensor:
+    """gradient x derivative, on any device, chunk by chunk."""
+    out = torch.empty_like(x)
+    for d, v, g, spare, t in _chunks(out, x, gradient):
+        held = _clamp(v, d if d.dtype == t.dtype else spare, max=HIGHEST)
+        torch.exp(held, out=t)
+        held.mul_(t)
+        t.tanh_()
+        torch.ops.aten.tanh_backward.grad_input(held, t, grad_input=held)  # x u (1 - t^2)
+        held.add_(t).mul_(g)
+        if held is not d:
+            d.copy_(held)
+    return out
+
+
+def _clamp(x: Tensor, out: Tensor, max: float | None) -> Tensor:
+    if x.dtype == out.dtype:
+        return torch.clamp(x, LOWEST, max, out=out)
+    return out.copy_(x).clamp_(LOWEST, max)
+
+
+def _chunks(out: Tensor, *inputs: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts in memory order, or all at once where layouts differ, each with two buffers."""
+    tensors = (out, *inputs)
+    parts: Iterable[tuple[Tensor, ...]] = (tensors,)
+    if out.numel() > CHUNK and all(x.stride() == out.stride() for x in inputs):
+        flat = [x.as_strided((x.numel(),), (1,), x.storage_offset()) for x in tensors]
+        parts = zip(*(x.split(CHUNK) for x in flat), strict=True)
+    buffers: tuple[Tensor, ...] = ()
+    for part in parts:
+        if not buffers or buffers[0].shape != part[0].shape:
+            buffers = tuple(torch.empty_like(wide(part[0])) for _ in range(2))
+        yield *part, *buffers
+
+
+@torch.library.register_fake("medisseg::telu")
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@_backward.register_fake
+@torch.library.register_fake("medisseg::telu_backward")
 def _(gradient: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@_forward.register_kernel("cuda")
+@torch.library.impl("medisseg::telu", "cuda")
 def _(x: Tensor) -> Tensor:
     from kernels.triton_ops import telu as gpu
 
-    return gpu.forward(x)
+    return gpu.forward(x) if gpu.takes(x) else forward(x)
 
 
-@_backward.register_kernel("cuda")
+@torch.library.impl("medisseg::telu_backward", "cuda")
 def _(gradient: Tensor, x: Tensor) -> Tensor:
     from kernels.triton_ops import telu as gpu
 
-    return gpu.backward(gradient, x)
+    return gpu.backward(gradient, x) if gpu.takes(x) else backward(gradient, x)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -84,4 +127,4 @@ def _differentiate(ctx: Any, gradient: Tensor) -> Tensor:
     return torch.ops.medisseg.telu_backward(gradient, *ctx.saved_tensors)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("medisseg::telu", _differentiate, setup_context=_save)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.checks import floating, same_device, wide
+from kernels.checks import compute_dtype, floating, same_device
 
 CELLS = 9  # a 3 x 3 window
 PAIRS = CELLS * CELLS
@@ -30,13 +30,14 @@ def window_mix(attention_logits: Tensor, values: Tensor) -> Tensor:
 
     Args:
         attention_logits: [B, heads * 81, H, W], already scaled by head_dim ** -0.5.
-        values: [B, heads * head_dim, H, W], same dtype and device.
+        values: [B, heads * head_dim, H, W] on the same device; both in any memory layout.
 
     Returns:
-        [B, heads * head_dim, H, W] in the dtype of ``values``.
+        [B, heads * head_dim, H, W] in the dtype and memory layout of ``values``. Computed in
+        float32 (float64 for float64 input); once differentiable.
 
     Raises:
-        TypeError: Not floating point, or two dtypes.
+        TypeError: Not floating point.
         ValueError: Shapes that do not belong together, or two devices.
     """
     _check(attention_logits, values)
@@ -48,7 +49,8 @@ def window_mix_convolution(attention_logits: Tensor, values: Tensor) -> Tensor:
     _check(attention_logits, values)
     batch, channels, height, width = values.shape
     heads = attention_logits.shape[1] // PAIRS
-    attention = attention_logits.reshape(batch, heads * CELLS, CELLS, height, width).softmax(2)
+    logits = attention_logits.to(values.dtype)
+    attention = logits.reshape(batch, heads * CELLS, CELLS, height, width).softmax(2)
     gather = ONE_HOT.to(values).repeat(heads, 1, 1, 1)
     flat = attention.reshape(batch, heads * PAIRS, height, width)
     filters = F.conv2d(flat, gather, padding=1, groups=heads)
@@ -65,9 +67,6 @@ def _check(logits: Tensor, values: Tensor) -> None:
     floating("attention_logits", logits, 4)
     floating("values", values, 4)
     same_device(attention_logits=logits, values=values)
-    if logits.dtype != values.dtype:
-        got = f"attention_logits {logits.dtype} and values {values.dtype}"
-        raise TypeError(f"got {got}; expected one dtype: convert one")
     heads, rest = divmod(logits.shape[1], PAIRS)
     same = logits.shape[0] == values.shape[0] and logits.shape[2:] == values.shape[2:]
     if rest or not heads or not same or values.shape[1] % heads:
@@ -92,21 +91,30 @@ def _one_hot() -> Tensor:
 ONE_HOT = _one_hot()
 
 
-@torch.library.custom_op("medisseg::window_mix", mutates_args=(), device_types="cpu")
-def _forward(logits: Tensor, values: Tensor) -> Tensor:
-    attention, padded = _attention(logits), _padded(logits, values)
+torch.library.define("medisseg::window_mix", "(Tensor logits, Tensor values) -> Tensor")
+torch.library.define(
+    "medisseg::window_mix_backward",
+    "(Tensor gradient, Tensor logits, Tensor values) -> (Tensor, Tensor)",
+)
+
+
+@torch.library.impl("medisseg::window_mix", "cpu")
+def forward(logits: Tensor, values: Tensor) -> Tensor:
+    """The filter form in PyTorch's own operators, on any device."""
+    attention, padded = _prepare(logits, values)
     filters = _filters(attention)
     out = torch.zeros_like(padded[..., 2:-2, 2:-2])
     for d in range(TAPS):
         out.addcmul_(filters[:, :, d, None], _shifted(padded, d))
-    return out.view(values.shape).to(values.dtype)
+    return torch.empty_like(values).copy_(out.view(values.shape))
 
 
-@torch.library.custom_op("medisseg::window_mix_backward", mutates_args=(), device_types="cpu")
-def _backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    attention, padded = _attention(logits), _padded(logits, values)
+@torch.library.impl("medisseg::window_mix_backward", "cpu")
+def backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by logits and values, with the filters computed again."""
+    attention, padded = _prepare(logits, values)
     filters = _filters(attention)
-    flowing = wide(gradient).contiguous().view(padded[..., 2:-2, 2:-2].shape)
+    flowing = gradient.to(padded.dtype).contiguous().view(padded[..., 2:-2, 2:-2].shape)
     dpadded, dfilters = torch.zeros_like(padded), torch.empty_like(filters)
     for d in range(TAPS):
         _shifted(dpadded, d).addcmul_(filters[:, :, d, None], flowing)
@@ -117,22 +125,16 @@ def _backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor,
     dattention -= (attention * dattention).sum(3, keepdim=True)
     dlogits = dattention.mul_(attention).view(logits.shape)
     dvalues = dpadded[..., 2:-2, 2:-2].reshape(values.shape)
-    return dlogits.to(logits.dtype), dvalues.to(values.dtype)
+    return torch.empty_like(logits).copy_(dlogits), torch.empty_like(values).copy_(dvalues)
 
 
-def _attention(logits: Tensor) -> Tensor:
-    """[B, heads, q, k, H, W], softmax over k, in float32 or wider."""
-    batch, channels, height, width = logits.shape
-    grid = wide(logits).contiguous().view(batch, channels // PAIRS, CELLS, CELLS, height, width)
-    return grid.softmax(3)
-
-
-def _padded(logits: Tensor, values: Tensor) -> Tensor:
-    """[B, heads, head_dim, H + 4, W + 4]."""
+def _prepare(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention [B, heads, q, k, H, W], softmax over k; values [B, heads, head_dim, H+4, W+4]."""
     batch, channels, height, width = values.shape
-    heads = logits.shape[1] // PAIRS
-    grid = wide(values).contiguous().view(batch, heads, channels // heads, height, width)
-    return F.pad(grid, (2, 2, 2, 2))
+    heads, dtype = logits.shape[1] // PAIRS, compute_dtype(logits, values)
+    grid = logits.to(dtype).contiguous().view(batch, heads, CELLS, CELLS, height, width)
+    held = values.to(dtype).contiguous().view(batch, heads, channels // heads, height, width)
+    return grid.softmax(3), F.pad(held, (2, 2, 2, 2))
 
 
 def _shifted(padded: Tensor, d: int) -> Tensor:
@@ -162,28 +164,30 @@ def _filters(attention: Tensor) -> Tensor:
     return filters
 
 
-@_forward.register_fake
+@torch.library.register_fake("medisseg::window_mix")
 def _(logits: Tensor, values: Tensor) -> Tensor:
-    return values.new_empty(values.shape)
+    return torch.empty_like(values)
 
 
-@_backward.register_fake
+@torch.library.register_fake("medisseg::window_mix_backward")
 def _(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(logits.shape), values.new_empty(values.shape)
+    return torch.empty_like(logits), torch.empty_like(values)
 
 
-@_forward.register_kernel("cuda")
+@torch.library.impl("medisseg::window_mix", "cuda")
 def _(logits: Tensor, values: Tensor) -> Tensor:
     from kernels.triton_ops import window_mix as gpu
 
-    return gpu.forward(logits, values)
+    return gpu.forward(logits, values) if gpu.takes(values) else forward(logits, values)
 
 
-@_backward.register_kernel("cuda")
+@torch.library.impl("medisseg::window_mix_backward", "cuda")
 def _(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     from kernels.triton_ops import window_mix as gpu
 
-    return gpu.backward(gradient, logits, values)
+    if gpu.takes(values):
+        return gpu.backward(gradient, logits, values)
+    return backward(gradient, logits, values)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -194,4 +198,4 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ops.medisseg.window_mix_backward(gradient, *ctx.saved_tensors)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("medisseg::window_mix", _differentiate, setup_context=_save)
