@@ -1,4 +1,4 @@
-# make demo   train, build an engine and stream a video, all on generated data; DATA= and VIDEO= take your own
+# make demo   train, build an engine and stream a video, all on generated data; DATA=, VIDEO= and TRUTH= take your own
 # make test   the whole test suite
 # make lint   ruff and mypy
 PYTHON ?= python3
@@ -6,6 +6,7 @@ VENV   ?= .venv
 OUT    ?= runs/demo
 DATA   ?=
 VIDEO  ?=
+TRUTH  ?=
 TESTS  ?= tests
 READY  := $(VENV)/ready
 BIN    := $(VENV)/bin
@@ -14,7 +15,8 @@ BIN    := $(VENV)/bin
 .DEFAULT_GOAL := demo
 
 demo: setup
-	@$(BIN)/python deploy/demo.py --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(VIDEO),--video "$(VIDEO)")
+	@$(BIN)/python deploy/demo.py --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(VIDEO),--video "$(VIDEO)") \
+	  $(if $(TRUTH),--truth "$(TRUTH)")
 
 test: setup
 	@$(BIN)/python -m pytest $(TESTS)

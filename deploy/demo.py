@@ -23,7 +23,8 @@ from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import replacing  # noqa: E402
 
 PHANTOM = ["--images", "240", "--frames", "200", "--seed", "7"]
-RTX_GPUS = "sm86,sm89"  # RTX 30 and RTX 40
+PACKAGED = "edge-kvasir"
+RTX_GPUS = ("sm86", "sm89")  # RTX 30 and RTX 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,20 +34,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_inputs(args)
     begin(out, {key: str(getattr(args, key) or "") for key in ("data", "video", "truth", "config")})
     data, video, truth = sources(args)
-    checkpoint = out / "train" / "stage2" / "best.safetensors"
-    step("train", out / "train" / "summary.json", lambda: train(data, args.config, out / "train"))
-    metrics = out / "evaluation" / "metrics.json"
-    step("evaluate", metrics, lambda: evaluate(checkpoint, data, metrics.parent))
+    checkpoint, dice = trained(data, args.config, out) if data else packaged()
     engine = out / "engine"
     step("build the engine", engine / "manifest.json", lambda: build(checkpoint, data, engine))
     rtx = build_rtx(checkpoint, data, out / "engine-rtx")
     streamed = stream(engine, video, truth, out / "video")
-    result = summary(streamed, json.loads(metrics.read_text()), engine, rtx, video, out)
+    result = {
+        "dice_video": streamed.get("dice_video"),
+        "dice_val": dice,
+        **{key: streamed[key] for key in ("backend", "frames", "latency_ms", "fps")},
+        "engine": str(engine),
+        "rtx_engine": str(rtx) if rtx else None,
+        "overlay": str(min((out / "video").glob("overlay-*.mp4"))),
+        "video": str(video),
+        "checkpoint": str(checkpoint),
+    }
     with replacing(out / "report.json") as beside:
         beside.write_text(json.dumps(result, indent=2) + "\n")
     from deploy import demo_report
 
-    demo_report.write_page(out, result, data, checkpoint)
+    demo_report.write_page(out, result, data)
     demo_report.print_table(out, result)
     return 0
 
@@ -60,7 +67,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, help="images/, masks/, train.txt, val.txt (generated)")
-    parser.add_argument("--video", type=Path, help="a video to stream (generated)")
+    parser.add_argument(
+        "--video", type=Path, help=f"a video to stream (generated); alone: through {PACKAGED}"
+    )
     parser.add_argument("--truth", type=Path, help="folder of the video's masks, one a frame")
     parser.add_argument("--config", default="demo", help="training configuration (demo)")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (runs/demo)")
@@ -109,15 +118,34 @@ def step(what: str, product: Path, make: Callable[[], object]) -> None:
         make()
 
 
-def sources(args: argparse.Namespace) -> tuple[Path, Path, Path | None]:
-    """Return the data folder, the video and the video's masks; what is not given is generated."""
+def sources(args: argparse.Namespace) -> tuple[Path | None, Path, Path | None]:
+    """Return the data folder, the video and the video's masks.
+
+    Without a video both come from the phantom; a video alone needs no data: the packaged checkpoint
+    looks at it.
+    """
+    if args.video is not None:
+        return args.data, args.video, args.truth
     phantom = args.out / "phantom"
-    if args.data is None or args.video is None:
-        step("phantom", phantom / "val.txt", lambda: medisseg("phantom", str(phantom), *PHANTOM))
-    data = args.data or phantom
-    if args.video is None:
-        return data, phantom / "video.mp4", phantom / "video-masks"
-    return data, args.video, args.truth
+    step("phantom", phantom / "val.txt", lambda: medisseg("phantom", str(phantom), *PHANTOM))
+    return args.data or phantom, phantom / "video.mp4", phantom / "video-masks"
+
+
+def trained(data: Path, config: str, out: Path) -> tuple[Path, float]:
+    """Train and evaluate; return the checkpoint and its mean Dice on the validation images."""
+    checkpoint = out / "train" / "stage2" / "best.safetensors"
+    metrics = out / "evaluation" / "metrics.json"
+    step("train", out / "train" / "summary.json", lambda: train(data, config, out / "train"))
+    step("evaluate", metrics, lambda: evaluate(checkpoint, data, metrics.parent))
+    return checkpoint, json.loads(metrics.read_text())["mdsc"]
+
+
+def packaged() -> tuple[Path, float]:
+    """Return the checkpoint that comes with the package and the Dice that its header states."""
+    from medisseg.checkpoint import read_header, resolve
+
+    checkpoint = resolve(PACKAGED)
+    return checkpoint, read_header(checkpoint).metrics["val_dice"]
 
 
 def medisseg(*arguments: str) -> None:
@@ -137,14 +165,14 @@ def evaluate(checkpoint: Path, data: Path, out: Path) -> None:
     medisseg("evaluate", str(checkpoint), "--data", str(data), "--split", "val", "--out", str(out))
 
 
-def build(checkpoint: Path, data: Path, out: Path) -> None:
+def build(checkpoint: Path, data: Path | None, out: Path) -> None:
     """Build the engine for this machine: TensorRT FP16 with a GPU, OpenVINO without."""
     from export.build_engine import build as build_engine
 
     build_engine(checkpoint, out=out, data=data)
 
 
-def build_rtx(checkpoint: Path, data: Path, out: Path) -> Path | None:
+def build_rtx(checkpoint: Path, data: Path | None, out: Path) -> Path | None:
     """Build an engine for RTX 30 and 40 GPUs where TensorRT for RTX is installed."""
     from importlib.util import find_spec
 
@@ -172,26 +200,6 @@ def stream(engine: Path, video: Path, truth: Path | None, out: Path) -> dict[str
     if code:
         raise UserError(f"the runner ended with exit code {code}; see {out}")
     return json.loads((out / "report.json").read_text())
-
-
-def summary(
-    streamed: dict[str, Any],
-    validation: dict[str, Any],
-    engine: Path,
-    rtx: Path | None,
-    video: Path,
-    out: Path,
-) -> dict[str, Any]:
-    """Return what ``report.json`` holds; ``dice_video`` is None for a video without masks."""
-    return {
-        "dice_video": streamed.get("dice_video"),
-        "dice_val": validation["mdsc"],
-        **{key: streamed[key] for key in ("backend", "frames", "latency_ms", "fps")},
-        "engine": str(engine),
-        "rtx_engine": str(rtx) if rtx else None,
-        "overlay": str(min((out / "video").glob("overlay-*.mp4"))),
-        "video": str(video),
-    }
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ def print_table(out: Path, result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, title="Med-DisSeg demo")
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for label, value in rows(result):
         table.add_row(label, value)
     for label, place in (
@@ -28,7 +30,7 @@ def print_table(out: Path, result: dict[str, Any]) -> None:
         ("overlay video", result["overlay"]),
         ("engine", result["engine"]),
         ("engine for RTX GPUs", result["rtx_engine"] or "not built: TensorRT for RTX is missing"),
-        ("checkpoint", out / "train" / "stage2" / "best.safetensors"),
+        ("checkpoint", result["checkpoint"]),
     ):
         table.add_row(label, str(place))
     Console().print(table)
@@ -50,16 +52,18 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def write_page(out: Path, result: dict[str, Any], data: Path, checkpoint: Path) -> None:
+def write_page(out: Path, result: dict[str, Any], data: Path | None) -> None:
     """Write ``out/report.html``: numbers, training curves, worst images first, latency."""
     from medisseg.evaluation.report import Page
 
     page = Page("Med-DisSeg demo", "Not a medical device: for research and engineering only.")
     page.table(["what", "measured"], rows(result))
-    page.heading("Training")
-    page.figure(curves(out / "train"), "loss and validation Dice by epoch")
-    page.heading("Validation images, worst first")
-    page.images(contact_sheet(out / "evaluation", data, checkpoint), columns=3)
+    if data:
+        page.heading("Training")
+        page.figure(curves(out / "train"), "loss and validation Dice by epoch")
+        page.heading("Validation images, worst first")
+        sheet = contact_sheet(out / "evaluation", data, Path(result["checkpoint"]))
+        page.images(sheet, columns=3)
     page.heading("Latency on the video")
     page.figure(histogram(out / "video" / "results.jsonl"), "from decoded frame to drawn frame")
     page.save(out / "report.html")
