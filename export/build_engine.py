@@ -28,9 +28,10 @@ from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: 
 from export.options import BuildOptions, add_arguments, from_arguments  # noqa: E402
 from export.samples import Frame, frames_from, source_name  # noqa: E402
 from export.settle import Settled, settle  # noqa: E402
+from export.steps import Steps  # noqa: E402
 from export.subject import Subject, open_subject  # noqa: E402
 from export.traits import Traits  # noqa: E402
-from medisseg.errors import UserError, command  # noqa: E402
+from medisseg.errors import command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
 
 ONNX_PART = "network.onnx"
@@ -60,14 +61,23 @@ def build(checkpoint: str | Path, out: str | Path | None = None, **options: Any)
     place = Path(out) if out else _default_place(checkpoint, chosen)
     refuse_other(place)
     with building(place):
-        return _build(checkpoint, place, chosen)
+        try:
+            return _build(checkpoint, place, chosen)
+        except verify.Diverged as error:
+            # bfloat16 was our choice, not the user's: on frames that it cannot answer it is undone.
+            if asked.precision != "auto" or chosen.precision != "bf16":
+                raise
+            Steps(options.get("quiet", False))(f"{error}; auto therefore builds fp32")
+            exact = dataclasses.replace(asked, precision="fp32").resolved()
+            return _build(checkpoint, place, exact)
 
 
 def _build(checkpoint: str | Path, place: Path, options: BuildOptions) -> Bundle:
     """The straight path from checkpoint to bundle."""
-    from export.graph import check, export_graph, with_frames
+    from export.graph import check, export_graph
+    from export.raw_frames import with_frames
 
-    say = _Steps(options.quiet)
+    say = Steps(options.quiet)
     frames = frames_from(options.data, options.images, options.split)
     subject = _open(checkpoint, options)
     traits, convention = subject.traits, subject.traits.convention
@@ -168,7 +178,7 @@ def _verify(
     settled: Settled,
     frames: Sequence[Frame],
     options: BuildOptions,
-    say: _Steps,
+    say: Steps,
 ) -> verify.Verification:
     """Compare what was built (or the emulation of its precision) with the network.
 
@@ -201,7 +211,7 @@ def _verify(
             engine.close()
     wrong = checked.failures(options.tolerance or 0.0)
     if wrong:
-        raise UserError(
+        raise verify.Diverged(
             f"{options.precision} in {by} is not the network: {'; '.join(wrong)} on "
             f"{checked.images} images. "
             + proof.remedy(graph, plain, frames[0].image, traits, options.precision)
@@ -272,38 +282,6 @@ def _counts(convolutions: dict[str, int]) -> str:
     total = sum(convolutions.values())
     shares = ", ".join(f"{count} {kind}" for kind, count in sorted(convolutions.items()))
     return f"{total} convolutions ({shares})"
-
-
-class _Steps:
-    """Says each step with the time it took, and shows bars on a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self._last = time.perf_counter()
-
-    def __call__(self, text: str) -> None:
-        now = time.perf_counter()
-        if not self.quiet:
-            print(f"{now - self._last:6.1f} s  {text}", flush=True)
-        self._last = now
-
-    def track(self, items: Any, text: str) -> Any:
-        """Iterate with a bar."""
-        from rich.console import Console
-        from rich.progress import track
-
-        console = Console(stderr=True)
-        silent = self.quiet or not console.is_terminal
-        return track(items, text, console=console, transient=True, disable=silent)
-
-    def task(self) -> Any:
-        """Return a bar for a build of several phases, as a context manager."""
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        silent = self.quiet or not console.is_terminal
-        return Progress(console=console, transient=True, disable=silent)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Network to ONNX: standard operators only, dynamic batch, nothing that only training needs.
 
 TeLU arrives as Min, Exp, Tanh, Mul (a pointwise fusion in every backend), window mixing in its
-convolution form, BatchNorm folded. ``with_frames`` puts preprocessing and threshold into the graph.
+convolution form, BatchNorm folded. ``raw_frames.py`` puts preprocessing and threshold into a graph.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 
-from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 
 OPSET = 20
@@ -39,7 +37,7 @@ def export_graph(
     outputs: tuple[str, ...] = ("logits",),
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """Export an inference network to ONNX in float32.
+    """Export an inference network to ONNX in float32, and check it.
 
     Args:
         network: What ``model.for_inference()`` returned: images [N, 3, H, W] to logits [N, K, H, W]
@@ -54,6 +52,15 @@ def export_graph(
     Raises:
         UserError: The network holds an operator that engines refuse.
     """
+    model = trace(network, size, outputs, opset)
+    check(model)
+    return model
+
+
+def trace(
+    network: torch.nn.Module, size: tuple[int, int], outputs: tuple[str, ...], opset: int
+) -> onnx.ModelProto:
+    """Return the graph of a network as it is, see :func:`export_graph`."""
     with torch.no_grad():
         network(torch.zeros(1, 3, 64, 64))  # constants made on first use must not become traced
     # zeros() of this size is never touched, so it costs no memory: the trace runs on shapes.
@@ -78,7 +85,6 @@ def export_graph(
     tidy(model)
     free_batch(model)
     drop_unused(model)
-    check(model)
     return model
 
 
@@ -96,7 +102,7 @@ def _freed(
     elif where == ("Expand", 1):
         values[at] = 1
     elif where == ("Resize", 3) and at == 0 and len(sides) == 4:
-        factors = [_factor(*pair) for pair in zip(sides[2:], values[2:].tolist(), strict=True)]
+        factors = [scale_factor(*pair) for pair in zip(sides[2:], values[2:].tolist(), strict=True)]
         return numpy_helper.from_array(np.array([1, 1, *factors], np.float32))
     else:
         raise UserError(f"the batch is fixed in {node.name}, shape {values.tolist()}")
@@ -200,84 +206,7 @@ def check(model: onnx.ModelProto) -> None:
             raise UserError(f"the batch of {value.name} is fixed; use x.shape[0] in the network")
 
 
-def with_frames(
-    model: onnx.ModelProto,
-    convention: InputConvention,
-    frame_size: tuple[int, int],
-    color: str,
-    threshold: float,
-) -> onnx.ModelProto:
-    """Put preprocessing and threshold inside a graph: uint8 frames in, uint8 masks out.
-
-    Args:
-        model: A graph from "images" to "logits" [N, K, h, w].
-        convention: How the network wants its input.
-        frame_size: (height, width) of the frames.
-        color: Channel order of the frames, "RGB" or "BGR".
-        threshold: Probability above which a pixel is foreground (one class; else the largest wins).
-
-    Returns:
-        A graph with input "frames" [N, H, W, 3] and outputs "mask" [N, H, W] and "logits".
-    """
-    model = onnx.ModelProto.FromString(model.SerializeToString())
-    graph = model.graph
-    make = _Maker(model)
-    top, left, height, width = convention.content(frame_size)
-
-    image = make("Cast", "frames", to=TensorProto.FLOAT)
-    if color != convention.color:
-        image = make("Gather", image, make.constant([2, 1, 0], np.int64), axis=3)
-    image = make("Transpose", image, perm=[0, 3, 1, 2])
-    if (height, width) != tuple(frame_size):
-        image = _resize(make, image, frame_size, (height, width))
-    std = np.array(convention.std, np.float64)[:, None, None]
-    mean = np.array(convention.mean, np.float64)[:, None, None]
-    image = make("Mul", image, make.constant(convention.scale / std, np.float32))
-    image = make("Add", image, make.constant(-mean / std, np.float32))
-    if (height, width) != tuple(convention.size):
-        ends = (convention.size[0] - top - height, convention.size[1] - left - width)
-        pads = [0, 0, top, left, 0, 0, *ends]
-        image = make("Pad", image, make.constant(pads, np.int64))
-    before, make.nodes = make.nodes, []
-
-    logits = "logits"
-    if (height, width) != tuple(convention.size):
-        corners = ([top, left], [top + height, left + width], [2, 3])
-        logits = make("Slice", logits, *(make.constant(values, np.int64) for values in corners))
-    if (height, width) != tuple(frame_size):
-        logits = _resize(make, logits, (height, width), frame_size)
-    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    if classes == 1:
-        above = make.constant(math.log(threshold / (1 - threshold)), np.float32)
-        chosen = make("Greater", logits, above)
-        chosen = make("Squeeze", chosen, make.constant([1], np.int64))
-    else:
-        chosen = make("ArgMax", logits, axis=1, keepdims=0)
-    # TensorRT casts to uint8 from floating point only.
-    chosen = make("Cast", chosen, to=TensorProto.FLOAT)
-    make("Cast", chosen, out="mask", to=TensorProto.UINT8)
-
-    for node in graph.node:
-        node.input[:] = [image if name == "images" else name for name in node.input]
-    inside = list(graph.node)
-    del graph.node[:], graph.input[:], graph.value_info[:]
-    graph.node.extend([*before, *inside, *make.nodes])
-    shape: list[str | int | None] = ["batch", *frame_size]
-    graph.input.append(helper.make_tensor_value_info("frames", TensorProto.UINT8, [*shape, 3]))
-    graph.output.insert(0, helper.make_tensor_value_info("mask", TensorProto.UINT8, shape))
-    check(model)
-    return model
-
-
-def _resize(make: _Maker, image: str, old: tuple[int, int], new: tuple[int, int]) -> str:
-    """Resize bilinearly with half-pixel centres: the convention's rule."""
-    factors = [_factor(*pair) for pair in zip(old, new, strict=True)]
-    scales = make.constant([1, 1, *factors], np.float32)
-    return make("Resize", image, "", scales, mode="linear",
-                coordinate_transformation_mode="half_pixel")  # fmt: skip
-
-
-def _factor(before: int, after: int) -> float:
+def scale_factor(before: int, after: int) -> float:
     """Return the float32 scale that every library rounds to ``after``.
 
     Sizes would be exact, but TensorRT refuses them with a dynamic batch. Some libraries multiply in
@@ -287,28 +216,6 @@ def _factor(before: int, after: int) -> float:
     while before * float(factor) < after:
         factor = np.nextafter(factor, np.float32(np.inf))
     return float(factor)
-
-
-class _Maker:
-    """Appends nodes and constants with fresh names."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.graph = model.graph
-        self.nodes: list[onnx.NodeProto] = []
-        self._count = 0
-
-    def __call__(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
-        self._count += 1
-        out = out or f"frames_{kind.lower()}_{self._count}"
-        name = f"frames/{kind}_{self._count}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [out], name, **attributes))
-        return out
-
-    def constant(self, values: Any, dtype: Any) -> str:
-        self._count += 1
-        name = f"frames_constant_{self._count}"
-        self.graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))
-        return name
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto:

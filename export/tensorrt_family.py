@@ -13,6 +13,7 @@ from typing import Any
 
 from export.builders import Built, Spec
 from export.settle import Settled
+from export.tensorrt_watch import logger, monitor
 from medisseg.errors import UserError
 from medisseg.files import replacing
 
@@ -34,7 +35,7 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
         KeyboardInterrupt: Ctrl-C stopped the build at its next step.
     """
     trt = importlib.import_module(module)
-    log = _logger(trt)
+    log = logger(trt)
     typed = _version(trt) >= STRONGLY_TYPED_FROM or module == "tensorrt_rtx"
     _refuse(trt, module, spec, typed)
     # On a machine without a GPU TensorRT for RTX still makes a builder; TensorRT does not.
@@ -198,8 +199,8 @@ def _save_timing_cache(config: Any, spec: Spec, cache: Any) -> None:
 def _run(trt: Any, builder: Any, network: Any, config: Any, progress: Any, log: Any) -> bytes:
     """Build in a thread, so that Ctrl-C reaches this one and stops the build at its next step."""
     with progress() as bar:
-        monitor = _monitor(trt, bar)
-        config.progress_monitor = monitor
+        watch = monitor(trt, bar)
+        config.progress_monitor = watch
         result: list[Any] = []
 
         def work() -> None:
@@ -214,54 +215,12 @@ def _run(trt: Any, builder: Any, network: Any, config: Any, progress: Any, log: 
             while thread.is_alive():
                 thread.join(0.1)
         except BaseException:
-            monitor.cancelled = True
+            watch.cancelled = True
             thread.join()
             raise
     if isinstance(result[0], BaseException):
         raise result[0]
     return bytes(_made(result[0], log, "an engine"))
-
-
-def _monitor(trt: Any, bar: Any) -> Any:
-    """Return an IProgressMonitor that draws each phase and can cancel."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.cancelled = False
-            self.steps = 0
-            self._tasks: dict[str, Any] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._tasks[phase_name] = bar.add_task(phase_name, total=num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            self.steps += 1
-            if phase_name in self._tasks:
-                bar.update(self._tasks[phase_name], completed=step + 1)
-            return not self.cancelled
-
-        def phase_finish(self, phase_name: str) -> None:
-            task = self._tasks.pop(phase_name, None)
-            if task is not None:
-                bar.remove_task(task)
-
-    return Monitor()
-
-
-def _logger(trt: Any) -> Any:
-    """Return a TensorRT logger that keeps errors for the message and drops the rest."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message.strip())
-
-    return Logger()
 
 
 def _made(thing: Any, log: Any, what: str) -> Any:

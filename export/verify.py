@@ -27,6 +27,10 @@ TOLERANCES = {"fp32": 0.002, "fp16": 0.002, "bf16": 0.01, "int8": 0.02}
 P999 = 10.0
 
 
+class Diverged(UserError):
+    """What was built does not answer as the network does."""
+
+
 @dataclass(frozen=True)
 class Verification:
     """How far an engine's answers are from the network's.

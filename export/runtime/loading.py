@@ -92,7 +92,7 @@ def _from_bundle(
             f"{bundle.path} is for {built}: {reason}; open its ONNX graph with backend openvino or "
             "onnx, or build with --backend openvino"
         )
-    from export.runtime.tensorrt_engine import open_tensorrt
+    from export.runtime.opening import open_tensorrt
 
     return open_tensorrt(bundle, TENSORRT_PARTS[built], device)
 

@@ -158,13 +158,13 @@ def test_another_version_is_refused_before_anything_is_read(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    from export.runtime import tensorrt_engine
+    from export.runtime import opening
 
     rewrite(copied, lambda m: m.update(backend="tensorrt-rtx", backend_version="1.0.0"))
     bundle = Bundle.open(copied)
     monkeypatch.setattr(Bundle, "read", lambda *_: pytest.fail("read before the check"))
     with pytest.raises(UserError, match=r"built with tensorrt_rtx 1\.0\.0.*build it again"):
-        tensorrt_engine.open_tensorrt(bundle, "network.engine", "auto")
+        opening.open_tensorrt(bundle, "network.engine", "auto")
 
 
 def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:

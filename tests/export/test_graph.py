@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from export import graph as G
 from export.layers import infer_with, session_of
+from export.raw_frames import with_frames
 from medisseg.checkpoint import load_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
@@ -92,7 +93,7 @@ def test_frames_in_the_graph_are_the_convention(
 ) -> None:
     convention = InputConvention(size=SIZE, resize=resize)
     frame = np.random.default_rng(2).integers(0, 255, (50, 100, 3), np.uint8)
-    whole = G.with_frames(graph, convention, (50, 100), color, 0.3)
+    whole = with_frames(graph, convention, (50, 100), color, 0.3)
     given = frame[..., ::-1] if color == "BGR" else frame
     mask, logits = session_of(whole).run(None, {"frames": given[None]})
     wanted = infer_with(graph)(convention.preprocess(frame)[None])

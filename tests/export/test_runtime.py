@@ -13,7 +13,7 @@ import torch
 
 from export.bundle import Bundle
 from export.runtime import Engine, load_engine
-from export.runtime import tensorrt_engine as T
+from export.runtime import opening as T
 from medisseg.checkpoint import load_checkpoint
 from medisseg.errors import UserError
 

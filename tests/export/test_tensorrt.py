@@ -26,6 +26,7 @@ from medisseg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "export/tensorrt_family.py", ROOT / "export/runtime/tensorrt_engine.py"]
+SOURCES.append(ROOT / "export/tensorrt_watch.py")
 # What only some versions have, and only code for those versions uses.
 ONLY = {
     "BuilderFlag.FP16": "10",

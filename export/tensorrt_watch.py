@@ -1,0 +1,47 @@
+"""What TensorRT calls back: progress that can cancel, and a log that keeps errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def monitor(trt: Any, bar: Any) -> Any:
+    """Return an IProgressMonitor that draws each phase and can cancel."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.cancelled = False
+            self.steps = 0
+            self._tasks: dict[str, Any] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._tasks[phase_name] = bar.add_task(phase_name, total=num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self.steps += 1
+            if phase_name in self._tasks:
+                bar.update(self._tasks[phase_name], completed=step + 1)
+            return not self.cancelled
+
+        def phase_finish(self, phase_name: str) -> None:
+            task = self._tasks.pop(phase_name, None)
+            if task is not None:
+                bar.remove_task(task)
+
+    return Monitor()
+
+
+def logger(trt: Any) -> Any:
+    """Return a TensorRT logger that keeps errors for the message and drops the rest."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message.strip())
+
+    return Logger()
