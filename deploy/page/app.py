@@ -1,0 +1,163 @@
+"""The page's routes: three files, one WebSocket, snapshots, status and metrics."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from starlette.applications import Starlette
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from deploy.page.session import Pictures, Player, Session
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.websockets import WebSocket
+
+    from deploy.live import Live, View
+    from deploy.page.gate import Gate
+
+HERE = Path(__file__).parent
+FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+MOST_VIEWERS = 16
+TRY_AGAIN_LATER = 1013  # WebSocket close code
+SECURITY = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+
+
+def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
+    """Return the ASGI application behind its gate."""
+    pictures = Pictures(live)
+    viewers: set[Session] = set()
+
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        if len(viewers) >= MOST_VIEWERS:
+            await websocket.close(TRY_AGAIN_LATER, f"{MOST_VIEWERS} browsers watch already")
+            return
+        session = Session(websocket, live, pictures, player)
+        viewers.add(session)
+        try:
+            await session.run()
+        finally:
+            viewers.discard(session)
+
+    async def snapshot(request: Request) -> Response:
+        stream = request.path_params["stream"]
+        wanted = request.query_params.get("sequence", "")
+        view = pictures.sent(stream, int(wanted)) if wanted.isdecimal() else None
+        view = view or (live.latest(stream) if stream < live.streams else None)
+        if view is None:
+            return PlainTextResponse("no picture yet", 404)
+        data = await anyio.to_thread.run_sync(png, view)
+        shown = {"content-disposition": f'attachment; filename="{snapshot_name(view)}"'}
+        return Response(data, media_type="image/png", headers=shown)
+
+    async def status(request: Request) -> Response:
+        shown = [live.status(stream).to_dict() for stream in range(live.streams)]
+        return Response(json.dumps(shown), media_type="application/json")
+
+    async def metrics(request: Request) -> Response:
+        data = await anyio.to_thread.run_sync(live.metrics)
+        return Response(data, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    routes: list[Any] = [Route(path, _file(name)) for path, name in FILES.items()]
+    routes += [
+        Route("/snapshot/{stream:int}.png", snapshot),
+        Route("/status", status),
+        Route("/metrics", metrics),
+        WebSocketRoute("/live", socket),
+    ]
+    return guarded(Starlette(routes=routes), gate)
+
+
+def _file(name: str) -> Any:
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(HERE / name)
+
+    return endpoint
+
+
+def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
+    """Put the gate before every route, and the headers that protect the page on every answer."""
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await app(scope, receive, send)
+            return
+
+        async def protect(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                more = [(key.encode(), value.encode()) for key, value in SECURITY.items()]
+                own = [pair for pair in message["headers"] if pair[0].decode() not in SECURITY]
+                message = {**message, "headers": [*own, *more]}
+            await send(message)
+
+        refusal = gate.refusal(scope)  # type: ignore[arg-type]
+        if scope["type"] == "websocket":
+            if refusal:  # before it is accepted: the browser sees 403
+                await send({"type": "websocket.close", "code": 1008, "reason": refusal[1]})
+            else:
+                await app(scope, receive, send)
+            return
+        if refusal:
+            status, reason = refusal
+            await PlainTextResponse(f"{reason}\n", status)(scope, receive, protect)
+        elif scope["path"] == "/" and gate.token_in_url(scope):  # type: ignore[arg-type]
+            await _remember(gate)(scope, receive, protect)
+        else:
+            await app(scope, receive, protect)
+
+    return guard
+
+
+def _remember(gate: Gate) -> Response:
+    """Move the token from the URL, which stays in histories, into a cookie."""
+    answer = RedirectResponse("/", 303)
+    # Not "strict": a link from a mail to the page would then arrive without its cookie.
+    answer.set_cookie(gate.cookie, gate.token or "", httponly=True, samesite="lax")
+    return answer
+
+
+def snapshot_name(view: View) -> str:
+    """Return the file name of a snapshot: source, frame, moment."""
+    source = re.sub(r"[^A-Za-z0-9]+", "-", Path(view.status.source).stem).strip("-")[:40]
+    moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    return f"medisseg-{source or 'stream'}-frame{view.frame_id:06d}-{moment}.png"
+
+
+def png(view: View) -> bytes:
+    """Return an annotated picture without loss; its text chunks say what it shows."""
+    import numpy as np
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    said = PngInfo()
+    for key, value in (
+        ("Software", "Med-DisSeg"),
+        ("Source", view.status.source),
+        ("Frame", view.frame_id),
+        ("State", view.status.state),
+        ("Engine", view.status.backend),
+        ("Settings", json.dumps(view.status.to_dict()["settings"])),
+    ):
+        said.add_itxt(key, str(value))
+    file = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(view.rgb))
+    image.save(file, "PNG", pnginfo=said, compress_level=1)
+    return file.getvalue()

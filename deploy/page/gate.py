@@ -1,0 +1,158 @@
+"""Who may see the page: the address it listens on, host names, origins, the token.
+
+Bound to loopback the page is open to this machine. That is safe only as long as no web site can
+speak to it through the browser: the Host header must name this machine (a site that rebinds its own
+name to 127.0.0.1 is refused), and an Origin must be the page's own. On any other address a token is
+demanded as well; it comes once in the URL and stays in a cookie that scripts cannot read.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import secrets
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from medisseg.errors import UserError
+
+SHORTEST_TOKEN = 12
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page listens; ``host`` without brackets."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, given: str) -> Address:
+        """Read "HOST:PORT", "[V6]:PORT" or "PORT" (on loopback).
+
+        Raises:
+            UserError: It is none of these.
+        """
+        match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]:|([^:\[\]/@\s]*):)?(\d{1,5})", given)
+        if not match or int(match[3]) > 65535:
+            raise UserError(f"--serve is {given!r}; expected HOST:PORT, such as 127.0.0.1:8080")
+        return cls(match[1] or match[2] or "127.0.0.1", int(match[3]))
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host.lower() == "localhost" or _loopback_ip(self.host)
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it means every address of this machine."""
+        return _ip(self.host) is not None and _ip(self.host).is_unspecified
+
+    def netloc(self, port: int) -> str:
+        """Return host and port as in a URL; "everywhere" as this machine's name."""
+        host = socket.gethostname() if self.everywhere else self.host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Gate:
+    """Decides on every request.
+
+    Args:
+        address: Where the page listens.
+        token: What the page demands. Off loopback one is made where none is given.
+
+    Raises:
+        UserError: The token is too short, or holds what a URL cannot.
+    """
+
+    def __init__(self, address: Address, token: str | None = None) -> None:
+        if token is not None and not re.fullmatch(rf"[\w.~-]{{{SHORTEST_TOKEN},200}}", token, re.A):
+            raise UserError(
+                f"--token has {len(token)} characters; expected {SHORTEST_TOKEN} to 200 of "
+                "letters, digits and . _ ~ -"
+            )
+        if token is None and not address.loopback:
+            token = secrets.token_urlsafe(24)
+        self.address, self.token, self.port = address, token, address.port
+
+    @property
+    def url(self) -> str:
+        """The address to open, with the token where one is demanded."""
+        query = f"?token={quote(self.token)}" if self.token else ""
+        return f"http://{self.address.netloc(self.port)}/{query}"
+
+    @property
+    def cookie(self) -> str:
+        """Name of the cookie; with the port, because browsers share cookies between ports."""
+        return f"medisseg-{self.port}"
+
+    def refusal(self, scope: dict[str, Any]) -> tuple[int, str] | None:
+        """Return (status, reason) of a request that must be refused, None for a good one."""
+        headers = _headers(scope["headers"])
+        hosts = headers.get("host", [])
+        if len(hosts) != 1 or not self._knows(hosts[0]):
+            return 403, "this name is not this page's: open it by the address that was printed"
+        for origin in headers.get("origin", []):
+            if urlsplit(origin).netloc.lower() != hosts[0].lower():
+                return 403, "another site's page asked for this"
+        if self.token and not any(
+            hmac.compare_digest(given.encode(), self.token.encode())
+            for given in self._given(scope, headers)
+        ):
+            return 401, "this page needs its token: open the whole address that was printed"
+        return None
+
+    def token_in_url(self, scope: dict[str, Any]) -> bool:
+        """Return whether a request carries the token where it should not stay."""
+        return bool(self.token) and b"token=" in scope["query_string"]
+
+    def _knows(self, host: str) -> bool:
+        # urlsplit does not mind nonsense; what is left of it is not a name of ours.
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in ("localhost", self.address.host.lower()):
+            return True
+        if self.address.loopback:
+            return _loopback_ip(name)
+        # A site can point its own name here, but never a number.
+        return _ip(name) is not None or name in (socket.gethostname().lower(), socket.getfqdn())
+
+    def _given(self, scope: dict[str, Any], headers: dict[str, list[str]]) -> list[str]:
+        found = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+        for value in headers.get("authorization", []):
+            scheme, _, rest = value.partition(" ")
+            found += [rest.strip()] if scheme.lower() == "bearer" else []
+        for value in headers.get("cookie", []):
+            try:
+                jar = SimpleCookie(value)
+            except CookieError:
+                continue
+            found += [jar[self.cookie].value] if self.cookie in jar else []
+        return found
+
+
+def _headers(pairs: Headers) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return found
+
+
+def _ip(host: str) -> Any:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _loopback_ip(host: str) -> bool:
+    found = _ip(host)
+    return found is not None and found.is_loopback
