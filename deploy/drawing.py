@@ -93,6 +93,6 @@ def _text(
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
-    if shade:
-        cv2.putText(rgb, text, (place[0] + 1, place[1] + 1), font, scale, SHADE, 2)
+    if shade:  # as thin as the text: OpenCV 5 sets thick letters further apart
+        cv2.putText(rgb, text, (place[0] + 1, place[1] + 1), font, scale, SHADE, 1)
     cv2.putText(rgb, text, place, font, scale, color, 1)
