@@ -134,10 +134,10 @@ function watch(stream) {
 function showFinding(status) {
   const tracks = status.tracks, on = status.alarm;
   byId("finding").classList.toggle("on", on);
-  say("count", on ? `${tracks.length || ""} detection${tracks.length === 1 ? "" : "s"}`.trim() : "No detection");
+  say("count", !on ? "No detection" : !tracks.length ? "Detection just now" : `${tracks.length} detection${tracks.length > 1 ? "s" : ""}`);
   const area = status.size ? status.size[0] * status.size[1] : 1;
   const lines = tracks.slice(0, 2).map((track) =>
-    `#${track.id}  ${(100 * track.confidence).toFixed(0)} % sure, ${(100 * track.area / area).toFixed(1)} % of picture, since ${clock(track.first_seen_s)}`);
+    `#${track.id} · ${(100 * track.confidence).toFixed(0)} % sure · ${(100 * track.area / area).toFixed(1)} % of picture · ${clock(track.first_seen_s)}`);
   if (tracks.length > 2) lines.push(`and ${tracks.length - 2} more`);
   const list = byId("tracks");
   if (list.dataset.text === lines.join("\n")) return;
@@ -152,9 +152,9 @@ function clock(seconds) {
 
 function showNumbers(status) {
   const ms = status.latency_ms, round = (value) => value === undefined ? "–" : value.toFixed(value < 9.95 ? 1 : 0);
-  say("latency", round(ms.last)); say("p50", `${round(ms.p50)} ms`); say("p99", `${round(ms.p99)} ms`);
+  say("latency", round(ms.last)); say("p50", round(ms.p50)); say("p99", round(ms.p99));
   say("fps", status.fps.toFixed(status.fps < 9.95 ? 1 : 0));
-  say("browser", newest.browser_ms === null ? "–" : `+ ${newest.browser_ms.toFixed(0)} ms`);
+  say("browser", newest.browser_ms === null ? "–" : `+${newest.browser_ms.toFixed(0)}`);
   for (const key of ["in", "processed", "dropped", "failed"]) say(key, number(status.frames[key]));
   const most = Math.max(1, ...latencies), step = 240 / Math.max(1, latencies.length - 1);
   byId("spark").firstElementChild.setAttribute("points", latencies.map((value, i) => `${(i * step).toFixed(1)},${(27 - 25 * value / most).toFixed(1)}`).join(" "));
