@@ -1,0 +1,469 @@
+"""The live page: in a real browser, behind its gate, and never in the pipeline's way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import struct
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.live import AI_OFF, LIVE, OFFLINE, Live, StreamStatus
+from deploy.loopback import LoopbackSource
+from deploy.page import serve
+from deploy.page.gate import Address, Gate
+from medisseg.errors import UserError
+
+TOKEN = "a-token-of-24-characters"
+
+
+@pytest.fixture
+def live() -> Live:
+    """Two streams, the second without a picture."""
+    live = Live(["a camera", "rtsp://camera/2"])
+    publish(live, 1)
+    return live
+
+
+def publish(live: Live, frame_id: int, level: int = 90) -> None:
+    rgb = np.full((48, 64, 3), level, np.uint8)
+    live.publish(rgb, frame_id, StreamStatus(0, "a camera", LIVE, age_s=0.0, frame_id=frame_id))
+
+
+def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers (lower case) and body; redirects are not followed."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *arguments: Any) -> None:
+            return None
+
+    opener = urllib.request.build_opener(Stay)
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+            return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
+
+
+def join(port: int, **more: Any) -> Any:
+    from websockets.sync.client import connect
+
+    return connect(f"ws://127.0.0.1:{port}/live", max_size=None, proxy=None, **more)
+
+
+def receive(socket: Any, timeout: float = 5.0) -> tuple[dict[str, Any], bytes]:
+    data = socket.recv(timeout)
+    (length,) = struct.unpack(">I", data[:4])
+    return json.loads(data[4 : 4 + length]), data[4 + length :]
+
+
+def draw(socket: Any, header: dict[str, Any], **more: Any) -> None:
+    socket.send(json.dumps({"drawn": header["number"], **more}))
+
+
+# ---- the gate
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "port", "loopback"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080, True),
+        ("8080", "127.0.0.1", 8080, True),
+        ("localhost:0", "localhost", 0, True),
+        ("[::1]:8080", "::1", 8080, True),
+        ("0.0.0.0:80", "0.0.0.0", 80, False),
+        ("[::]:80", "::", 80, False),
+        ("tower.local:8443", "tower.local", 8443, False),
+    ],
+)
+def test_addresses(given: str, host: str, port: int, loopback: bool) -> None:
+    address = Address.parse(given)
+    assert (address.host, address.port, address.loopback) == (host, port, loopback)
+
+
+@pytest.mark.parametrize("given", ["", "127.0.0.1", "host:", "::1:8080", "h:70000", "http://h:1"])
+def test_an_address_that_cannot_be_read(given: str) -> None:
+    with pytest.raises(UserError, match="expected HOST:PORT, such as"):
+        Address.parse(given)
+
+
+def test_off_loopback_a_token_is_made_and_demanded() -> None:
+    gate, again = (Gate(Address.parse("0.0.0.0:80")) for _ in range(2))
+    assert gate.token and again.token and gate.token != again.token and len(gate.token) >= 32
+    assert gate.url.endswith(f"/?token={gate.token}")
+    assert Gate(Address.parse("127.0.0.1:80")).token is None
+    for weak in ("short", "with spaces in it", "é" * 20):
+        with pytest.raises(UserError, match="--token has .* expected 12 to 200"):
+            Gate(Address.parse("127.0.0.1:80"), weak)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:9999"}, 200),  # through a tunnel
+        ({"Host": "127.1.2.3"}, 200),
+        ({"Host": "evil.example"}, 403),  # a name that a site points at 127.0.0.1
+        ({"Host": "127.0.0.1.evil.example:80"}, 403),
+        ({"Host": "192.168.1.7:8080"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_on_loopback_only_this_machines_names(
+    live: Live, headers: dict[str, str], status: int
+) -> None:
+    with serve(live, "127.0.0.1:0") as page:
+        for path in ("", "status", "metrics", "page.js", "snapshot/0.png"):
+            code, answer, _ = get(f"http://127.0.0.1:{page.port}/{path}", **headers)
+            assert code == status
+            assert "default-src 'none'" in answer["content-security-policy"]
+            assert answer["x-content-type-options"] == "nosniff"
+
+
+def test_the_token_moves_from_the_url_into_a_cookie(live: Live) -> None:
+    with serve(live, "127.0.0.1:0", TOKEN) as page:
+        home = f"http://127.0.0.1:{page.port}/"
+        assert page.url == f"{home}?token={TOKEN}"
+        for path in ("", "page.js", "metrics", "status", "snapshot/0.png", "nothing"):
+            code, _, body = get(home + path)
+            assert code == 401 and b"token" in body and TOKEN.encode() not in body
+            assert get(home + path, Authorization="Bearer wrong-wrong-wrong")[0] == 401
+        code, answer, _ = get(page.url)
+        assert (code, answer["location"]) == (303, "/")
+        cookie = answer["set-cookie"]
+        assert "HttpOnly" in cookie and "SameSite=lax" in cookie
+        code, _, body = get(home, Cookie=cookie.split(";")[0])
+        assert code == 200 and b"page.js" in body
+        assert get(home + "metrics", Authorization=f"Bearer {TOKEN}")[0] == 200
+
+
+def test_the_socket_has_the_same_gate(live: Live) -> None:
+    from websockets.exceptions import InvalidStatus
+
+    with serve(live, "127.0.0.1:0", TOKEN) as page:
+        cookie = {"Cookie": f"medisseg-{page.port}={TOKEN}"}
+        for more in (
+            {},
+            {"additional_headers": {"Cookie": f"medisseg-{page.port}=wrong"}},
+            {"additional_headers": cookie, "origin": "http://evil.example"},
+            {"additional_headers": cookie, "origin": f"http://127.0.0.1:{page.port + 1}"},
+        ):
+            with pytest.raises(InvalidStatus) as refused:
+                join(page.port, **more)
+            assert refused.value.response.status_code == 403
+        origin = f"http://127.0.0.1:{page.port}"
+        with join(page.port, additional_headers=cookie, origin=origin) as socket:
+            assert receive(socket)[0]["shown"]["frame_id"] == 1
+
+
+def test_a_port_that_is_taken_is_one_line(live: Live, spawn: Any, numbered: Path) -> None:
+    with serve(live, "127.0.0.1:0") as page:
+        address = f"127.0.0.1:{page.port}"
+        process = spawn(numbered, "--serve", address, "--window", "off")
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert errors.decode() == (
+            f"error: --serve {address}: another program listens there; choose another port\n"
+        )
+
+
+# ---- the socket
+
+
+def test_pictures_settings_streams_and_mistakes(live: Live) -> None:
+    import cv2
+
+    with serve(live, "127.0.0.1:0") as page, join(page.port) as socket:
+        header, picture = receive(socket)
+        shown = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+        assert shown.shape == (48, 64, 3) and abs(float(shown.mean()) - 90) < 2
+        assert [status["source"] for status in header["streams"]] == ["a camera", "rtsp://camera/2"]
+        draw(socket, header, set={"threshold": 0.7, "hold_off": 1})
+        header, picture = receive(socket)
+        draw(socket, header)
+        assert not picture and live.controls.get().threshold == 0.7  # no newer picture, no picture
+        for wish, answer in (
+            ({"set": {"opacity": 2}}, "opacity is 2"),
+            ({"set": {"colour": 1}}, "unknown: ['colour']"),
+            ({"watch": 2}, "there is no stream 2"),
+            ({"seek": 1}, "means nothing here"),
+            ([], "expected an object"),
+        ):
+            socket.send(json.dumps(wish))
+            for _ in range(4):
+                header, _ = receive(socket)
+                draw(socket, header)
+                if header["answer"]:
+                    break
+            assert answer in header["answer"]
+        assert live.controls.get().opacity == 0.4
+        publish(live, 2, level=200)
+        socket.send(json.dumps({"watch": 1}))
+        while header["stream"] != 1:
+            header, _ = receive(socket)
+            draw(socket, header)
+        assert header["shown"] is None and header["streams"][0]["frame_id"] == 2
+        assert header["settings"]["hold_off"] == 1 and header["browser_ms"] > 0
+
+
+def test_a_browser_that_draws_slowly_sees_the_newest_only(live: Live) -> None:
+    with serve(live, "127.0.0.1:0") as page, join(page.port) as socket:
+        first, _ = receive(socket)
+        for frame_id in range(2, 102):
+            publish(live, frame_id)
+            time.sleep(0.002)
+        second, _ = receive(socket)  # sent while the first was not drawn yet
+        with pytest.raises(TimeoutError):
+            receive(socket, 0.6)  # two are on their way: nothing more, not even states
+        draw(socket, first)
+        third, picture = receive(socket)
+        assert third["number"] == 3 and third["shown"]["frame_id"] == 101 and picture
+        assert second["shown"]["frame_id"] < 101
+
+
+def test_a_browser_that_reads_nothing_costs_the_pipeline_nothing(live: Live) -> None:
+    rgb = np.random.default_rng(1).integers(0, 255, (1080, 1920, 3), np.uint8)  # 2 MB of JPEG
+    with serve(live, "127.0.0.1:0") as page, contextlib.ExitStack() as stack:
+        deaf = [stack.enter_context(join(page.port, close_timeout=0.1)) for _ in range(3)]
+        longest = 0.0
+        for frame_id in range(2, 60):
+            began = time.perf_counter()
+            live.publish(rgb, frame_id, StreamStatus(0, "a camera", LIVE, frame_id=frame_id))
+            longest = max(longest, time.perf_counter() - began)
+            time.sleep(0.005)
+        assert longest < 0.2
+        assert len(deaf) == 3
+        live.close()
+
+
+def test_too_many_browsers_and_the_end_of_the_run(live: Live) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    with serve(live, "127.0.0.1:0") as page, contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(join(page.port)) for _ in range(16)]
+        for socket in sockets:
+            draw(socket, receive(socket)[0])
+        with join(page.port) as refused, pytest.raises(ConnectionClosed) as closed:
+            refused.recv(5)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1013
+        live.close()
+        header = {"ended": False}
+        while not header["ended"]:
+            header, _ = receive(sockets[0])
+            draw(sockets[0], header)
+        with pytest.raises(ConnectionClosed) as closed:
+            sockets[0].recv(5)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1000
+
+
+def test_a_snapshot_is_the_picture_without_loss(live: Live) -> None:
+    import io
+
+    from PIL import Image
+
+    rgb = np.random.default_rng(1).integers(0, 255, (48, 66, 3), np.uint8)[:, :64]  # padded rows
+    live.publish(rgb, 7, StreamStatus(0, "/videos/exam 1.mp4", AI_OFF, frame_id=7))
+    with serve(live, "127.0.0.1:0") as page:
+        code, headers, body = get(f"http://127.0.0.1:{page.port}/snapshot/0.png")
+        assert code == 200 and headers["content-type"] == "image/png"
+        assert 'filename="medisseg-exam-1-frame000007-' in headers["content-disposition"]
+        image = Image.open(io.BytesIO(body))
+        assert (np.asarray(image) == rgb).all()
+        assert (image.text["Frame"], image.text["State"]) == ("7", "AI-OFF")  # type: ignore[attr-defined]
+        assert get(f"http://127.0.0.1:{page.port}/snapshot/1.png")[0] == 404
+        assert get(f"http://127.0.0.1:{page.port}/snapshot/9.png")[0] == 404
+
+
+# ---- a real browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no browser here: apt install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    chosen = webdriver.ChromeOptions()
+    chosen.binary_location = binary
+    downloads = tmp_path_factory.mktemp("downloads")
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        chosen.add_argument(word)
+    chosen.add_argument("--window-size=1280,720")
+    chosen.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    chosen.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(chosen, Service(driver))
+    chrome.downloads = downloads
+    yield chrome
+    chrome.quit()
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+    return found
+
+
+class Watched:
+    """A run with its page open in the browser."""
+
+    def __init__(self, browser: Any, words: list[str], engine: Callable[[], Any]) -> None:
+        from deploy import options, run
+
+        self.browser, self.codes = browser, []
+        chosen = options.parse([*words, "--model", "fake", "--window", "off", "--no-quality"])
+        self.pipeline: Any = None
+        self.page: Any = None
+
+        def remember(*arguments: Any) -> Any:
+            self.pipeline = run.Pipeline(*arguments)
+            self.inner = serve(self.pipeline.live, "127.0.0.1:0")
+            self.page = self.inner.__enter__()
+            return self.pipeline
+
+        def body() -> None:
+            self.codes.append(run.run(chosen, engine, remember))
+
+        self.thread = threading.Thread(target=body, daemon=True)
+        self.thread.start()
+        until(lambda: self.page, "the page")
+        browser.get(self.page.url)
+
+    def run(self, script: str) -> Any:
+        return self.browser.execute_script(script)
+
+    def state(self) -> str:
+        return self.run("return document.getElementById('state').textContent")
+
+    def frame(self) -> int:
+        return int(self.run("return document.getElementById('picture').dataset.frame || -1"))
+
+    def mean(self) -> list[float]:
+        """Mean colour in the middle of the polyp, as drawn in the browser: (r, g, b)."""
+        return self.run(
+            "const c = document.getElementById('picture');"
+            "const d = c.getContext('2d').getImageData(140, 170, 40, 30).data;"
+            "return [0, 1, 2].map(k => d.filter((_, i) => i % 4 === k)"
+            ".reduce((a, b) => a + b) / (d.length / 4));"
+        )
+
+    def slide(self, name: str, value: float) -> None:
+        self.run(
+            f"const s = document.getElementById('{name}'); s.value = {value};"
+            "s.dispatchEvent(new Event('input', {bubbles: true}));"
+        )
+
+    def stop(self) -> None:
+        self.pipeline.stop()
+        self.thread.join(10)
+        self.inner.__exit__(None, None, None)
+        assert self.codes == [0]
+
+
+def scene(number: int) -> np.ndarray:
+    """Mucosa, a green polyp in the middle, a bar that moves."""
+    picture = np.full((240, 320, 3), (150, 60, 50), np.uint8)
+    picture[140:220, 110:210] = (0, 200, 0)
+    picture[100:110, (number * 8) % 300 :][:, :20] = 255
+    return picture
+
+
+def test_in_a_browser(browser: Any, fake: Any) -> None:
+    source = LoopbackSource(scene)
+    source.start()
+    run = Watched(browser, [source.url, "--timeout-s", "1", "--stale-s", "0.5"], fake.FakeEngine)
+    try:
+        until(lambda: run.state() == LIVE, LIVE)
+        # The picture moves.
+        seen = [until(lambda: run.frame() > 0, "a picture") and run.frame()]
+        while len(seen) < 5:
+            seen.append(until(lambda: run.frame() > seen[-1] and run.frame(), "the next picture"))
+        # The slider changes the overlay: (0, 200, 0) under (0, 220, 170).
+        run.slide("hold_off", 0)
+        run.slide("opacity", 1)
+        until(lambda: run.mean()[2] > 140, "an opaque overlay")
+        assert run.pipeline.live.controls.get().opacity == 1
+        run.slide("opacity", 0)
+        until(lambda: run.mean()[2] < 40, "no overlay")
+        run.slide("opacity", 0.5)
+        until(lambda: 60 < run.mean()[2] < 120, "half an overlay")
+        run.slide("threshold", 0.95)  # the fake engine is 0.998 sure
+        until(lambda: run.pipeline.live.controls.get().threshold == 0.95, "the threshold")
+        assert run.run("return document.getElementById('count').textContent") == "1 detection"
+        # AI off and on, by keyboard.
+        press(browser, "a")
+        until(lambda: run.state() == AI_OFF, AI_OFF)
+        until(lambda: run.mean()[2] < 40, "no overlay")
+        press(browser, "a")
+        until(lambda: run.state() == LIVE, LIVE)
+        check_snapshot(browser, run)
+        # The source dies, and the page says so; it returns, and the picture moves on.
+        source.kill()
+        until(lambda: run.state() == OFFLINE, OFFLINE)
+        until(lambda: "s old" in run.run("return document.getElementById('veil').innerText"), "age")
+        last = run.frame()
+        source.start()
+        until(lambda: run.state() == LIVE, LIVE)
+        until(lambda: run.frame() > last, "a picture after the return")
+        check_accounts(run)
+    finally:
+        source.kill()
+        run.stop()
+    # The runner itself is gone: the page may not go on showing LIVE.
+    until(lambda: run.state() == OFFLINE, OFFLINE)
+    refused = "ERR_CONNECTION_REFUSED"  # the page asks again and again, as it should
+    said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not [message for message in said if refused not in message]
+
+
+def press(browser: Any, key: str) -> None:
+    from selenium.webdriver.common.by import By
+
+    browser.find_element(By.TAG_NAME, "body").send_keys(key)
+
+
+def check_snapshot(browser: Any, run: Watched) -> None:
+    from PIL import Image
+
+    press(browser, "s")
+    saved = until(lambda: list(browser.downloads.glob("medisseg-*.png")), "the snapshot")
+    with Image.open(saved[0]) as image:
+        assert image.size == (320, 240) and int(image.text["Frame"]) <= run.frame()
+
+
+def check_accounts(run: Watched) -> None:
+    words = "return ['in', 'processed', 'dropped', 'failed'].map(n => +document.getElementById(n)"
+    counts = run.run(words + ".textContent)")
+    assert counts[0] == sum(counts[1:]) > 20
+
+
+def test_two_streams_by_keyboard_on_a_phone(browser: Any, fake: Any, numbered: Path) -> None:
+    run = Watched(browser, [str(numbered), str(numbered), "--realtime"], fake.FakeEngine)
+    try:
+        phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        until(lambda: run.frame() > 0, "a picture")
+        press(browser, "2")
+        pressed = "return document.querySelector('[aria-pressed=true]').title"
+        until(lambda: run.run(pressed).endswith("(2)"), "the second stream")
+        until(lambda: run.frame() > 0, "its picture")
+        wide = "return [document.documentElement.scrollWidth, innerWidth]"
+        assert run.run(wide) == [390, 390]  # nothing sticks out
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        run.stop()
