@@ -190,11 +190,13 @@ def test_parts_follow_time_and_connections(tmp_path: Path) -> None:
     assert recorder.frames == 50
 
 
-def test_colours_come_back(tmp_path: Path, lab: Any) -> None:
+@pytest.mark.parametrize("size", [(64, 64), (62, 66), (61, 63)])
+def test_colours_come_back(tmp_path: Path, lab: Any, size: tuple[int, int]) -> None:
     recorder, canvas = Recorder(tmp_path, "overlay", crf=4), Canvas()
     colors = [(200, 30, 30), (30, 180, 40), (20, 40, 220), (250, 250, 250), (3, 3, 3)]
     for index, color in enumerate(colors):
-        recorder.write(canvas.to_yuv(np.full((64, 64, 3), color, np.uint8)), index / 25)
+        recorder.write(canvas.to_yuv(np.full((*size, 3), color, np.uint8)), index / 25)
     recorder.close()
     for picture, color in zip(lab.read_video(tmp_path / "overlay-000.mp4"), colors, strict=True):
+        assert picture.shape[:2] == (size[0] + size[0] % 2, size[1] + size[1] % 2)
         assert np.abs(picture.reshape(-1, 3).mean(axis=0) - color).max() < 5
