@@ -53,6 +53,20 @@ def draw_status(rgb: Picture, status: StreamStatus, tracks: tuple[Track, ...] = 
         _text(rgb, text, (left, height - line // 2 - row * line), scale * 0.9, INK)
 
 
+def draw_tag(rgb: Picture, text: str) -> None:
+    """Write a word into the upper right corner, in place."""
+    import cv2
+
+    height, width = rgb.shape[:2]
+    scale = max(0.35, min(height / 480, width / 640) * 0.5)
+    line = max(10, round(34 * scale))
+    (text_width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    left, top = width - text_width - line, line // 2
+    cv2.rectangle(rgb, (left, top), (width - line // 2, top + line), SHADE, cv2.FILLED)
+    place = (left + line // 4, top + round(line * 0.72))
+    _text(rgb, text, place, scale, INK, shade=False)
+
+
 def notice(status: StreamStatus) -> str:
     """Return the words beside the state."""
     words = []

@@ -211,8 +211,7 @@ def _open_engine(options: Options) -> Any:
 def _other(name: str, words: list[str]) -> int:
     from importlib import import_module
 
-    module = import_module("deploy.chaos" if name == "chaos" else "deploy.replay")
-    return module.main([name, *words] if name != "chaos" else words) or 0
+    return import_module(f"deploy.{name}").main(words) or 0
 
 
 def entry(run_command: Callable[[Sequence[str] | None], int | None] = main) -> NoReturn:

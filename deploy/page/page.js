@@ -84,6 +84,7 @@ function stateNow() {  // [state, reason], by what the runner said and how long 
   if (ended) return ["OFFLINE", newest.streams[watched].reason || "the run has ended"];
   if (!socket || silent > OFFLINE_MS) return ["OFFLINE", socket ? "the runner is silent" : lost];
   const status = newest.streams[watched];
+  if (newest.player) return ["REPLAY", `recorded as ${status.state}${status.reason && `: ${status.reason}`}`];
   if (silent > STALE_MS && status.state !== "OFFLINE") return ["STALE", "the runner is silent"];
   return [status.state, status.quality !== "good" && status.state === "LIVE" ? `${status.quality}: not segmented` : status.reason];
 }
@@ -186,7 +187,7 @@ function showPlayer() {
   seek.max = player.frames - 1;
   if (performance.now() - (touched.seek ?? -1e9) > 400) seek.value = player.position;
   say("play", player.playing ? "Pause" : "Play");
-  say("place", `frame ${player.position} / ${player.frames - 1}`);
+  say("place", player.text);
   const marks = byId("marks"), text = JSON.stringify(player.marks);
   if (marks.dataset.text === text) return;
   marks.dataset.text = text;

@@ -40,13 +40,13 @@ class Player(Protocol):
     """What a recorded run is shown with; every method may be called from any thread."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return {"position", "frames", "playing", "marks"}."""
+        """Return {"position", "frames", "playing", "marks" (alarms: first, last), "text"}."""
 
     def play(self, on: bool) -> None:
         """Play or pause."""
 
     def seek(self, frame: int) -> None:
-        """Show a frame by its id."""
+        """Show the frame at a position."""
 
     def step(self, frames: int) -> None:
         """Pause, and show the frame so many further on."""
