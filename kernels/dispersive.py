@@ -140,7 +140,6 @@ torch.library.define(
 )
 
 
-@torch.library.impl("medisseg::dispersive", "cpu")
 def forward(h: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
     """The loss and, of few rows, the matrix [N, N] whose product with h is the gradient."""
     options = Options(*values)
@@ -151,7 +150,6 @@ def forward(h: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
     return pairs.many_forward(h, options), wide(h).new_zeros(0, 0)
 
 
-@torch.library.impl("medisseg::dispersive_backward", "cpu")
 def backward(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Any) -> Tensor:
     """The gradient by h, contiguous."""
     options = Options(*values)
@@ -160,6 +158,10 @@ def backward(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values:
     if len(h) <= FEW:
         return pairs.few_backward(gradient, h, matrix, options)
     return pairs.many_backward(gradient, h, loss, options)
+
+
+torch.library.impl("medisseg::dispersive", "cpu", forward)
+torch.library.impl("medisseg::dispersive_backward", "cpu", backward)
 
 
 @torch.library.register_fake("medisseg::dispersive")

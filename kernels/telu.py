@@ -46,7 +46,6 @@ torch.library.define("medisseg::telu", "(Tensor x) -> Tensor")
 torch.library.define("medisseg::telu_backward", "(Tensor gradient, Tensor x) -> Tensor")
 
 
-@torch.library.impl("medisseg::telu", "cpu")
 def forward(x: Tensor) -> Tensor:
     """The value on any device, chunk by chunk: every pass but the first and last is in cache."""
     out = torch.empty_like(x)
@@ -59,7 +58,6 @@ def forward(x: Tensor) -> Tensor:
     return out
 
 
-@torch.library.impl("medisseg::telu_backward", "cpu")
 def backward(gradient: Tensor, x: Tensor) -> Tensor:
     """gradient x derivative, on any device, chunk by chunk."""
     out = torch.empty_like(x)
@@ -95,6 +93,10 @@ def _chunks(out: Tensor, *inputs: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield *part, *buffers
 
 
+torch.library.impl("medisseg::telu", "cpu", forward)
+torch.library.impl("medisseg::telu_backward", "cpu", backward)
+
+
 @torch.library.register_fake("medisseg::telu")
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
@@ -116,7 +118,7 @@ def _(x: Tensor) -> Tensor:
 def _(gradient: Tensor, x: Tensor) -> Tensor:
     from kernels.triton_ops import telu as gpu
 
-    return gpu.backward(gradient, x) if gpu.takes(x) else backward(gradient, x)
+    return gpu.backward(gradient, x) if gpu.takes(x, gradient) else backward(gradient, x)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -45,7 +45,7 @@ def window_mix(attention_logits: Tensor, values: Tensor) -> Tensor:
 
 
 def window_mix_convolution(attention_logits: Tensor, values: Tensor) -> Tensor:
-    """The same in standard operators, for export: Softmax, a grouped convolution, 25 slices."""
+    """The same in standard operators, for export: Softmax, a grouped convolution, 30 slices."""
     _check(attention_logits, values)
     batch, channels, height, width = values.shape
     heads = attention_logits.shape[1] // PAIRS
@@ -56,9 +56,10 @@ def window_mix_convolution(attention_logits: Tensor, values: Tensor) -> Tensor:
     filters = F.conv2d(flat, gather, padding=1, groups=heads)
     filters = filters.reshape(batch, heads, TAPS, height, width)
     padded = F.pad(values, (2, 2, 2, 2)).reshape(batch, heads, -1, height + 4, width + 4)
+    columns = [padded[..., x : x + width] for x in range(5)]
     mixed = sum(
-        filters[:, :, d, None] * padded[..., y : y + height, x : x + width]
-        for d, (y, x) in enumerate(divmod(d, 5) for d in range(TAPS))
+        weight * columns[d % 5][..., d // 5 : d // 5 + height, :]
+        for d, weight in enumerate(filters.split(1, 2))
     )
     return torch.as_tensor(mixed).reshape(batch, channels, height, width)
 
@@ -98,7 +99,6 @@ torch.library.define(
 )
 
 
-@torch.library.impl("medisseg::window_mix", "cpu")
 def forward(logits: Tensor, values: Tensor) -> Tensor:
     """The filter form in PyTorch's own operators, on any device."""
     attention, padded = _prepare(logits, values)
@@ -109,7 +109,6 @@ def forward(logits: Tensor, values: Tensor) -> Tensor:
     return torch.empty_like(values).copy_(out.view(values.shape))
 
 
-@torch.library.impl("medisseg::window_mix_backward", "cpu")
 def backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by logits and values, with the filters computed again."""
     attention, padded = _prepare(logits, values)
@@ -164,6 +163,10 @@ def _filters(attention: Tensor) -> Tensor:
     return filters
 
 
+torch.library.impl("medisseg::window_mix", "cpu", forward)
+torch.library.impl("medisseg::window_mix_backward", "cpu", backward)
+
+
 @torch.library.register_fake("medisseg::window_mix")
 def _(logits: Tensor, values: Tensor) -> Tensor:
     return torch.empty_like(values)
@@ -178,14 +181,14 @@ def _(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]
 def _(logits: Tensor, values: Tensor) -> Tensor:
     from kernels.triton_ops import window_mix as gpu
 
-    return gpu.forward(logits, values) if gpu.takes(values) else forward(logits, values)
+    return gpu.forward(logits, values) if gpu.takes(logits, values) else forward(logits, values)
 
 
 @torch.library.impl("medisseg::window_mix_backward", "cuda")
 def _(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     from kernels.triton_ops import window_mix as gpu
 
-    if gpu.takes(values):
+    if gpu.takes(logits, values):
         return gpu.backward(gradient, logits, values)
     return backward(gradient, logits, values)
 
