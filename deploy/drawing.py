@@ -20,7 +20,7 @@ STATE_COLORS = {
     OFFLINE: (200, 40, 40),
     AI_OFF: (120, 90, 200),
 }
-INK, SHADE = (255, 255, 255), (0, 0, 0)
+INK = (255, 255, 255)
 
 
 def draw_mask(rgb: Picture, mask: Picture, opacity: float) -> None:
@@ -35,36 +35,35 @@ def draw_status(rgb: Picture, status: StreamStatus, tracks: tuple[Track, ...] = 
     import cv2
 
     height, width = rgb.shape[:2]
-    scale = max(0.35, min(height / 480, width / 640) * 0.5)
-    line = max(10, round(34 * scale))
+    scale = text_scale(rgb)
+    line = round(34 * scale)
     for track in tracks:
         x, y, w, h = track.box
         cv2.rectangle(rgb, (x, y), (x + w, y + h), MASK, max(1, round(2 * scale)))
-        _text(rgb, f"{track.id}  {track.confidence:.0%}", (x, max(line, y - 4)), scale, MASK)
+        above = y - line - 2
+        place = (x, above if above >= 0 else min(y + h + 2, height - line))
+        _label(rgb, f"{track.id}  {track.confidence:.0%}", place, scale, MASK)
     if status.alarm:
         cv2.rectangle(rgb, (0, 0), (width - 1, height - 1), MASK, max(2, round(8 * scale)))
-    left, top = line // 2, line // 2
-    (label_width, _), _ = cv2.getTextSize(status.state, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    box = (left + label_width + line // 2, top + line)
-    cv2.rectangle(rgb, (left, top), box, STATE_COLORS[status.state], cv2.FILLED)
-    _text(rgb, status.state, (left + line // 4, top + round(line * 0.72)), scale, INK, shade=False)
-    _text(rgb, notice(status), (box[0] + line // 3, top + round(line * 0.72)), scale, INK)
-    for row, text in enumerate(reversed([*status.alarms, accounts(status)])):
-        _text(rgb, text, (left, height - line // 2 - row * line), scale * 0.9, INK)
+    margin = line // 2
+    right = _label(rgb, status.state, (margin, margin), scale, plate=STATE_COLORS[status.state])
+    _label(rgb, notice(status), (right + margin // 2, margin), scale)
+    lines = [*status.alarms, accounts(status)]
+    for row, text in enumerate(reversed(lines), start=1):
+        _label(rgb, text, (margin, height - margin - row * line), scale)
 
 
 def draw_tag(rgb: Picture, text: str) -> None:
     """Write a word into the upper right corner, in place."""
-    import cv2
+    scale = text_scale(rgb)
+    margin = round(34 * scale) // 2
+    _label(rgb, text, (rgb.shape[1] - margin - _text_width(text, scale), margin), scale)
 
+
+def text_scale(rgb: Picture) -> float:
+    """Return the size of letters for a picture: half a one's at 640 x 480, but always legible."""
     height, width = rgb.shape[:2]
-    scale = max(0.35, min(height / 480, width / 640) * 0.5)
-    line = max(10, round(34 * scale))
-    (text_width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    left, top = width - text_width - line, line // 2
-    cv2.rectangle(rgb, (left, top), (width - line // 2, top + line), SHADE, cv2.FILLED)
-    place = (left + line // 4, top + round(line * 0.72))
-    _text(rgb, text, place, scale, INK, shade=False)
+    return max(0.42, min(height / 480, width / 640) * 0.5)
 
 
 def notice(status: StreamStatus) -> str:
@@ -96,17 +95,45 @@ def greyed(rgb: Picture, status: StreamStatus) -> Picture:
     return dim
 
 
-def _text(
+def _label(
     rgb: Picture,
     text: str,
     place: tuple[int, int],
     scale: float,
-    color: tuple[int, int, int],
-    shade: bool = True,
-) -> None:
+    color: tuple[int, int, int] = INK,
+    plate: tuple[int, int, int] | None = None,
+) -> int:
+    """Write a line at its upper left corner, on a plate (default: what is there, darkened).
+
+    Without a plate a shadow would have to carry the letters: at 384 x 288 it blurs them. Text that
+    is too long for the picture becomes smaller. Returns the column right of it.
+    """
     import cv2
 
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    if shade:  # as thin as the text: OpenCV 5 sets thick letters further apart
-        cv2.putText(rgb, text, (place[0] + 1, place[1] + 1), font, scale, SHADE, 1)
-    cv2.putText(rgb, text, place, font, scale, color, 1)
+    if not text:
+        return place[0]
+    height, width = rgb.shape[:2]
+    line, room = round(34 * scale), width - place[0] - 2
+    needed = _text_width(text, scale)
+    if needed > room:
+        scale, needed = scale * max(room, 1) / needed, room
+    left, top = max(0, place[0]), min(max(0, place[1]), max(0, height - line))
+    under = rgb[top : top + line, left : left + needed]
+    if plate is None:
+        np.right_shift(under, 2, out=under)
+    else:
+        under[:] = plate
+    at = (left + _padding(scale), top + round(line * 0.72))
+    cv2.putText(rgb, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
+    return left + needed
+
+
+def _padding(scale: float) -> int:
+    return max(2, round(8 * scale))
+
+
+def _text_width(text: str, scale: float) -> int:
+    import cv2
+
+    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    return width + 2 * _padding(scale)

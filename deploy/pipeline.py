@@ -5,7 +5,8 @@
 Each stage is a method of ``Pipeline`` that fills in its part of a :class:`Frame`, in a thread of
 its own behind a bounded queue (``deploy.channel``). A mask is only ever drawn on its own frame
 because it never leaves it. Up to the engine, live streams keep their newest frame only: what is
-displaced is counted and written down as dropped.
+displaced is counted and written down as dropped. Of a file only a few frames are on their way at
+once: queues that fill up would add their length to the latency and nothing to the pace.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from deploy.bookkeeping import END, Books
 from deploy.channel import Channel, Crew
-from deploy.drawing import draw_mask, draw_status
+from deploy.drawing import draw_mask, draw_status, draw_tag
 from deploy.findings import findings, foreground, shown_part
 from deploy.guard import EngineGuard, EngineOff
 from deploy.live import Live
@@ -73,6 +74,7 @@ class Pipeline:
         empty = np.zeros((16, 16, 3), np.uint8)
         self.guard.convention.preprocess(empty)
         draw_mask(empty, postprocess(np.zeros((1, 16, 16), np.float32), (16, 16)).mask, 0.5)
+        draw_tag(empty, "font")  # OpenCV loads it at the first word: 0.1 s
 
     def start(self) -> None:
         """Start the way of the frames; returns at once."""
@@ -120,8 +122,11 @@ class Pipeline:
         """Give every frame its id, its account and its place in the raw recording."""
         arrivals = stream.source.frames(self.stopping, partial(self.books.link, stream))
         with contextlib.closing(arrivals):  # type: ignore[type-var]
-            began = time.perf_counter()
-            for arrival in arrivals:
+            while self._may_come(stream):
+                began = time.perf_counter()
+                arrival = next(arrivals, None)
+                if arrival is None:
+                    break
                 ms = (time.perf_counter() - began) * 1e3
                 stream.timing.stages["decode"].add(ms)
                 frame = self._arrive(stream, arrival, ms)
@@ -132,8 +137,14 @@ class Pipeline:
                 enough = self.options.frames is not None and taken >= self.options.frames
                 if enough or self.stopping.is_set() or self.crew.failed.is_set():
                     break
-                began = time.perf_counter()
         stream.ended = "stopped" if self.stopping.is_set() else END
+
+    def _may_come(self, stream: Stream) -> bool:
+        """Wait until another frame of a file may come; False when none may any more."""
+        while not stream.source.live and not stream.room.acquire(timeout=0.1):
+            if self.stopping.is_set() or self.crew.failed.is_set():
+                return False
+        return True
 
     def _arrive(self, stream: Stream, arrival: Arrival, ms: float) -> Frame | None:
         now = time.monotonic()
@@ -150,6 +161,7 @@ class Pipeline:
         )
         if arrival.picture is None:
             frame.outcome = "failed"
+            stream.room.release()
             if stream.warn("frames that cannot be decoded"):
                 log.warning("%s: frame %d: %s", stream.source.name, frame_id, arrival.error)
             self.books.settle(frame, brief(frame))

@@ -116,6 +116,9 @@ class Score:
     """Mean Dice of the raw and of the shown masks over the frames that have a truth."""
 
     def __init__(self, truth: Truth) -> None:
+        from medisseg.evaluation.metrics import dice  # loads SciPy, which only a truth needs
+
+        self._dice = dice
         self.truth = truth
         self.raw: list[float] = []
         self.shown: list[float] = []
@@ -128,14 +131,12 @@ class Score:
         shown: npt.NDArray[np.uint8] | None,
     ) -> float | None:
         """Compare a frame's masks (None: empty) and return the raw one's Dice."""
-        from medisseg.evaluation.metrics import dice  # loads SciPy, which only a truth needs
-
         true = self.truth.mask(frame_id, size)
         if true is None:
             return None
         empty = np.zeros(size, bool)
-        self.raw.append(dice(empty if raw is None else raw > 0, true))
-        self.shown.append(dice(empty if shown is None else shown > 0, true))
+        self.raw.append(self._dice(empty if raw is None else raw > 0, true))
+        self.shown.append(self._dice(empty if shown is None else shown > 0, true))
         return self.raw[-1]
 
     def summary(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kernels.frames import Mask
 
 NOTHING = Judgement((), (), False, 0.0, ())
+ON_THE_WAY = 3  # frames of a file from decoding to screen: one comes, one is inferred, one drawn
 
 
 @dataclass
@@ -124,6 +126,7 @@ class Stream:
         self.standing = Standing(source.live, stale_s, began)
         self.temporal = TemporalFilter()
         self.canvas = Canvas()
+        self.room = threading.Semaphore(ON_THE_WAY)  # asked only for files, given back by all
         self.overlay: Recorder | None = None
         self.raw: Recorder | None = None
         self.score: Score | None = None
@@ -182,6 +185,7 @@ class Stream:
     def shown(self, frame: Frame) -> None:
         """Take note that a frame is on the screen now."""
         now = time.monotonic()
+        self.room.release()
         frame.latency_ms = (now - frame.arrived) * 1e3
         self.timing.shown(frame.latency_ms, frame.arrived)
         self.first_shown = frame.arrived if self.first_shown is None else self.first_shown

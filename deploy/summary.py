@@ -131,6 +131,7 @@ def table_row(name: str, summary: dict[str, float]) -> list[Any]:
 def histogram(times: Histogram) -> Figure:
     """Draw times in milliseconds, both axes logarithmic; nothing is cut off."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     edges, counts = times.edges()
     figure = Figure(figsize=(9, 2.8), layout="constrained")
@@ -138,6 +139,13 @@ def histogram(times: Histogram) -> Figure:
     axes.stairs(counts, edges, fill=True)
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1)
+    # 400, not 4 x 10^2; all nine digits of a decade where the times span little of one.
+    narrow = edges[-1] / edges[0] < 12
+    digits = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if narrow else (1, 2, 5)
+    axes.xaxis.set_major_locator(LogLocator(subs=digits))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_locator(NullLocator())
     axes.set_xlabel("milliseconds")
     axes.set_ylabel("frames")
     return figure
