@@ -1,0 +1,199 @@
+"""Try the runner's behaviour under faults on this machine: ``python deploy/run.py chaos``.
+
+Files are damaged, a source is killed, the engine breaks, the disk is full, the process is killed;
+a table says what was expected and what happened. Everything is generated, on this machine's
+loopback, in a temporary folder, and bounded in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.chaos_bench import Bench, Failed, Unable
+from deploy.chaos_faults import APART, APART_S, LONG, WITHIN
+from medisseg.errors import UserError
+
+EXAMPLE = """examples:
+  python deploy/run.py chaos
+  python deploy/run.py chaos --model runs/demo/engine --json
+  python deploy/run.py chaos --only "source lost and back" --only "slow model\""""
+MODEL = "edge-kvasir"
+EACH_S = 20.0  # longest time of one fault
+MET, FAILED, NOT_RUN = "as expected", "FAILED", "not run"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row of the table; ``result`` is "as expected", "FAILED" or "not run"."""
+
+    fault: str
+    expected: str
+    happened: str
+    result: str
+    seconds: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the faults; return 1 when one was not met as expected."""
+    parser = argparse.ArgumentParser(
+        prog="deploy/run.py chaos",
+        description="Break things on purpose and see that the runner meets it as promised.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default=MODEL, help=f"bundle, checkpoint or name ({MODEL})")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--only", action="append", metavar="FAULT", help="only this (repeatable)")
+    parser.add_argument("--limit-s", type=float, default=60.0, help="start no fault later (60)")
+    args = parser.parse_args(argv)
+    names = [*WITHIN, *APART]
+    if unknown := set(args.only or ()) - set(names):
+        raise UserError(f"--only {min(unknown)!r}; expected some of: {', '.join(names)}")
+    outcomes = run_faults(args.model, args.only or names, args.limit_s)
+    if args.json:
+        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
+    else:
+        print_table(outcomes)
+    return int(any(outcome.result == FAILED for outcome in outcomes))
+
+
+def run_faults(
+    model: str,
+    names: Sequence[str],
+    limit_s: float = 60.0,
+    open_engine: Callable[[str], Any] | None = None,
+    runner: tuple[str, ...] = (),
+) -> list[Outcome]:
+    """Run the named faults through a model and return what came of each.
+
+    Args:
+        model: Bundle, checkpoint or name.
+        names: Keys of ``WITHIN`` and ``APART``.
+        limit_s: No fault is started after so many seconds.
+        open_engine: Opens the engine (``export.runtime.load_engine``).
+        runner: Command that starts a run of its own (``deploy/run.py``).
+    """
+    if open_engine is None:
+        from export.runtime import load_engine
+
+        open_engine = load_engine
+    until = time.monotonic() + limit_s
+    told = sys.stderr
+    with tempfile.TemporaryDirectory(prefix="medisseg-chaos-") as folder, quiet():
+        engine = open_engine(model)
+        bench = Bench(Path(folder), engine, model, runner)
+        try:
+            return list(_each(bench, names, until, told))
+        finally:
+            bench.close()
+            engine.close()
+
+
+def _each(bench: Bench, names: Sequence[str], until: float, told: Any) -> Iterator[Outcome]:
+    """Yield what came of the faults; those in processes of their own go on beside the others."""
+    beside = [_start_apart(bench, name) for name in APART if name in names]
+    for name in (name for name in WITHIN if name in names):
+        act = WITHIN[name]
+        if time.monotonic() > until:
+            yield Outcome(name, str(act.__doc__), "out of time: --limit-s", NOT_RUN, 0.0)
+            continue
+        tell(told, f"{name} ...")
+        yield Attempt(name, act, bench).outcome(EACH_S)
+    tell(told, "waiting for the processes that were killed ...")
+    for attempt in beside:
+        yield attempt.outcome(APART_S + 5)
+    tell(told, "")
+
+
+def _start_apart(bench: Bench, name: str) -> Attempt:
+    act, words, prefix = APART[name]
+    out = bench.folder / name.replace(" ", "-")
+    process = bench.spawn(bench.video("long.mp4", LONG), "--out", out, *words, prefix=prefix)
+    return Attempt(name, act, bench, process, out)
+
+
+def tell(terminal: Any, text: str) -> None:
+    """Show one line of progress, where somebody looks."""
+    if terminal.isatty():
+        print(f"\r\x1b[K{text}", end="", file=terminal, flush=True)
+
+
+class Attempt:
+    """One fault, in a thread."""
+
+    def __init__(self, name: str, act: Callable[..., str], *arguments: Any) -> None:
+        self._name, self._expected = name, str(act.__doc__)
+        self._found: list[tuple[str, str]] = []
+        self._began = self._ended = time.monotonic()
+        self._thread = threading.Thread(target=self._work, args=(act, *arguments), daemon=True)
+        self._thread.start()
+
+    def _work(self, act: Callable[..., str], *arguments: Any) -> None:
+        try:
+            found = act(*arguments), MET
+        except Unable as error:
+            found = str(error), NOT_RUN
+        except Failed as error:
+            found = str(error), FAILED
+        except Exception as error:  # whatever it is, it is the finding
+            found = f"{type(error).__name__}: {error}"[:200], FAILED
+        self._ended = time.monotonic()
+        self._found.append(found)
+
+    def outcome(self, most_s: float) -> Outcome:
+        """Return what came of it, at most ``most_s`` seconds after its beginning."""
+        self._thread.join(max(0.0, self._began + most_s - time.monotonic()))
+        if not self._found:
+            happened = f"no end within {most_s:g} s"
+            return Outcome(self._name, self._expected, happened, FAILED, most_s)
+        seconds = round(self._ended - self._began, 2)
+        return Outcome(self._name, self._expected, *self._found[0], seconds)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the runs' own words off the terminal: the table speaks for them."""
+    log = logging.getLogger("deploy")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    hidden = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def print_table(outcomes: list[Outcome]) -> None:
+    """Print what was expected and what happened."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Faults on this machine")
+    for column in ("fault", "expected", "happened", "s", ""):
+        table.add_column(column, justify="right" if column == "s" else "left")
+    styles = {MET: "green", FAILED: "bold red", NOT_RUN: "yellow"}
+    for outcome in outcomes:
+        table.add_row(
+            Text(outcome.fault),
+            Text(outcome.expected),
+            Text(outcome.happened[:140] + "…" * (len(outcome.happened) > 140)),
+            f"{outcome.seconds:.1f}",
+            Text(outcome.result, style=styles[outcome.result]),
+        )
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    counts = {result: sum(o.result == result for o in outcomes) for result in styles}
+    print(", ".join(f"{count} {result}" for result, count in counts.items() if count))

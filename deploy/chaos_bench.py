@@ -1,0 +1,238 @@
+"""What the faults of ``deploy/run.py chaos`` are made with: a model, videos, watched runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy import options as options_module
+from deploy.loopback import FPS, Picture
+
+RUNNER = Path(__file__).with_name("run.py")
+Hook = Callable[[int, np.ndarray], Any]  # (number of the batch, batch) -> an answer, or None
+
+
+class Failed(Exception):
+    """A fault was not met as expected; the message says what happened instead."""
+
+
+class Unable(Exception):
+    """A fault cannot be made here; the message says why."""
+
+
+def expect(condition: object, what: str) -> None:
+    """Raise :class:`Failed` unless a condition holds."""
+    if not condition:
+        raise Failed(what)
+
+
+class FaultyEngine:
+    """The model's own engine, with a hook before every answer; closing it closes nothing."""
+
+    def __init__(self, engine: Any, hook: Hook | None) -> None:
+        self._engine, self._hook, self._batches = engine, hook, 0
+        for name in ("convention", "threshold", "classes", "max_batch", "backend", "name"):
+            setattr(self, name, getattr(engine, name))
+
+    def infer(self, batch: np.ndarray) -> Any:
+        """Answer, or do what the hook does."""
+        self._batches += 1
+        answer = self._hook(self._batches - 1, batch) if self._hook else None
+        return self._engine.infer(batch) if answer is None else answer
+
+    def close(self) -> None:
+        """Leave the shared engine open."""
+
+
+class Bench:
+    """Makes inputs and runs in a folder of its own.
+
+    Args:
+        folder: Where everything is written.
+        engine: The model's engine, shared by all runs in this process.
+        model: What ``--model`` names, for runs in a process of their own.
+        runner: How such a process is started.
+    """
+
+    def __init__(self, folder: Path, engine: Any, model: str, runner: tuple[str, ...] = ()) -> None:
+        self.folder, self.engine, self.model = folder, engine, model
+        self.runner = runner or (sys.executable, str(RUNNER))
+        self.runs: list[Running] = []
+        load_libraries()
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def video(self, name: str, frames: int, size: tuple[int, int] = (240, 320)) -> Path:
+        """Write a generated video (once) and return its path."""
+        path = self.folder / name
+        if not path.exists():
+            write_video(path, (scene(i, size) for i in range(frames)))
+        return path
+
+    def start(self, *words: object, hook: Hook | None = None) -> Running:
+        """Start a run in this process, at the video's own rate."""
+        out = self.folder / f"run-{len(self.runs)}"
+        self.runs.append(Running([*map(str, words)], lambda: FaultyEngine(self.engine, hook), out))
+        return self.runs[-1]
+
+    def play(self, *words: object, hook: Hook | None = None) -> Running:
+        """Run a source to its end and check the accounts."""
+        run = self.start(*words, hook=hook)
+        run.finish()
+        return run
+
+    def spawn(self, *words: object, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Start a run in a process of its own."""
+        command = [*prefix, *self.runner, *map(str, words), "--model", self.model]
+        command += ["--no-quality", "--window", "off", "--realtime"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        for run in self.runs:
+            if run.pipeline is not None:
+                run.pipeline.stop()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
+
+
+def load_libraries() -> None:
+    """Load what a run loads, so that no fault is timed while Python reads files."""
+    import av  # noqa: F401
+    import cv2  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+
+    import kernels.frames  # noqa: F401
+    import medisseg.evaluation.report  # noqa: F401
+
+
+class Running:
+    """A run in a thread of this process."""
+
+    def __init__(self, words: list[str], open_engine: Callable[[], Any], out: Path) -> None:
+        from deploy import run
+
+        self.out = out
+        self.pipeline: Any = None
+        self.error: BaseException | None = None
+        common = ["--model", "chaos", "--out", str(out), "--window", "off", "--no-quality"]
+        chosen = options_module.parse([*common, "--min-free-mb", "0", *words])
+
+        def remember(*arguments: Any) -> Any:
+            self.pipeline = run.Pipeline(*arguments)
+            return self.pipeline
+
+        def body() -> None:
+            try:
+                run.run(chosen, open_engine, remember)
+            except BaseException as error:  # looked at in finish()
+                self.error = error
+
+        self._thread = threading.Thread(target=body, daemon=True)
+        self._thread.start()
+
+    def wait_for(self, condition: Callable[[Any], object], what: str, seconds: float = 8.0) -> Any:
+        """Wait until the status fulfils a condition, and return it."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.error is not None:
+                raise self.error
+            if self.pipeline is not None:
+                status = self.pipeline.live.status(0)
+                if condition(status):
+                    return status
+            time.sleep(0.02)
+        raise Failed(f"no {what} within {seconds:g} s")
+
+    def finish(self, stop: bool = False, seconds: float = 18.0) -> None:
+        """Wait for the end (``stop``: ask for it), and check the accounts."""
+        if stop and self.pipeline is not None:
+            self.pipeline.stop()
+        self._thread.join(seconds)
+        expect(not self._thread.is_alive(), f"the run did not end within {seconds:g} s")
+        if self.error is not None:
+            raise self.error
+        check_accounts(self.out)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the run reported."""
+        return json.loads((self.out / "report.json").read_text())
+
+    def states(self) -> list[str]:
+        """Return the states that it went through."""
+        return [change["to"] for change in self.report["state_changes"]]
+
+
+def check_accounts(out: Path) -> dict[str, int]:
+    """Return a run's counts; raise :class:`Failed` where they do not add up."""
+    frames = json.loads((out / "report.json").read_text())["frames"]
+    lines = [json.loads(text) for text in (out / "results.jsonl").read_text().splitlines()]
+    added = frames["processed"] + frames["dropped"] + frames["failed"]
+    expect(frames["in"] == added, f"in = {frames['in']}, but the rest adds up to {added}")
+    ids = sorted(line["id"] for line in lines)
+    expect(ids == list(range(frames["in"])), "not every frame has its line in the results")
+    return frames
+
+
+def counted(frames: dict[str, int]) -> str:
+    """Return the counts as words."""
+    return "{in} = {processed} + {dropped} + {failed}".format(**frames)
+
+
+def scene(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
+    """Return a generated frame: red, with some texture, and a pale part that moves."""
+    height, width = size
+    x = round(width * (0.35 + 0.2 * np.sin(number / 20)))
+    picture = _mucosa(size).copy()
+    picture[height // 3 : 2 * height // 3, x : x + width // 4] += np.uint8(40)
+    return picture
+
+
+@functools.cache
+def _mucosa(size: tuple[int, int]) -> Picture:
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+    texture = 12 * np.sin(columns / 7) * np.cos(rows / 9)
+    return (np.array([160, 70, 60]) + texture[..., None]).astype(np.uint8)
+
+
+def write_video(path: Path, pictures: Iterable[Picture]) -> None:
+    """Encode pictures at 25 a second; the container by the file's ending."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream: Any = None
+        for picture in pictures:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=FPS)
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.options = {"preset": "ultrafast", "g": "10"}
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+
+
+def decoded(paths: Iterable[Path]) -> int:
+    """Return the number of frames that videos play, to their very end."""
+    import av
+
+    count = 0
+    for path in paths:
+        with av.open(f"file:{path}") as container:
+            count += sum(1 for _ in container.decode(video=0))
+    return count

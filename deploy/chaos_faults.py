@@ -1,0 +1,318 @@
+"""The faults of ``deploy/run.py chaos``; each returns in a few words what happened.
+
+A fault that is not met as expected raises; its docstring says what is expected.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.chaos_bench import (
+    Bench,
+    Failed,
+    Unable,
+    check_accounts,
+    counted,
+    decoded,
+    expect,
+    scene,
+)
+from deploy.live import AI_OFF, LIVE, OFFLINE
+from deploy.loopback import FPS, LoopbackSource
+from medisseg.errors import UserError
+
+FRAMES = 30
+LONG = 400  # frames: for the processes that are killed half way
+LARGEST_MODEL = 1_000_000_000  # bytes that are copied at most, to be damaged
+SLOW_MS = 250
+APART_S = 50.0  # for a process: Python and the model are loaded anew
+INTERVAL_MS = 1000 / FPS
+
+
+def refused(act: Callable[[], Any]) -> str:
+    """Return the one line with which something is refused."""
+    try:
+        act()
+    except UserError as error:
+        expect("\n" not in str(error), "refused, but in several lines")
+        return f"refused: {error}"
+    raise Failed("it was taken")
+
+
+def empty_file(bench: Bench) -> str:
+    """refused in one line"""
+    path = bench.folder / "empty.mp4"
+    path.touch()
+    return refused(lambda: bench.play(path)).replace(f"{bench.folder}/", "")
+
+
+def no_video(bench: Bench) -> str:
+    """refused in one line"""
+    path = bench.folder / "letter.mp4"
+    path.write_bytes(b"this is not a video\n" * 500)
+    return refused(lambda: bench.play(path)).replace(f"{bench.folder}/", "")
+
+
+def damaged_model(bench: Bench) -> str:
+    """refused in one line"""
+    from medisseg.checkpoint import resolve
+
+    try:
+        path = Path(bench.model) if Path(bench.model).exists() else resolve(bench.model)
+    except UserError as error:
+        raise Unable(str(error)) from error
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    if sum(file.stat().st_size for file in files) > LARGEST_MODEL:
+        raise Unable("the model is too large to be copied for this")
+    copy = bench.folder / f"damaged{path.suffix}"
+    (shutil.copytree if path.is_dir() else shutil.copyfile)(path, copy)
+    largest = max(files, key=lambda file: file.stat().st_size)
+    victim = copy if path.is_file() else copy / largest.relative_to(path)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    victim.write_bytes(data if path.is_dir() else data[: len(data) // 2])
+    from export.runtime import load_engine
+
+    return refused(lambda: load_engine(str(copy))).replace(str(bench.folder), "...")
+
+
+def truncated_file(bench: Bench) -> str:
+    """its beginning is shown, every frame counted"""
+    whole = bench.video("whole.ts", FRAMES).read_bytes()
+    path = bench.folder / "truncated.ts"
+    path.write_bytes(whole[: len(whole) // 2])
+    run = bench.play(path, "--realtime")
+    frames = run.report["frames"]
+    expect(frames["processed"] > 0 and frames["in"] < FRAMES, counted(frames))
+    return counted(frames)
+
+
+def flipped_bits(bench: Bench) -> str:
+    """what can be read is shown, every frame counted"""
+    data = bytearray(bench.video("whole.ts", FRAMES).read_bytes())
+    for place in np.random.default_rng(3).integers(len(data) // 4, len(data), 40):
+        data[place] ^= 0x55
+    path = bench.folder / "flipped.ts"
+    path.write_bytes(data)
+    frames = bench.play(path, "--realtime").report["frames"]
+    expect(frames["processed"] > 0, counted(frames))
+    return counted(frames)
+
+
+def size_change(bench: Bench) -> str:
+    """a new part of the recording begins"""
+    both = [bench.video("whole.ts", FRAMES), bench.video("larger.ts", 20, (360, 480))]
+    path = bench.folder / "sizes.ts"
+    path.write_bytes(b"".join(video.read_bytes() for video in both))
+    run = bench.play(path, "--realtime")
+    parts = run.report["streams"][0]["raw"]
+    sizes = [f"{part['width']} x {part['height']}" for part in parts]
+    expect(sizes == ["320 x 240", "480 x 360"], f"recorded as {', '.join(sizes) or 'nothing'}")
+    return f"{' then '.join(sizes)}, {counted(run.report['frames'])}"
+
+
+def lost_source(bench: Bench) -> str:
+    """OFFLINE and no invented frame, then LIVE again"""
+    source = LoopbackSource(scene)
+    source.start()
+    try:
+        run = bench.start(source.url, "--timeout-s", 1.5)
+        run.wait_for(lambda s: s.state == LIVE and s.frames["processed"] > 5, "LIVE")
+        source.kill()
+        began = time.monotonic()
+        lost = run.wait_for(lambda s: s.state == OFFLINE and not s.frames["in_flight"], "OFFLINE")
+        noticed = time.monotonic() - began
+        time.sleep(0.5)
+        silent = run.pipeline.live.status(0)
+        invented = silent.frames["in"] - lost.frames["in"]
+        expect(invented == 0, f"{invented} frames while there was no source")
+        source.start()
+        run.wait_for(lambda s: s.state == LIVE, "LIVE after its return")
+        run.finish(stop=True)
+    finally:
+        source.kill()
+    return f"OFFLINE after {noticed:.1f} s, LIVE again, {counted(run.report['frames'])}"
+
+
+def slow_model(bench: Bench) -> str:
+    """frames are dropped, what is shown stays fresh"""
+
+    def slow(number: int, batch: np.ndarray) -> None:
+        time.sleep(SLOW_MS / 1e3)
+
+    run = bench.play(bench.video("long.mp4", LONG), "--realtime", "--frames", 45, hook=slow)
+    frames, stages = run.report["frames"], run.report["streams"][0]["stages_ms"]
+    expect(frames["dropped"] > 20, f"nothing gave way: {counted(frames)}")
+    latency, inference = run.report["latency_ms"]["p50"], stages["infer"]["p50"]
+    limit = 2 * INTERVAL_MS + inference + 40  # and the stages around it on a busy machine
+    expect(latency < limit, f"latency {latency:.0f} ms with {inference:.0f} ms an inference")
+    return f"{latency:.0f} ms with {inference:.0f} ms an inference, {frames['dropped']} dropped"
+
+
+def ai_off_and_back(bench: Bench, hook: Any, *words: object) -> str:
+    """Run through an engine's fault, and see the AI go off and come back."""
+    run = bench.start(bench.video("long.mp4", LONG), "--realtime", *words, hook=hook)
+    off = run.wait_for(lambda s: s.state == AI_OFF, AI_OFF)
+    run.wait_for(lambda s: s.state == LIVE and s.frame_id > off.frame_id + 2, "LIVE afterwards")
+    run.finish(stop=True)
+    restarts, frames = run.report["engine_restarts"], run.report["frames"]
+    expect(restarts >= 1, "the engine was not restarted")
+    return f"{off.reason[:60]}; {restarts} restart, {counted(frames)}"
+
+
+def once(act: Callable[[np.ndarray], Any]) -> Any:
+    """Return a hook that acts on the tenth batch of all engines, and never again."""
+    seen = [0]
+
+    def hook(number: int, batch: np.ndarray) -> Any:
+        seen[0] += 1
+        return act(batch) if seen[0] == 10 else None
+
+    return hook
+
+
+def engine_error(bench: Bench) -> str:
+    """AI-OFF, the video goes on, the engine is restarted"""
+
+    def broken(batch: np.ndarray) -> None:
+        raise RuntimeError("device lost (chaos)")
+
+    return ai_off_and_back(bench, once(broken))
+
+
+def engine_nonsense(bench: Bench) -> str:
+    """AI-OFF, the video goes on, the engine is restarted"""
+
+    def nonsense(batch: np.ndarray) -> Any:
+        shape = (len(batch), bench.engine.classes, *batch.shape[2:])
+        return np.full(shape, np.nan, np.float32)
+
+    return ai_off_and_back(bench, once(nonsense))
+
+
+def engine_hangs(bench: Bench) -> str:
+    """AI-OFF, the video goes on, the engine is restarted"""
+    released = threading.Event()
+    try:
+        hook = once(lambda batch: released.wait(20) and None)
+        return ai_off_and_back(bench, hook, "--too-slow-ms", 700, "--hang-s", 1)
+    finally:
+        released.set()
+
+
+def deaf_browser(bench: Bench) -> str:
+    """the pipeline does not notice"""
+    from websockets.sync.client import connect
+
+    from deploy.page import serve
+
+    run = bench.start(bench.video("long.mp4", LONG), "--realtime", "--frames", 35)
+    run.wait_for(lambda s: s.frames.get("processed", 0) > 2, "picture")
+    live = run.pipeline.live
+    with serve(live, "127.0.0.1:0") as page:
+        more: dict[str, Any] = {"max_size": None, "proxy": None, "close_timeout": 0.1}
+        with connect(f"ws://127.0.0.1:{page.port}/live", **more):
+            run.finish()
+    frames = run.report["frames"]
+    expect(frames["failed"] == 0, counted(frames))
+    return f"{run.report['latency_ms']['p50']:.0f} ms as before, {counted(frames)}"
+
+
+def little_disk(bench: Bench) -> str:
+    """recording stops with an alarm, the video goes on"""
+    path = bench.video("whole.ts", FRAMES)
+    report = bench.play(path, "--realtime", "--min-free-mb", 1e9).report
+    stopped = report["streams"][0]["stopped"]
+    expect(any("recording stopped" in reason for reason in stopped), "the recording went on")
+    expect(report["frames"]["processed"] > 0, counted(report["frames"]))
+    return f"{stopped[0]}; {counted(report['frames'])}"
+
+
+def full_disk(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
+    """recording stops with an alarm, every frame is still counted"""
+    _, errors = process.communicate(timeout=APART_S)
+    expect(process.returncode == 0, f"exit code {process.returncode}: {last_line(errors)}")
+    report = json.loads((out / "report.json").read_text())
+    stopped = report["streams"][0]["stopped"]
+    expect(any("recording stopped" in reason for reason in stopped), "the recording went on")
+    frames = report["frames"]
+    added = frames["processed"] + frames["dropped"] + frames["failed"]
+    expect(frames["in"] == added and frames["processed"] > 0, counted(frames))
+    return f"{stopped[0]}; {counted(frames)}"
+
+
+def killed(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
+    """what was recorded plays, but for the last second"""
+    await_lines(process, out, 40)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    whole = (out / "results.jsonl").read_text().splitlines()[:-1]
+    written = sum(json.loads(line).get("overlay") is not None for line in whole)
+    frames = decoded(sorted(out.glob("overlay-*.mp4")))
+    expect(frames >= written - FPS, f"{frames} frames play of {written}")
+    return f"{frames} frames play of {written} written"
+
+
+def interrupted(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
+    """report written, exit code 130, everything plays"""
+    await_lines(process, out, 20)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=APART_S / 2)
+    expect(process.returncode == 130, f"exit code {process.returncode}: {last_line(errors)}")
+    frames = check_accounts(out)
+    played = decoded(sorted(out.glob("overlay-*.mp4")))
+    shown = json.loads((out / "report.json").read_text())["streams"][0]["overlay"]
+    expect(played == sum(part["frames"] for part in shown), f"{played} frames play")
+    return f"exit code 130, {counted(frames)}"
+
+
+def await_lines(process: subprocess.Popen[str], out: Path, count: int) -> None:
+    """Wait until a process has written so many results."""
+    path, until = out / "results.jsonl", time.monotonic() + APART_S / 2
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        if process.poll() is not None:
+            assert process.stderr is not None
+            raise Failed(f"it ended by itself: {last_line(process.stderr.read())}")
+        expect(time.monotonic() < until, "it wrote nothing")
+        time.sleep(0.05)
+
+
+def last_line(text: str) -> str:
+    """Return the last line of an error output."""
+    return (text.strip().splitlines() or ["nothing was said"])[-1][:100]
+
+
+Fault = Callable[[Bench], str]
+WITHIN: dict[str, Fault] = {
+    "empty file": empty_file,
+    "not a video": no_video,
+    "damaged model": damaged_model,
+    "truncated file": truncated_file,
+    "flipped bits": flipped_bits,
+    "size changes": size_change,
+    "source lost and back": lost_source,
+    "slow model": slow_model,
+    "engine raises": engine_error,
+    "engine answers NaN": engine_nonsense,
+    "engine hangs": engine_hangs,
+    "browser reads nothing": deaf_browser,
+    "disk nearly full": little_disk,
+}
+# In processes of their own, started before the others: (fault, options, shell before it).
+Apart = Callable[[Bench, "subprocess.Popen[str]", Path], str]
+SMALL_FILES = ("sh", "-c", 'ulimit -f 80 && exec "$@"', "sh")  # 40 or 80 kB, by the shell
+APART: dict[str, tuple[Apart, tuple[str, ...], tuple[str, ...]]] = {
+    "disk quota reached": (full_disk, ("--crf", "0", "--frames", "100"), SMALL_FILES),
+    "SIGKILL while recording": (killed, (), ()),
+    "Ctrl-C while recording": (interrupted, (), ()),
+}

@@ -1,0 +1,82 @@
+"""The faults that a person can try: all met here; a runner that would not meet one is told on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import chaos
+from deploy.chaos import FAILED, MET, NOT_RUN, run_faults
+from deploy.chaos_faults import APART, WITHIN
+from medisseg.errors import UserError
+
+FAKE_RUNNER = (sys.executable, str(Path(__file__).with_name("fake.py")))
+
+
+@pytest.fixture
+def attempt(fake: Any) -> Any:
+    def run(*names: str, limit_s: float = 60.0) -> dict[str, chaos.Outcome]:
+        engine = fake.FakeEngine(fake.slow(15))
+        found = run_faults("a model", names, limit_s, lambda model: engine, FAKE_RUNNER)
+        assert engine.closed and [outcome.fault for outcome in found] == list(names)
+        return {outcome.fault: outcome for outcome in found}
+
+    return run
+
+
+def test_every_fault_is_met(attempt: Any) -> None:
+    outcomes = attempt(*WITHIN, *APART)
+    model = outcomes.pop("damaged model")  # the fake one has no file
+    assert (model.result, "a model" in model.happened) == (NOT_RUN, True)
+    wrong = {o.fault: o.happened for o in outcomes.values() if o.result != MET}
+    assert not wrong
+    assert max(o.seconds for o in outcomes.values()) < 45
+    assert "expected a video file" in outcomes["empty file"].happened
+    assert "320 x 240 then 480 x 360" in outcomes["size changes"].happened
+    assert "device lost (chaos)" in outcomes["engine raises"].happened
+    assert "exit code 130" in outcomes["Ctrl-C while recording"].happened
+
+
+def test_a_runner_that_queues_is_told_on(attempt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deploy import chaos_faults, pipeline
+
+    monkeypatch.setattr(chaos_faults, "SLOW_MS", 90)
+    monkeypatch.setattr(pipeline, "newest_of", lambda frame: None)
+    outcome = attempt("slow model")["slow model"]
+    assert outcome.result == FAILED and "nothing gave way" in outcome.happened
+
+
+def test_what_does_not_end_is_told_on(attempt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    end = threading.Event()
+    monkeypatch.setitem(WITHIN, "empty file", lambda bench: str(end.wait(30)))
+    monkeypatch.setattr(chaos, "EACH_S", 0.3)
+    outcome = attempt("empty file")["empty file"]
+    end.set()
+    assert (outcome.result, outcome.happened) == (FAILED, "no end within 0.3 s")
+
+
+def test_the_command(
+    fake: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("export.runtime.load_engine", lambda model: fake.FakeEngine())
+    words = ["--only", "empty file", "--only", "not a video"]
+    assert chaos.main([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["fault"], row["result"]) for row in rows] == [
+        ("empty file", MET),
+        ("not a video", MET),
+    ]
+    assert chaos.main([*words, "--limit-s", "-1"]) == 0  # nothing ran, and it says so
+    assert "2 not run" in capsys.readouterr().out
+    monkeypatch.setitem(WITHIN, "empty file", lambda bench: 1 / 0)
+    assert chaos.main(words) == 1
+    shown = capsys.readouterr().out
+    assert "ZeroDivisionError" in shown and "1 as expected, 1 FAILED" in shown
+    with pytest.raises(UserError, match="--only 'fire'; expected some of: empty file, not a"):
+        chaos.main(["--only", "fire"])
