@@ -37,6 +37,7 @@ RUNS = ROOT / "benchmarks" / "results" / "runs"
 PAGE = ROOT / "docs" / "results.md"
 FROM_RUN = ("config.yaml", "curves.csv")
 FROM_EVALUATION = ("metrics.json", "per_image.csv", "evaluation.json")
+PLACES = ("data", "out", "stage_one")
 PROTOCOLS = {
     "paper": "the epoch is the best one on the images that are reported, as in the papers",
     "held-out": "a part of the training images chooses the epoch; the reported images, or a data "
@@ -110,10 +111,20 @@ def add(run: Path, evaluation: Path, name: str, about: dict[str, Any], runs: Pat
         beside.mkdir(parents=True)
         for path in sources:
             shutil.copyfile(path, beside / path.name)
+        _forget_places(beside / "config.yaml")
         told = {key: value for key, value in about.items() if value}
         (beside / "run.json").write_text(json.dumps(told, indent=2) + "\n")
         _read(beside)
     return runs / name
+
+
+def _forget_places(path: Path) -> None:
+    """Keep of the folders in a configuration only their names: the rest is one machine's."""
+    config = yaml.safe_load(path.read_text())
+    for key in PLACES:
+        if config.get(key):
+            config[key] = Path(config[key]).name
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="data folder with images and masks")
     parser.add_argument("--split", default="val", help="list of names, or all (default: val)")
     parser.add_argument(
-        "--out", type=Path, help="folder for metrics.json, per_image.csv and index.html"
+        "--out", type=Path, help="folder for metrics.json, per_image.csv, index.html, worst.png"
     )
     parser.add_argument("--batch", type=int, default=8, help="images per run (default: 8)")
     parser.add_argument("--threshold", type=float, help="default: the checkpoint's own")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.data.folder import SegmentationFolder
     from medisseg.data.splits import group_table
     from medisseg.evaluation.evaluate import evaluate, write_results
-    from medisseg.evaluation.evaluate_page import write_page
+    from medisseg.evaluation.evaluate_page import write_page, write_worst
     from medisseg.evaluation.progress import progress
     from medisseg.predictor import Predictor
 
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         write_results(result, told, args.out)
         write_page(result, told, predictor, samples, args.cases, args.out / "index.html")
+        write_worst(result, predictor, samples, args.out / "worst.png")
         print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
     return 0
 

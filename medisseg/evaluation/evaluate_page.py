@@ -12,6 +12,7 @@ from medisseg.data.folder import Sample
 from medisseg.evaluation.evaluate import Evaluation
 from medisseg.evaluation.pictures import COLORS, beside, compare, shrink
 from medisseg.evaluation.report import Page
+from medisseg.files import replacing
 from medisseg.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -98,6 +99,28 @@ def pictures(
         text = f"{sample.name}: Dice {values['dice']:.3f}, IoU {values['iou']:.3f}"
         shown.append((shrink(beside(sample.image, colored), 1024), text))
     return shown
+
+
+def write_worst(
+    evaluation: Evaluation, predictor: Predictor, samples: Sequence[Sample], path: Path
+) -> None:
+    """Write the eight worst cases as masks and outlines alone, which any data's licence allows."""
+    from PIL import Image
+
+    drawn = []
+    for index in evaluation.worst(8):
+        sample = samples[index]
+        areas = compare(None, predictor(sample.image).mask, sample.mask)
+        drawn.append(np.array(Image.fromarray(areas).resize((192, 192), Image.Resampling.BOX)))
+    framed = [np.pad(cell, ((2, 2), (2, 2), (0, 0)), constant_values=160) for cell in drawn]
+    rows = [np.concatenate(framed[first : first + 4], 1) for first in range(0, len(framed), 4)]
+    widest = max(row.shape[1] for row in rows)
+    full = [
+        np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0)), constant_values=255)
+        for row in rows
+    ]
+    with replacing(path) as beside_path:
+        Image.fromarray(np.concatenate(full)).save(beside_path, format="PNG")
 
 
 def distributions(evaluation: Evaluation) -> Figure:

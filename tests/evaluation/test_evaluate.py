@@ -169,6 +169,7 @@ def test_command(
         "evaluation.json",
         "per_image.csv",
         "index.html",
+        "worst.png",
     }
     with pytest.raises(UserError, match="--batch"):
         evaluate_command.run(arguments(tmp_path / "data", batch=0))  # type: ignore[arg-type]
