@@ -29,7 +29,7 @@ from export.options import BuildOptions, add_arguments, from_arguments  # noqa: 
 from export.samples import Frame, frames_from, source_name  # noqa: E402
 from export.settle import Settled, settle  # noqa: E402
 from export.steps import Steps  # noqa: E402
-from export.subject import Subject, open_subject  # noqa: E402
+from export.subject import Source, Subject, open_source  # noqa: E402
 from export.traits import Traits  # noqa: E402
 from medisseg.errors import command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
@@ -60,34 +60,27 @@ def build(checkpoint: str | Path, out: str | Path | None = None, **options: Any)
     chosen = asked.resolved()
     place = Path(out) if out else _default_place(checkpoint, chosen)
     refuse_other(place)
+    say = Steps(chosen.quiet)
     with building(place):
+        source = open_source(checkpoint, chosen, say)
         try:
-            return _build(checkpoint, place, chosen)
+            return _build(source, place, chosen, say)
         except verify.Diverged as error:
             # bfloat16 was our choice, not the user's: on frames that it cannot answer it is undone.
             if asked.precision != "auto" or chosen.precision != "bf16":
                 raise
-            Steps(options.get("quiet", False))(f"{error}; auto therefore builds fp32")
+            say(f"{error}; auto therefore builds fp32")
             exact = dataclasses.replace(asked, precision="fp32").resolved()
-            return _build(checkpoint, place, exact)
+            return _build(source, place, exact, say)
 
 
-def _build(checkpoint: str | Path, place: Path, options: BuildOptions) -> Bundle:
-    """The straight path from checkpoint to bundle."""
-    from export.graph import check, export_graph
+def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bundle:
+    """The straight path from graph to bundle."""
+    from export.graph import check
     from export.raw_frames import with_frames
 
-    say = Steps(options.quiet)
-    frames = frames_from(options.data, options.images, options.split)
-    subject = _open(checkpoint, options)
+    subject, graph, frames = source.subject, source.graph, source.frames
     traits, convention = subject.traits, subject.traits.convention
-    say(f"{subject.info.architecture} from {subject.path.name}, {len(frames)} frames to verify on")
-
-    outputs = ("logits", "uncertainty") if options.uncertainty else ("logits",)
-    network = subject.model.for_inference(uncertainty=options.uncertainty)
-    graph = export_graph(network, convention.size, outputs, options.opset)
-    say(f"ONNX: {len(graph.graph.node)} nodes, opset {options.opset}")
-
     wanted, rest = builders.graph_precision(options.backend, options.precision)
     settled = settle(
         graph,
@@ -96,7 +89,7 @@ def _build(checkpoint: str | Path, place: Path, options: BuildOptions) -> Bundle
         calibration=_calibration(convention, options),
         rest=rest,
     )
-    settled = dataclasses.replace(settled, network=network)
+    settled = dataclasses.replace(settled, network=source.network)
     say(f"precision {options.precision}: {len(settled.islands)} layers kept in float32")
     plain = settled
     if traits.frame_size is not None:
@@ -120,21 +113,10 @@ def _build(checkpoint: str | Path, place: Path, options: BuildOptions) -> Bundle
     bundle = write_bundle(
         place,
         parts,
-        _facts(checkpoint, place, subject, options, built, settled.islands, share, checked),
+        _facts(source.name, place, subject, options, built, settled.islands, share, checked),
     )
     say(f"wrote {place}: {sum(map(len, parts.values())) / 1e6:.1f} MB")
     return bundle
-
-
-def _open(checkpoint: str | Path, options: BuildOptions) -> Subject:
-    subject = open_subject(
-        checkpoint, size=options.size, max_batch=options.batch[-1], uncertainty=options.uncertainty
-    )
-    if options.raw_frames is None:
-        return subject
-    size = subject.traits.convention.size if options.raw_frames == (0, 0) else options.raw_frames
-    traits = dataclasses.replace(subject.traits, frame_size=size, frame_color=options.raw_color)
-    return dataclasses.replace(subject, traits=traits)
 
 
 def _batches(convention: Any, frames: Sequence[Frame]) -> list[verify.Array]:
@@ -193,7 +175,7 @@ def _verify(
     else:
         engine = None
         by = f"{options.precision} emulated in ONNX Runtime"
-        answer = proof.emulated_answer(settled.emulation, traits)
+        answer = proof.emulated_answer(settled.emulation, traits, settled.infer)
     try:
         verify.check_extremes(answer, frames[0].image.shape[:2], by)
         checked = verify.compare(

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from export.precision import MOVES
+
 Array = npt.NDArray[np.float32]
 # A layer whose relative error reaches this has diverged.
 DIVERGED = 0.05
@@ -43,6 +45,8 @@ def session_of(model: onnx.ModelProto) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # The default order holds every tensor whose extremum is asked for until the end: 4 GB.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -55,12 +59,52 @@ def infer_with(model: onnx.ModelProto) -> Callable[[Array], Array]:
     return lambda batch: session.run(None, {name: batch})[0]
 
 
+def measured(model: onnx.ModelProto) -> Callable[[Array], tuple[Array, dict[str, float]]]:
+    """Return a function from images to logits and the largest magnitude of every float32 tensor.
+
+    The extrema are taken inside the graph: fetching every tensor takes longer than computing it.
+    """
+    model = onnx.shape_inference.infer_shapes(model)
+    graph = model.graph
+    values = (*graph.value_info, *graph.output)
+    floats = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    nodes, ranged = list(graph.node), []
+    logits = graph.output[0].name
+    del graph.node[:], graph.output[1:]
+    for node in nodes:
+        graph.node.append(node)
+        for name in floats.intersection(node.output) if node.op_type not in MOVES else ():
+            ranged.append(name)
+            for kind in ("ReduceMax", "ReduceMin"):
+                extremum = f"{name}/{kind}"
+                graph.node.append(helper.make_node(kind, [name], [extremum], keepdims=0))
+                value = helper.make_tensor_value_info(extremum, TensorProto.FLOAT, [])
+                graph.output.append(value)
+    session = session_of(model)
+    wanted = [output.name for output in session.get_outputs()]
+
+    def run(batch: Array) -> tuple[Array, dict[str, float]]:
+        answers = dict(zip(wanted, session.run(wanted, {graph.input[0].name: batch}), strict=True))
+        found = {
+            n: max(-float(answers[f"{n}/ReduceMin"]), float(answers[f"{n}/ReduceMax"]))
+            for n in ranged
+        }
+        for node in nodes:
+            for name in node.output:
+                if name in floats and node.op_type in MOVES:
+                    found[name] = max(found.get(given, 0.0) for given in node.input)
+        return answers[logits], found
+
+    return run
+
+
 def peaks(model: onnx.ModelProto, batches: Iterable[Array]) -> dict[str, float]:
     """Return the largest magnitude that each tensor takes over some batches."""
     largest: dict[str, float] = {}
+    run = measured(model)
     for batch in batches:
-        for name, value in layer_outputs(model, batch).items():
-            largest[name] = max(largest.get(name, 0.0), float(np.abs(value).max(initial=0)))
+        for name, value in run(batch)[1].items():
+            largest[name] = max(largest.get(name, 0.0), value)
     return largest
 
 

@@ -56,7 +56,7 @@ class BuildOptions:
     gpu: tuple[str, ...] = ()
     data: str | Path | None = None
     split: str | None = None
-    images: int = 8
+    images: int = 4
     calibration_images: int = 64
     tolerance: float | None = None
     uncertainty: bool = False
@@ -173,7 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu", default="", metavar="smNN,...", help="GPUs to build for (default: this machine's)")
     add("--data", metavar="DIR", help="images (and masks) to verify and calibrate on")
     add("--split", help="list of --data to verify on (default: val, else all)")
-    add("--images", type=int, default=8, help="images to verify on; 0 for all (default 8)")
+    add("--images", type=int, default=4, help="images to verify on; 0 for all (default 4)")
     add("--calibration-images", type=int, default=64, help="images for int8 (default 64)")
     add("--tolerance", type=float, help="Dice between masks may fall this short of 1 (fp16: 0.002)")
     add("--uncertainty", action="store_true", help="keep the uncertainty map as a second output")

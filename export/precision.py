@@ -30,6 +30,24 @@ LARGEST = 65504.0 / HEADROOM
 # Inputs that stay float32 by the operator's definition: Resize's region and scales.
 _ALWAYS_FLOAT = {"Resize": (1, 2)}
 _KEPT = ("Cast", "ConstantOfShape", "Range")
+# Operators that move values, and those that choose among them: nothing new has to be rounded.
+MOVES = frozenset(
+    (
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Pad",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    )
+)
+CHOOSES = frozenset(("Clip", "Max", "MaxPool", "Min", "ReduceMax", "Relu"))
 
 
 @dataclass
@@ -111,6 +129,8 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes = []
     for node in graph.node:
         low = [(i, name) for i, name in enumerate(node.output) if name in types]
+        if node.op_type in MOVES | CHOOSES:
+            low = []  # a strongly typed node: its inputs are rounded as well
         for i, name in low:
             node.output[i] = f"{name}_exact"
         if low and node.op_type == "Cast":

@@ -40,7 +40,7 @@ def frames_from(
     from medisseg.data.reading import read_image, read_mask
 
     if data is None:
-        return _phantoms(count or 8, classes)
+        return _phantoms(count or 4, classes)
     files = find_files(Path(data))
     if split is None:
         split = "val" if splits.find_list(Path(data), "val") else "all"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.options import BuildOptions
+from export.samples import Frame, frames_from
 from export.traits import Traits
 from export.verify import Array, Image
 
@@ -54,3 +57,49 @@ def open_subject(checkpoint: str | Path, traits: Traits | None = None, **changes
         convention = dataclasses.replace(info.convention, size=size)
         traits = Traits(convention, info.threshold, info.classes, **changes)
     return Subject(model, info, resolve(checkpoint), traits)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a build starts from, in any precision.
+
+    Attributes:
+        name: The checkpoint as it was named.
+        subject: Its network.
+        network: The network as it runs on patients.
+        graph: That network in float32 ONNX.
+        frames: What the engine is verified on.
+    """
+
+    name: str | Path
+    subject: Subject
+    network: Any
+    graph: Any
+    frames: Sequence[Frame]
+
+
+def open_source(
+    checkpoint: str | Path, options: BuildOptions, say: Callable[[str], None]
+) -> Source:
+    """Open a checkpoint, export its network, and read what the engine will be verified on.
+
+    Raises:
+        UserError: No such checkpoint or data, or the network cannot be exported as asked.
+    """
+    from export.graph import export_graph
+
+    frames = frames_from(options.data, options.images, options.split)
+    subject = open_subject(
+        checkpoint, size=options.size, max_batch=options.batch[-1], uncertainty=options.uncertainty
+    )
+    if options.raw_frames is not None:
+        own = subject.traits.convention.size
+        size = own if options.raw_frames == (0, 0) else options.raw_frames
+        traits = dataclasses.replace(subject.traits, frame_size=size, frame_color=options.raw_color)
+        subject = dataclasses.replace(subject, traits=traits)
+    say(f"{subject.info.architecture} from {subject.path.name}, {len(frames)} frames to verify on")
+    network = subject.model.for_inference(uncertainty=options.uncertainty)
+    outputs = ("logits", "uncertainty") if options.uncertainty else ("logits",)
+    graph = export_graph(network, subject.traits.convention.size, outputs, options.opset)
+    say(f"ONNX: {len(graph.graph.node)} nodes, opset {options.opset}")
+    return Source(checkpoint, subject, network, graph, frames)
