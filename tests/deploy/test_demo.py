@@ -1,0 +1,61 @@
+"""The demo refuses early what would fail late, and keeps what stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy import demo
+from medisseg.errors import UserError
+
+
+def folder(root: Path, masks: bool = True) -> Path:
+    for name in ("images", "masks") if masks else ("images",):
+        (root / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(root / name / f"{i}.png")
+    (root / "train.txt").write_text("0\n")
+    (root / "val.txt").write_text("1\n")
+    return root
+
+
+def test_wrong_inputs_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "no.mp4").write_bytes(b"not a video" * 100)
+    good = str(folder(tmp_path / "good"))
+    for arguments, says in (
+        (["--data", str(folder(tmp_path / "bare", masks=False))], "no mask for"),
+        (["--data", str(tmp_path / "absent")], "absent"),
+        (["--data", good, "--video", str(tmp_path / "no.mp4")], "is not a video"),
+        (["--data", good, "--video", str(tmp_path / "absent.mp4")], "is not a video"),
+        (["--data", good, "--truth", str(tmp_path / "absent")], "is not a folder"),
+    ):
+        with pytest.raises(UserError, match=says):
+            demo.main([*arguments, "--out", str(tmp_path / "out")])
+        assert not (tmp_path / "out").exists()
+
+
+def test_products_stand_until_the_inputs_change(tmp_path: Path) -> None:
+    out, product = tmp_path / "out", tmp_path / "out" / "product"
+    demo.begin(out, {"data": "a"})
+    product.write_text("made")
+    demo.begin(out, {"data": "a"})
+    demo.step("again", product, lambda: pytest.fail("made twice"))
+    demo.begin(out, {"data": "b"})
+    assert not product.exists() and json.loads((out / "settings.json").read_text()) == {"data": "b"}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="something else"):
+        demo.begin(other, {"data": "a"})
+    assert (other / "thesis.tex").read_text() == "precious"
+
+
+def test_a_video_alone_goes_through_the_packaged_checkpoint(tmp_path: Path) -> None:
+    args = demo.parse(["--video", "exam.mp4", "--out", str(tmp_path)])
+    assert demo.sources(args) == (None, Path("exam.mp4"), None)
+    checkpoint, dice = demo.packaged()
+    assert checkpoint.name == "edge-kvasir.safetensors" and 0.8 < dice < 1
