@@ -57,7 +57,9 @@ class LoopbackSource:
                 self.send_response(200)
                 self.send_header("Content-Type", "video/mp2t")
                 self.end_headers()
-                with contextlib.suppress(OSError):  # the viewer left
+                import av
+
+                with contextlib.suppress(OSError, av.FFmpegError):  # the viewer left
                     source._send(self.wfile, dead)
 
             def log_message(self, format: str, *arguments: Any) -> None:

@@ -228,7 +228,7 @@ def _copied(planes: npt.NDArray[np.uint8], width: int, height: int) -> av.VideoF
     frame = av.VideoFrame(width, height, "yuv420p")
     flat, at = planes.reshape(-1), 0
     for plane in frame.planes:
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         size = plane.height * plane.width
         rows[:, : plane.width] = flat[at : at + size].reshape(plane.height, plane.width)
         at += size
