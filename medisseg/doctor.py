@@ -173,7 +173,9 @@ def _extension() -> str:
     def look() -> str:
         import kernels.frames as frames
 
-        return ", ".join(f"{key} {value}" for key, value in frames.build_info().items())
+        info = frames.build_info()
+        gpus = ", ".join(f"sm_{name}" for name in info["cuda_architectures"] if name.isdigit())
+        return f"{info['instruction_set']}; " + (f"CUDA for {gpus}" if info["cuda"] else "no CUDA")
 
     try:
         return look()
