@@ -27,7 +27,7 @@ from medisseg.errors import UserError
 from medisseg.files import replacing
 
 Row = Mapping[str, Any]
-FEWEST, MOST = 5, 10_000  # calls that a measurement takes
+FEWEST, MOST = 5, 10_000  # calls that a measurement takes; 2 in no time at all, for a trial
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -77,7 +77,7 @@ def on_gpu(device: str) -> bool:
 def timed(
     function: Callable[[], Any], seconds: float = 1.0, warmup: int = 2, device: str = "cpu"
 ) -> list[float]:
-    """Return the seconds of each call over about ``seconds``, five calls at least.
+    """Return the seconds of each call over about ``seconds``: five calls at least, or two for 0.
 
     On a GPU calls are queued one after the other with an event between them: what is measured is
     the GPU's time, or the launches' where they take longer.
@@ -88,12 +88,13 @@ def timed(
         function()
     wait()
     times: list[float] = []
+    fewest = FEWEST if seconds else 2
     start = time.perf_counter()
-    while len(times) < FEWEST or (time.perf_counter() - start < seconds and len(times) < MOST):
+    while len(times) < fewest or (time.perf_counter() - start < seconds and len(times) < MOST):
         if gpu:
             spent = max(time.perf_counter() - start, 1e-5)
-            guess = len(times) / spent * (seconds - spent) if times else FEWEST
-            times += _events(function, int(min(max(guess, FEWEST), 1000)))
+            guess = len(times) / spent * (seconds - spent) if times else fewest
+            times += _events(function, int(min(max(guess, fewest), 1000)))
             continue
         before = time.perf_counter()
         function()
@@ -154,7 +155,7 @@ def show(title: str, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
 
     names = list(columns) or list(dict.fromkeys(key for row in rows for key in row))
     table = Table(title=title, title_justify="left")
-    numeric = {n for n in names if all(isinstance(row.get(n), (int, float)) for row in rows)}
+    numeric = {n for n in names if all(isinstance(row.get(n, 0), (int, float)) for row in rows)}
     for name in names:
         table.add_column(name, justify="right" if name in numeric else "left")
     for row in rows:

@@ -5,19 +5,14 @@ every feature before its 1x1 convolution, CDFA unfolds its windows, multiplies 9
 folds, TeLU is three eager operators, and inference runs the training network with its auxiliary
 head and unfolded BatchNorm. Same weights, same input; the logits' largest difference is reported.
 
-    python benchmarks/network.py --preset edge --batch 2 --out network.json
+    python -m benchmarks.network --out FOLDER [--device cuda] [--quick] [--preset edge]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -25,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medisseg.errors import command
-from medisseg.files import replacing
+from benchmarks.common import machine, parser, percentiles, show, timed, write
+from medisseg.errors import UserError, command
 from medisseg.losses.objective import StageOneObjective, StageTwoObjective
 from medisseg.model.network import StageOneHead, create_model
 
@@ -70,19 +65,6 @@ def straightforward() -> Iterator[None]:
         yield
 
 
-def seconds(run: Callable[[], Any], repeat: int, device: torch.device) -> float:
-    """Median wall time of ``run`` after one call to warm up."""
-    times = []
-    for index in range(repeat + 1):
-        _wait(device)
-        start = time.perf_counter()
-        run()
-        _wait(device)
-        if index:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def peak(run: Callable[[], Any], device: torch.device) -> int | None:
     """Largest number of bytes a call holds on a GPU; None on a CPU."""
     if device.type != "cuda":
@@ -90,11 +72,6 @@ def peak(run: Callable[[], Any], device: torch.device) -> int | None:
     torch.cuda.reset_peak_memory_stats(device)
     run()
     return torch.cuda.max_memory_allocated(device)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def training_step(model: nn.Module, stage: int, x: Tensor, target: Tensor, amp: Any) -> Callable:
@@ -129,7 +106,9 @@ def measure(args: argparse.Namespace, stage: int) -> list[Result]:
         return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
     step = training_step(model.train(), stage, x, target, amp)
-    results = [_pair("training step", stage, step, step, args.repeat, device)]
+    about = {"preset": args.preset, "stage": stage, "size": "x".join(map(str, args.size))}
+    about |= {"batch": args.batch, "precision": args.precision}
+    training = about | {"what": "training step"} | _pair(step, step, args, device)
     model.eval()
     inference = model.for_inference(portable=device.type == "cpu")
 
@@ -141,30 +120,33 @@ def measure(args: argparse.Namespace, stage: int) -> list[Result]:
     with straightforward():
         expected = answer(model).float()
     difference = (answer(inference).float() - expected).abs().max().item()
-    pair = _pair(
-        "inference", stage, lambda: answer(inference), lambda: answer(model), args.repeat, device
-    )
-    return [*results, pair | {"largest_logit_difference": difference}]
+    pair = _pair(lambda: answer(inference), lambda: answer(model), args, device)
+    return [
+        training,
+        about | {"what": "inference"} | pair | {"largest_logit_difference": difference},
+    ]
 
 
 def _pair(
-    what: str,
-    stage: int,
     ours: Callable[[], Any],
     theirs: Callable[[], Any],
-    repeat: int,
+    args: argparse.Namespace,
     device: torch.device,
 ) -> Result:
-    ours_s, ours_peak = seconds(ours, repeat, device), peak(ours, device)
+    """Times of both forms in milliseconds and, on a GPU, what they hold at most in bytes."""
+    on = device.type
+    mine = timed(ours, args.seconds, args.warmup, on)
+    mine_peak = peak(ours, device)
     with straightforward():
-        literal_s, literal_peak = seconds(theirs, repeat, device), peak(theirs, device)
+        literal = timed(theirs, args.seconds, args.warmup, on)
+        literal_peak = peak(theirs, device)
+    middle, literal_middle = percentiles(mine)["p50_ms"], percentiles(literal)["p50_ms"]
     return {
-        "what": what,
-        "stage": stage,
-        "ours_s": ours_s,
-        "straightforward_s": literal_s,
-        "speedup": literal_s / ours_s,
-        "ours_peak_bytes": ours_peak,
+        **percentiles(mine),
+        "straightforward_ms": literal_middle,
+        "speedup": round(literal_middle / middle, 3),
+        "images_per_s": round(1e3 * args.batch / middle, 2),
+        "peak_bytes": mine_peak,
         "straightforward_peak_bytes": literal_peak,
     }
 
@@ -177,36 +159,29 @@ def side(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--preset", default="medisseg-r50", help="default: medisseg-r50")
-    parser.add_argument("--stage", type=int, choices=(1, 2), help="default: both")
-    parser.add_argument("--size", type=side, default=(256, 256), metavar="HxW")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=3, help="timed calls; the median is kept")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--out", type=Path, help="JSON file")
-    args = parser.parse_args(argv)
-    results = [r for stage in (1, 2) if args.stage in (None, stage) for r in measure(args, stage)]
-    on = torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.machine()
-    report = {
-        "preset": args.preset,
-        "size": list(args.size),
-        "batch": args.batch,
-        "precision": args.precision,
-        "device": f"{on}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "results": results,
-    }
-    print(f"{args.preset}, batch {args.batch}, {args.size}, {args.precision}, {report['device']}")
-    for r in results:
-        print(
-            f"  stage {r['stage']} {r['what']:14} ours {r['ours_s']:.3f} s, straightforward "
-            f"{r['straightforward_s']:.3f} s: {r['speedup']:.2f}x"
-        )
-    if args.out:
-        with replacing(args.out) as beside:
-            beside.write_text(json.dumps(report, indent=2))
+    options = parser("network", __doc__)
+    options.add_argument("--preset", help="default: edge on a CPU, medisseg-r50 on a GPU")
+    options.add_argument("--stage", type=int, choices=(1, 2), help="default: both")
+    options.add_argument("--size", type=side, metavar="HxW", help="default: 256x256")
+    options.add_argument("--batch", type=int, help="default: 2 on a CPU, 16 on a GPU")
+    options.add_argument("--precision", choices=("fp32", "bf16"), help="default: both on a GPU")
+    args = options.parse_args(argv)
+    on = machine(args.device)
+    gpu = args.device == "cuda"
+    args.preset = args.preset or ("medisseg-r50" if gpu and not args.quick else "edge")
+    args.size = args.size or ((64, 64) if args.quick else (256, 256))
+    args.batch = args.batch or (16 if gpu and not args.quick else 2)
+    args.seconds, args.warmup = (0.0, 1) if args.quick else (10.0 if gpu else 20.0, 2)
+    if args.batch < 2:
+        raise UserError(f"--batch {args.batch}: BatchNorm trains on 2 images or more")
+    rows: list[Result] = []
+    for precision in (args.precision,) if args.precision else ("fp32", "bf16")[: 2 if gpu else 1]:
+        args.precision = precision
+        for stage in (1, 2):
+            if args.stage in (None, stage):
+                rows += measure(args, stage)
+                write(args.out, "network", on, rows)
+    show("Network, ours beside the straightforward form", rows)
     return 0
 
 
