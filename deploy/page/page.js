@@ -61,18 +61,21 @@ function draw(image, header) {
     canvas.width = image.width; canvas.height = image.height;
   }
   pen.drawImage(image, 0, 0);
+  const again = shown && shown.frame === header.shown.frame_id;  // greyed, or drawn anew
   shown = { sequence: header.sequence, stream: header.stream, frame: header.shown.frame_id };
   canvas.dataset.frame = shown.frame; canvas.dataset.sequence = shown.sequence;
-  latencies.push(header.shown.latency_ms.last ?? 0);
+  if (!again) latencies.push(header.shown.latency_ms.last ?? 0);
   if (latencies.length > 120) latencies.shift();
 }
 
 function show() {
   const status = newest.streams[watched];
   showState(); showStreams(); showFinding(status); showNumbers(status); showControls(); showPlayer();
-  const alarms = newest.streams.flatMap((each) => each.alarms.map((text) => newest.streams.length > 1 ? `${each.source}: ${text}` : text));
-  byId("alarms").hidden = !alarms.length;
-  say("alarms", alarms.map((text) => `⚠ ${text}`).join("   "));
+  const alarms = new Map();  // text -> numbers of the streams that say it
+  newest.streams.forEach((each, index) => each.alarms.forEach((text) => alarms.set(text, [...(alarms.get(text) ?? []), index + 1])));
+  const all = newest.streams.length;
+  byId("alarms").hidden = !alarms.size;
+  say("alarms", [...alarms].map(([text, of]) => `⚠ ${of.length < all ? `stream ${of.join(", ")}: ` : ""}${text}`).join("   "));
   byId("recording").hidden = !status.recording;
   say("engine", [status.backend, status.size && `${status.size[1]} × ${status.size[0]}`].filter(Boolean).join(" · "));
   if (newest.answer) say("answer", newest.answer);
@@ -133,9 +136,11 @@ function watch(stream) {
 }
 
 function showFinding(status) {
-  const tracks = status.tracks, on = status.alarm;
+  const now = newest.player ? status.state : stateNow()[0];
+  const on = status.alarm && now === "LIVE", tracks = on ? status.tracks : [];  // never an old picture's
+  const watching = now === "LIVE" && status.quality === "good";  // else "no detection" would be a claim
   byId("finding").classList.toggle("on", on);
-  say("count", !on ? "No detection" : !tracks.length ? "Detection just now" : `${tracks.length} detection${tracks.length > 1 ? "s" : ""}`);
+  say("count", !on ? (watching ? "No detection" : "Not segmented") : !tracks.length ? "Detection just now" : `${tracks.length} detection${tracks.length > 1 ? "s" : ""}`);
   const area = status.size ? status.size[0] * status.size[1] : 1;
   const lines = tracks.slice(0, 2).map((track) =>
     `#${track.id} · ${(100 * track.confidence).toFixed(0)} % sure · ${(100 * track.area / area).toFixed(1)} % of picture · ${clock(track.first_seen_s)}`);

@@ -416,6 +416,7 @@ def test_in_a_browser(browser: Any, fake: Any) -> None:
         source.kill()
         until(lambda: run.state() == OFFLINE, OFFLINE)
         until(lambda: "s old" in run.run("return document.getElementById('veil').innerText"), "age")
+        assert run.run("return document.getElementById('count').textContent") == "Not segmented"
         last = run.frame()
         source.start()
         until(lambda: run.state() == LIVE, LIVE)
