@@ -27,7 +27,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("cosine", "plateau", "constant")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 LABELS = ("auto", "classes")
 PLACEMENTS = ("early", "middle", "late", "all")
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance", "published")
@@ -108,7 +108,7 @@ class HardwareConfig:
     """Where and how the steps are computed; free to differ when a run is resumed."""
 
     device: str = "auto"
-    precision: str = "float32"
+    precision: str = "fp32"
     compile: bool = False
     channels_last: bool = True
     threads: int = 0

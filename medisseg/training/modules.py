@@ -159,7 +159,7 @@ class SegmentationModule(LightningModule):
             f"the loss is {float(total)} in stage {self.number}, epoch {self.current_epoch + 1}, "
             f"step {self.global_step} (part: {', '.join(broken) or 'sum'}; images: "
             f"{', '.join(names[:4])}); the checkpoints before it are kept. Lower stage"
-            f"{self.number}.lr, set stage{self.number}.clip=1 or hardware.precision=float32"
+            f"{self.number}.lr, set stage{self.number}.clip=1 or hardware.precision=fp32"
         )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

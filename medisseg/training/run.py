@@ -221,7 +221,7 @@ def device(config: TrainConfig) -> dict[str, Any]:
     """Return the Trainer's accelerator and precision.
 
     Raises:
-        UserError: A GPU is asked for and there is none, or float16 on a CPU.
+        UserError: A GPU is asked for and there is none, or fp16 on a CPU.
     """
     hardware = config.hardware
     if hardware.threads:
@@ -231,9 +231,9 @@ def device(config: TrainConfig) -> dict[str, Any]:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("hardware.device is cuda but PyTorch sees no GPU; use hardware.device=cpu")
-    if kind == "cpu" and hardware.precision == "float16":
-        raise UserError("float16 training needs a GPU; use hardware.precision=bfloat16 or float32")
-    names = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+    if kind == "cpu" and hardware.precision == "fp16":
+        raise UserError("fp16 training needs a GPU; use hardware.precision=bf16 or fp32")
+    names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     return {"accelerator": kind, "precision": names[hardware.precision]}
 
 

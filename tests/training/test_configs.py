@@ -87,7 +87,7 @@ def test_every_configuration_starts(
         (["epochs"], "expected key=value"),
         (["stages=[2,1]"], "expected .1, 2."),
         (["stage2=5"], "stage2 is 5; expected a table"),
-        (["hardware.precision=half"], "expected one of float32"),
+        (["hardware.precision=half"], "expected one of fp32"),
     ],
 )
 def test_wrong_settings_are_named(overrides: list[str], message: str) -> None:
