@@ -69,6 +69,8 @@ def test_a_wrong_configuration_is_answered_with_the_nearest(
         (["--config", "nothing.yaml"], "cannot be read"),
         (["--hold_off", 3], "--hold_off 3; did you mean --hold-off?"),
         (["--hold-off", "x"], "argument --hold-off: invalid int value: 'x'"),
+        (["--serve", "127.0.0.1"], "--serve is '127.0.0.1'; expected HOST:PORT"),
+        (["--serve", "8080", "--token", "short"], "--token has 5 characters; expected 12 to 200"),
         (["second.mp4", "--truth", "masks"], "--truth goes with one source"),
     ],
 )

@@ -148,6 +148,23 @@ def test_the_token_moves_from_the_url_into_a_cookie(live: Live) -> None:
         assert get(home + "metrics", Authorization=f"Bearer {TOKEN}")[0] == 200
 
 
+def test_elsewhere_a_number_or_this_machines_name(live: Live) -> None:
+    import socket
+
+    with serve(live, "0.0.0.0:0") as page:
+        home = f"http://127.0.0.1:{page.port}/status"
+        assert page.token is not None and page.url.endswith(page.token)
+        bearer = {"Authorization": f"Bearer {page.token}"}
+        assert get(home)[0] == 401
+        for host, status in (
+            ("192.168.1.7:8080", 200),
+            ("[fe80::1]:8080", 200),
+            (socket.gethostname(), 200),
+            ("evil.example", 403),
+        ):
+            assert get(home, Host=host, **bearer)[0] == status
+
+
 def test_the_socket_has_the_same_gate(live: Live) -> None:
     from websockets.exceptions import InvalidStatus
 
