@@ -1,0 +1,90 @@
+"""A server that is gone for a second or for ten, and comes back at another size."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy import connections
+from deploy.live import LIVE, OFFLINE, STALE
+from deploy.loopback import LoopbackSource
+
+
+@contextlib.contextmanager
+def running(source: LoopbackSource, engine: Any, out: Path) -> Iterator[Any]:
+    """The runner in a thread; yields its pipeline once it is there."""
+    from deploy import options, run
+
+    words = [source.url, "--model", "fake", "--out", str(out), "--no-quality", "--window", "off"]
+    made, codes = [], []
+
+    def make(*arguments: Any) -> Any:
+        made.append(run.Pipeline(*arguments))
+        return made[0]
+
+    chosen = options.parse([*words, "--timeout-s", "1"])
+    thread = threading.Thread(
+        target=lambda: codes.append(run.run(chosen, lambda: engine, make)), daemon=True
+    )
+    thread.start()
+    wait_for(lambda: made)
+    try:
+        yield made[0]
+    finally:
+        made[0].stop()
+        thread.join(20)
+    assert codes == [0]
+
+
+def wait_for(condition: Any, seconds: float = 20.0) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"waited for {seconds} s")
+
+
+@pytest.mark.parametrize("seconds", [1, 10])
+def test_an_outage(
+    fake: Any, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    monkeypatch.setattr(connections, "LONGEST_DELAY_S", 1.0)  # a test does not wait eight seconds
+    size = [(240, 320)]
+    source = LoopbackSource(lambda number: lab.numbered_frame(number % 1000, size[0]))
+    source.start()
+    engine = fake.FakeEngine()
+    with running(source, engine, tmp_path / "run") as pipeline:
+        status = pipeline.live.status
+        wait_for(lambda: status(0).state == LIVE and status(0).frames["processed"] > 10)
+        source.kill()
+        wait_for(lambda: status(0).state == OFFLINE)
+        time.sleep(0.3)  # what was on its way has arrived
+        asked, frames = len(engine.batches), status(0).frames
+        time.sleep(seconds)
+        assert status(0).state == OFFLINE and status(0).age_s > seconds
+        assert (len(engine.batches), status(0).frames) == (asked, frames)  # nothing was invented
+        size[0] = (480, 640)
+        source.start()
+        wait_for(lambda: status(0).state == LIVE and status(0).size == (480, 640))
+        wait_for(lambda: status(0).frames["processed"] > frames["processed"] + 10)
+    source.kill()
+    run = lab.Run(tmp_path / "run")
+    run.check_accounts()
+    states = [change["to"] for change in run.report["state_changes"]]
+    assert [state for state in states if state != STALE] == [LIVE, OFFLINE, LIVE, OFFLINE]
+    assert {(part["height"], part["width"]) for part in run.report["streams"][0]["overlay"]} == {
+        (240, 320),
+        (480, 640),
+    }
+    times = [line["time_s"] for line in run.processed()]
+    assert np.diff(times).max() > seconds  # the outage is in the source's time as well
+    numbers = [lab.read_number(picture) for picture in run.video()]
+    assert sorted(set(numbers)) == numbers  # each frame once, in order, over both connections
