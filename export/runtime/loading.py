@@ -111,7 +111,8 @@ def _from_checkpoint(
 
     place = pick_device(device)
     model = load_checkpoint(source, device="cpu")
-    return TorchEngine(model.for_inference(), traits_of(model.info), place, precision, threads)
+    network = model.for_inference(portable=place == "cpu")
+    return TorchEngine(network, traits_of(model.info), place, precision, threads)
 
 
 def runs_here(bundle: Bundle) -> str | None:

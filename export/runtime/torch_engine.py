@@ -13,6 +13,7 @@ import torch
 from export.runtime.engine import BaseEngine
 from export.traits import Traits
 from medisseg.errors import UserError
+from medisseg.model.blocks import TeLU
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -20,16 +21,19 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class TorchEngine(BaseEngine):
     """A network in PyTorch.
 
-    On a GPU each batch size is captured once into a CUDA graph; copies go through pinned memory
-    on the same stream.
+    On a GPU each batch size is captured once into a CUDA graph, with the convolution algorithms
+    that were fastest in a trial: the last bits may differ from one process to the next. Copies go
+    through pinned memory on the same stream.
 
     Args:
-        network: What ``model.for_inference()`` returned, in evaluation mode.
+        network: What ``model.for_inference()`` returned. For a GPU, with ``portable=False``: our
+            kernels, and no constant that a graph would have to fetch from the host.
         traits: What the network is.
         device: "cpu", "cuda" or "cuda:N".
         precision: "fp32", "fp16" or "bf16"; "auto" is fp16 on a GPU and fp32 on a CPU.
         threads: Threads on a CPU while this engine runs; None leaves PyTorch's setting.
-        compiled: Run through torch.compile.
+        compiled: Run through torch.compile, which fuses TeLU with what stands before it; window
+            mixing stays our kernel.
     """
 
     backend = "pytorch"
@@ -55,6 +59,9 @@ class TorchEngine(BaseEngine):
         network = network.to(self.device, self.dtype).eval()
         self._network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
+            for part in self._network.modules():
+                if isinstance(part, TeLU):
+                    part.portable = True
             self._network = torch.compile(self._network, dynamic=False)
         where = torch.cuda.get_device_name(self.device) if cuda else "CPU"
         how = ", torch.compile" if compiled else ""
@@ -97,22 +104,35 @@ class TorchEngine(BaseEngine):
         return dict(zip(("logits", "uncertainty"), answer, strict=True))
 
     def _capture(self, images: torch.Tensor) -> tuple[Any, torch.Tensor, Any]:
-        inside = images.clone()
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):  # warm-up outside the capture: autotuning, allocation
-            for _ in range(3):
-                self._forward(inside)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            answers = self._forward(inside)
+        with torch.cuda.device(self.device), _convolutions(exact=self.dtype == torch.float32):
+            inside = images.to(self.device, copy=True)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # outside the capture: compilation, trials, allocation
+                for _ in range(3):
+                    self._forward(inside)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                answers = self._forward(inside)
         return graph, inside, answers
 
     def close(self) -> None:
         """Free the network and the captured graphs."""
         self._graphs.clear()
         self._network = None
+
+
+@contextlib.contextmanager
+def _convolutions(exact: bool) -> Iterator[None]:
+    """Let cuDNN try its algorithms, and keep TF32 out of float32, for a while."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32 = True, not exact
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 @contextlib.contextmanager

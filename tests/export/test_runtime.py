@@ -155,6 +155,33 @@ def test_good_trial_load_is_remembered(
     T.try_in_child(bundle)  # remembered: no child
 
 
+def test_nothing_inside_a_cuda_graph_comes_from_the_host() -> None:
+    """A copy from the host ends the capture; on the meta device it shows without a GPU."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from export.runtime.torch_engine import TorchEngine
+    from export.traits import Traits
+    from medisseg.convention import InputConvention
+    from medisseg.model.network import create_model
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            given = [value for value in args if isinstance(value, torch.Tensor)]
+            assert not any(value.device.type == "cpu" for value in given), func
+            assert "local_scalar" not in str(func), "a value is read back"
+            return func(*args, **(kwargs or {}))
+
+    def forward(portable: bool) -> torch.Tensor:
+        network = create_model("edge").for_inference(portable=portable)
+        engine = TorchEngine(network, Traits(InputConvention()), "meta", "fp16")
+        with Watch(), torch.inference_mode():
+            return engine._forward(torch.empty(1, 3, 64, 96, device="meta"))["logits"]
+
+    assert forward(portable=False).dtype == torch.float16
+    with pytest.raises(AssertionError):
+        forward(portable=True)  # the exporters' form has a constant on the host
+
+
 @pytest.mark.gpu
 def test_cuda_graph_answers_as_the_network(checkpoint: Path) -> None:
     wanted = load_checkpoint(checkpoint)(torch.from_numpy(images(3))).detach().numpy()
