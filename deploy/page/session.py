@@ -12,6 +12,7 @@ recorded run, ``{"play": true}``, ``{"seek": frame}``, ``{"step": -1}``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import struct
@@ -110,12 +111,16 @@ class Session:
             group.start_soon(self._listen, group)
             try:
                 await self._send_all()
-                await self._socket.close(1000, "the run has ended")
+                await self._close(1000, "the run has ended")
             except (WebSocketDisconnect, RuntimeError):
                 pass  # the browser left while we spoke
             except TimeoutError:
-                await self._socket.close(POLICY_VIOLATION, "nothing was drawn for too long")
+                await self._close(POLICY_VIOLATION, "nothing was drawn for too long")
             group.cancel_scope.cancel()
+
+    async def _close(self, code: int, reason: str) -> None:
+        with anyio.move_on_after(1), contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            await self._socket.close(code, reason)
 
     async def _send_all(self) -> None:
         ended = False
@@ -163,7 +168,7 @@ class Session:
                 except (ValueError, TypeError, KeyError) as error:
                     self._mistakes += 1
                     self._answer = str(error)[:200]
-            await self._socket.close(POLICY_VIOLATION, "too many messages that make no sense")
+            await self._close(POLICY_VIOLATION, "too many messages that make no sense")
         except (WebSocketDisconnect, RuntimeError):
             pass
         group.cancel_scope.cancel()

@@ -264,6 +264,25 @@ def test_a_browser_that_reads_nothing_costs_the_pipeline_nothing(live: Live) -> 
         live.close()
 
 
+def test_who_draws_nothing_or_talks_nonsense_is_let_go(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    from deploy.page import session
+
+    monkeypatch.setattr(session, "PATIENCE_S", 0.5)
+    with serve(live, "127.0.0.1:0") as page:
+        for words, reason in ((0, "nothing was drawn for too long"), (30, "too many messages")):
+            with join(page.port) as socket, pytest.raises(ConnectionClosed) as closed:
+                for _ in range(words):
+                    socket.send("{")
+                while True:
+                    socket.recv(5)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
+            assert closed.value.rcvd.reason.startswith(reason)
+
+
 def test_too_many_browsers_and_the_end_of_the_run(live: Live) -> None:
     from websockets.exceptions import ConnectionClosed
 
@@ -278,7 +297,8 @@ def test_too_many_browsers_and_the_end_of_the_run(live: Live) -> None:
         header = {"ended": False}
         while not header["ended"]:
             header, _ = receive(sockets[0])
-            draw(sockets[0], header)
+            if not header["ended"]:
+                draw(sockets[0], header)
         with pytest.raises(ConnectionClosed) as closed:
             sockets[0].recv(5)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1000
