@@ -69,6 +69,22 @@ def test_tracks_keep_their_ids_as_they_move() -> None:
         assert by_id[1].box == (100 + 3 * index, 80, 40, 30) and by_id[1].area == 900 + index
 
 
+def test_a_quick_camera_does_not_end_an_alarm() -> None:
+    quick = [[Finding((100 + 44 * i, 80, 40, 30), 900, 0.9)] for i in range(8)]
+    judged = sequence(quick)
+    assert [judgement.shown[0].id for judgement in judged[3:]] == [1] * 5
+    far = [[Finding((100 + 90 * i, 80, 40, 30), 900, 0.9)] for i in range(8)]
+    assert not any(judgement.alarm for judgement in sequence(far))
+
+
+def test_what_overlaps_comes_before_what_is_near() -> None:
+    left, right = Finding((100, 80, 40, 30), 900, 0.9), Finding((145, 80, 40, 30), 900, 0.9)
+    moved = Finding((130, 80, 40, 30), 900, 0.9)  # overlaps the right one, is near the left one
+    judged = sequence([[left, right]] * 2 + [[moved]], hold_off=0)
+    ids = {track.box: track.id for track in judged[1].shown}
+    assert judged[2].shown[0].id == ids[right.box]
+
+
 def test_a_gap_in_time_ends_everything() -> None:
     judged = sequence([[POLYP]] * 6, step=2.0)
     assert not any(judgement.alarm for judgement in judged)
