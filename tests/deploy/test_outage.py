@@ -88,3 +88,47 @@ def test_an_outage(
     assert np.diff(times).max() > seconds  # the outage is in the source's time as well
     numbers = [lab.read_number(picture) for picture in run.video()]
     assert sorted(set(numbers)) == numbers  # each frame once, in order, over both connections
+
+
+def test_a_camera_that_is_unplugged(
+    fake: Any, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV's camera is a stand-in: it gives 8 frames, is gone twice, and gives 8 more."""
+    import cv2
+
+    from deploy import options, run
+
+    opened: list[Any] = []
+
+    class Camera:
+        def __init__(self, index: int) -> None:
+            self.number, self.open, self.left = index, len(opened) % 3 == 0, 8
+            opened.append(self)
+
+        def isOpened(self) -> bool:
+            return self.open
+
+        def set(self, name: int, value: float) -> None:
+            pass
+
+        def read(self) -> tuple[bool, Any]:
+            time.sleep(0.03)
+            self.left -= 1
+            picture = lab.numbered_frame(8 * (len(opened) // 3) + 7 - self.left)
+            return self.left >= 0, picture[..., ::-1].copy()
+
+        def release(self) -> None:
+            self.open = False
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    monkeypatch.setattr(connections, "FIRST_DELAY_S", 0.05)
+    words = ["7", "--model", "fake", "--no-quality", "--window", "off", "--frames", "16"]
+    chosen = options.parse([*words, "--out", str(tmp_path / "run")])
+    assert run.run(chosen, fake.FakeEngine) == 0
+    result = lab.Run(tmp_path / "run")
+    result.check_accounts()
+    assert [camera.number for camera in opened] == [7] * 4 and not any(c.open for c in opened)
+    assert [lab.read_number(picture) for picture in result.video("raw")] == [*range(16)]
+    assert len(list((tmp_path / "run").glob("raw-*.mp4"))) == 2  # a part a connection
+    reasons = {change["reason"] for change in result.report["state_changes"]}
+    assert "the camera gives no frames" in reasons
