@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.chaos_bench import Bench, Failed, Unable
-from deploy.chaos_faults import APART, APART_S, LONG, WITHIN
+from deploy.chaos_faults import WITHIN
+from deploy.chaos_processes import APART, APART_S, start
 from medisseg.errors import UserError
 
 EXAMPLE = """examples:
@@ -103,7 +104,7 @@ def run_faults(
 
 def _each(bench: Bench, names: Sequence[str], until: float, told: Any) -> Iterator[Outcome]:
     """Yield what came of the faults; those in processes of their own go on beside the others."""
-    beside = [_start_apart(bench, name) for name in APART if name in names]
+    beside = [Attempt(name, *start(bench, name)) for name in APART if name in names]
     for name in (name for name in WITHIN if name in names):
         act = WITHIN[name]
         if time.monotonic() > until:
@@ -115,13 +116,6 @@ def _each(bench: Bench, names: Sequence[str], until: float, told: Any) -> Iterat
     for attempt in beside:
         yield attempt.outcome(APART_S + 5)
     tell(told, "")
-
-
-def _start_apart(bench: Bench, name: str) -> Attempt:
-    act, words, prefix = APART[name]
-    out = bench.folder / name.replace(" ", "-")
-    process = bench.spawn(bench.video("long.mp4", LONG), "--out", out, *words, prefix=prefix)
-    return Attempt(name, act, bench, process, out)
 
 
 def tell(terminal: Any, text: str) -> None:

@@ -70,11 +70,17 @@ class Bench:
         load_libraries()
         self.processes: list[subprocess.Popen[str]] = []
 
-    def video(self, name: str, frames: int, size: tuple[int, int] = (240, 320)) -> Path:
+    def video(
+        self,
+        name: str,
+        frames: int,
+        size: tuple[int, int] = (240, 320),
+        picture: Callable[[int, tuple[int, int]], Picture] | None = None,
+    ) -> Path:
         """Write a generated video (once) and return its path."""
         path = self.folder / name
         if not path.exists():
-            write_video(path, (scene(i, size) for i in range(frames)))
+            write_video(path, ((picture or scene)(i, size) for i in range(frames)))
         return path
 
     def start(self, *words: object, hook: Hook | None = None) -> Running:
@@ -92,7 +98,7 @@ class Bench:
     def spawn(self, *words: object, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Start a run in a process of its own."""
         command = [*prefix, *self.runner, *map(str, words), "--model", self.model]
-        command += ["--no-quality", "--window", "off", "--realtime"]
+        command += ["--no-quality", "--window", "off", "--realtime", "--too-slow-ms", "10000"]
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -102,8 +108,7 @@ class Bench:
     def close(self) -> None:
         """Stop what still runs."""
         for run in self.runs:
-            if run.pipeline is not None:
-                run.pipeline.stop()
+            run.give_up()
         for process in self.processes:
             process.kill()
             process.wait()
@@ -131,7 +136,8 @@ class Running:
         self.pipeline: Any = None
         self.error: BaseException | None = None
         common = ["--model", "chaos", "--out", str(out), "--window", "off", "--no-quality"]
-        chosen = options_module.parse([*common, "--min-free-mb", "0", *words])
+        patient = ["--min-free-mb", "0", "--too-slow-ms", "10000"]  # a slow machine is no fault
+        chosen = options_module.parse([*common, *patient, *words])
 
         def remember(*arguments: Any) -> Any:
             self.pipeline = run.Pipeline(*arguments)
@@ -146,7 +152,7 @@ class Running:
         self._thread = threading.Thread(target=body, daemon=True)
         self._thread.start()
 
-    def wait_for(self, condition: Callable[[Any], object], what: str, seconds: float = 8.0) -> Any:
+    def wait_for(self, condition: Callable[[Any], object], what: str, seconds: float = 10.0) -> Any:
         """Wait until the status fulfils a condition, and return it."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -169,20 +175,31 @@ class Running:
             raise self.error
         check_accounts(self.out)
 
+    def give_up(self, seconds: float = 5.0) -> None:
+        """End it, whatever it does."""
+        if self.pipeline is not None:
+            self.pipeline.stop()
+        self._thread.join(seconds)
+
     @property
     def report(self) -> dict[str, Any]:
         """What the run reported."""
         return json.loads((self.out / "report.json").read_text())
 
-    def states(self) -> list[str]:
-        """Return the states that it went through."""
-        return [change["to"] for change in self.report["state_changes"]]
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the results, frame by frame."""
+        return read_lines(self.out)
+
+
+def read_lines(out: Path) -> list[dict[str, Any]]:
+    """Return a run's results."""
+    return [json.loads(text) for text in (out / "results.jsonl").read_text().splitlines()]
 
 
 def check_accounts(out: Path) -> dict[str, int]:
     """Return a run's counts; raise :class:`Failed` where they do not add up."""
     frames = json.loads((out / "report.json").read_text())["frames"]
-    lines = [json.loads(text) for text in (out / "results.jsonl").read_text().splitlines()]
+    lines = read_lines(out)
     added = frames["processed"] + frames["dropped"] + frames["failed"]
     expect(frames["in"] == added, f"in = {frames['in']}, but the rest adds up to {added}")
     ids = sorted(line["id"] for line in lines)
@@ -209,6 +226,11 @@ def _mucosa(size: tuple[int, int]) -> Picture:
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
     texture = 12 * np.sin(columns / 7) * np.cos(rows / 9)
     return (np.array([160, 70, 60]) + texture[..., None]).astype(np.uint8)
+
+
+def noise(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
+    """Return a frame that no encoder makes small."""
+    return np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
 
 
 def write_video(path: Path, pictures: Iterable[Picture]) -> None:

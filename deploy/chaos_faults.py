@@ -5,10 +5,7 @@ A fault that is not met as expected raises; its docstring says what is expected.
 
 from __future__ import annotations
 
-import json
 import shutil
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -21,9 +18,7 @@ from deploy.chaos_bench import (
     Bench,
     Failed,
     Unable,
-    check_accounts,
     counted,
-    decoded,
     expect,
     scene,
 )
@@ -35,7 +30,6 @@ FRAMES = 30
 LONG = 400  # frames: for the processes that are killed half way
 LARGEST_MODEL = 1_000_000_000  # bytes that are copied at most, to be damaged
 SLOW_MS = 250
-APART_S = 50.0  # for a process: Python and the model are loaded anew
 INTERVAL_MS = 1000 / FPS
 
 
@@ -127,7 +121,7 @@ def lost_source(bench: Bench) -> str:
     source.start()
     try:
         run = bench.start(source.url, "--timeout-s", 1.5)
-        run.wait_for(lambda s: s.state == LIVE and s.frames["processed"] > 5, "LIVE")
+        run.wait_for(lambda s: s.state == LIVE and s.frames["processed"] > 2, "LIVE")
         source.kill()
         began = time.monotonic()
         lost = run.wait_for(lambda s: s.state == OFFLINE and not s.frames["in_flight"], "OFFLINE")
@@ -150,13 +144,15 @@ def slow_model(bench: Bench) -> str:
     def slow(number: int, batch: np.ndarray) -> None:
         time.sleep(SLOW_MS / 1e3)
 
-    run = bench.play(bench.video("long.mp4", LONG), "--realtime", "--frames", 45, hook=slow)
-    frames, stages = run.report["frames"], run.report["streams"][0]["stages_ms"]
+    run = bench.play(bench.video("long.mp4", LONG), "--realtime", "--frames", 50, hook=slow)
+    frames = run.report["frames"]
     expect(frames["dropped"] > 20, f"nothing gave way: {counted(frames)}")
-    latency, inference = run.report["latency_ms"]["p50"], stages["infer"]["p50"]
-    limit = 2 * INTERVAL_MS + inference + 40  # and the stages around it on a busy machine
-    expect(latency < limit, f"latency {latency:.0f} ms with {inference:.0f} ms an inference")
-    return f"{latency:.0f} ms with {inference:.0f} ms an inference, {frames['dropped']} dropped"
+    shown = [line for line in run.lines() if line["outcome"] == "processed"]
+    oldest = max(line["latency_ms"] for line in shown[len(shown) // 2 :])
+    inference = max(line["ms"]["infer"] for line in shown)
+    # Two intervals and one inference, in peace; a busy machine may come between.
+    expect(oldest < 2 * INTERVAL_MS + 2 * inference, f"{oldest:.0f} ms, inference {inference:.0f}")
+    return f"at most {oldest:.0f} ms with {inference:.0f} ms an inference, {counted(frames)}"
 
 
 def ai_off_and_back(bench: Bench, hook: Any, *words: object) -> str:
@@ -238,60 +234,6 @@ def little_disk(bench: Bench) -> str:
     return f"{stopped[0]}; {counted(report['frames'])}"
 
 
-def full_disk(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
-    """recording stops with an alarm, every frame is still counted"""
-    _, errors = process.communicate(timeout=APART_S)
-    expect(process.returncode == 0, f"exit code {process.returncode}: {last_line(errors)}")
-    report = json.loads((out / "report.json").read_text())
-    stopped = report["streams"][0]["stopped"]
-    expect(any("recording stopped" in reason for reason in stopped), "the recording went on")
-    frames = report["frames"]
-    added = frames["processed"] + frames["dropped"] + frames["failed"]
-    expect(frames["in"] == added and frames["processed"] > 0, counted(frames))
-    return f"{stopped[0]}; {counted(frames)}"
-
-
-def killed(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
-    """what was recorded plays, but for the last second"""
-    await_lines(process, out, 40)
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
-    whole = (out / "results.jsonl").read_text().splitlines()[:-1]
-    written = sum(json.loads(line).get("overlay") is not None for line in whole)
-    frames = decoded(sorted(out.glob("overlay-*.mp4")))
-    expect(frames >= written - FPS, f"{frames} frames play of {written}")
-    return f"{frames} frames play of {written} written"
-
-
-def interrupted(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
-    """report written, exit code 130, everything plays"""
-    await_lines(process, out, 20)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=APART_S / 2)
-    expect(process.returncode == 130, f"exit code {process.returncode}: {last_line(errors)}")
-    frames = check_accounts(out)
-    played = decoded(sorted(out.glob("overlay-*.mp4")))
-    shown = json.loads((out / "report.json").read_text())["streams"][0]["overlay"]
-    expect(played == sum(part["frames"] for part in shown), f"{played} frames play")
-    return f"exit code 130, {counted(frames)}"
-
-
-def await_lines(process: subprocess.Popen[str], out: Path, count: int) -> None:
-    """Wait until a process has written so many results."""
-    path, until = out / "results.jsonl", time.monotonic() + APART_S / 2
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        if process.poll() is not None:
-            assert process.stderr is not None
-            raise Failed(f"it ended by itself: {last_line(process.stderr.read())}")
-        expect(time.monotonic() < until, "it wrote nothing")
-        time.sleep(0.05)
-
-
-def last_line(text: str) -> str:
-    """Return the last line of an error output."""
-    return (text.strip().splitlines() or ["nothing was said"])[-1][:100]
-
-
 Fault = Callable[[Bench], str]
 WITHIN: dict[str, Fault] = {
     "empty file": empty_file,
@@ -307,12 +249,4 @@ WITHIN: dict[str, Fault] = {
     "engine hangs": engine_hangs,
     "browser reads nothing": deaf_browser,
     "disk nearly full": little_disk,
-}
-# In processes of their own, started before the others: (fault, options, shell before it).
-Apart = Callable[[Bench, "subprocess.Popen[str]", Path], str]
-SMALL_FILES = ("sh", "-c", 'ulimit -f 80 && exec "$@"', "sh")  # 40 or 80 kB, by the shell
-APART: dict[str, tuple[Apart, tuple[str, ...], tuple[str, ...]]] = {
-    "disk quota reached": (full_disk, ("--crf", "0", "--frames", "100"), SMALL_FILES),
-    "SIGKILL while recording": (killed, (), ()),
-    "Ctrl-C while recording": (interrupted, (), ()),
 }

@@ -95,6 +95,8 @@ def run(
     try:
         if folder is not None:
             write(folder, report, streams)
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {folder} ({error.strerror})") from error
     finally:  # a full disk keeps the report from its file, not from the terminal
         show(report, folder)
     if pipeline.crew.error is not None:

@@ -11,7 +11,8 @@ import pytest
 
 from deploy import chaos
 from deploy.chaos import FAILED, MET, NOT_RUN, run_faults
-from deploy.chaos_faults import APART, WITHIN
+from deploy.chaos_faults import WITHIN
+from deploy.chaos_processes import APART
 from medisseg.errors import UserError
 
 FAKE_RUNNER = (sys.executable, str(Path(__file__).with_name("fake.py")))

@@ -1,0 +1,105 @@
+"""The faults of ``deploy/run.py chaos`` that need a process of their own: killed, or out of room.
+
+They are started before the others and go on beside them, because each loads Python and the model.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from deploy.chaos_bench import (
+    Bench,
+    Failed,
+    check_accounts,
+    counted,
+    decoded,
+    expect,
+    noise,
+)
+from deploy.chaos_faults import LONG
+
+APART_S = 50.0  # with the loading
+
+
+def full_disk(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
+    """recording stops with an alarm, every frame is still counted"""
+    _, errors = process.communicate(timeout=APART_S)
+    expect(process.returncode == 0, f"exit code {process.returncode}: {last_line(errors)}")
+    report = json.loads((out / "report.json").read_text())
+    stopped = report["streams"][0]["stopped"]
+    expect(any("recording stopped" in reason for reason in stopped), "the recording went on")
+    frames = report["frames"]
+    added = frames["processed"] + frames["dropped"] + frames["failed"]
+    expect(frames["in"] == added and frames["processed"] > 0, counted(frames))
+    return f"{stopped[0]}; {counted(frames)}"
+
+
+def killed(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
+    """what was recorded plays, but for the last second"""
+    await_lines(process, out, 75)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    whole = (out / "results.jsonl").read_text().splitlines()[:-1]
+    lines = [line for line in map(json.loads, whole) if line["outcome"] == "processed"]
+    found = []
+    for name in ("overlay", "raw"):
+        plays = decoded(sorted(out.glob(f"{name}-*.mp4")))
+        written = [line for line in lines if line[name] is not None]
+        due = [line[name] for line in written if line["time_s"] < lines[-1]["time_s"] - 1]
+        expect(plays > max(due, default=0), f"{name}: {plays} frames play, {max(due)} was written")
+        found.append(f"{name}: {plays} frames play")
+    return f"{', '.join(found)}; the last result is of {lines[-1]['time_s']:.1f} s"
+
+
+def interrupted(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
+    """report written, exit code 130, everything plays"""
+    await_lines(process, out, 20)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=APART_S / 2)
+    expect(process.returncode == 130, f"exit code {process.returncode}: {last_line(errors)}")
+    frames = check_accounts(out)
+    played = decoded(sorted(out.glob("overlay-*.mp4")))
+    shown = json.loads((out / "report.json").read_text())["streams"][0]["overlay"]
+    expect(played == sum(part["frames"] for part in shown), f"{played} frames play")
+    return f"exit code 130, {counted(frames)}"
+
+
+def await_lines(process: subprocess.Popen[str], out: Path, count: int) -> None:
+    """Wait until a process has written so many results."""
+    path, until = out / "results.jsonl", time.monotonic() + APART_S / 2
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        if process.poll() is not None:
+            assert process.stderr is not None
+            raise Failed(f"it ended by itself: {last_line(process.stderr.read())}")
+        expect(time.monotonic() < until, "it wrote nothing")
+        time.sleep(0.05)
+
+
+def last_line(text: str) -> str:
+    """Return the last line of an error output."""
+    return (text.strip().splitlines() or ["nothing was said"])[-1][:100]
+
+
+Apart = Callable[[Bench, "subprocess.Popen[str]", Path], str]
+SMALL_FILES = ("sh", "-c", 'ulimit -f 500 && exec "$@"', "sh")  # 250 or 500 kB, by the shell
+
+
+def start(bench: Bench, name: str) -> tuple[Apart, Bench, subprocess.Popen[str], Path]:
+    """Start the process of a fault of ``APART``; return its function and the arguments."""
+    out = bench.folder / name.replace(" ", "-")
+    if APART[name] is full_disk:
+        video = bench.video("noise.mp4", 50, picture=noise)
+        return full_disk, bench, bench.spawn(video, "--out", out, prefix=SMALL_FILES), out
+    return APART[name], bench, bench.spawn(bench.video("long.mp4", LONG), "--out", out), out
+
+
+APART: dict[str, Apart] = {
+    "disk quota reached": full_disk,
+    "SIGKILL while recording": killed,
+    "Ctrl-C while recording": interrupted,
+}
