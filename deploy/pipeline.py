@@ -2,11 +2,12 @@
 
     decode -> preprocess -> infer -> postprocess -> temporal -> draw -> record
 
-Each stage is a method of ``Pipeline`` that fills in its part of a :class:`Frame`, in a thread of
-its own behind a bounded queue (``deploy.channel``). A mask is only ever drawn on its own frame
-because it never leaves it. Up to the engine, live streams keep their newest frame only: what is
-displaced is counted and written down as dropped. Of a file only a few frames are on their way at
-once: queues that fill up would add their length to the latency and nothing to the pace.
+Each stage is a method (the last two are those of ``deploy.outputs``) that fills in its part of a
+:class:`Frame`, in a thread of its own behind a bounded queue (``deploy.channel``). A mask is only
+ever drawn on its own frame because it never leaves it. Up to the engine, live streams keep their
+newest frame only: what is displaced is counted and written down as dropped. Of a file only a few
+frames are on their way at once: queues that fill up would add their length to the latency and
+nothing to the pace.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import numpy as np
 
 from deploy.bookkeeping import END, Books
 from deploy.channel import Channel, Crew
-from deploy.drawing import draw_mask, draw_status, draw_tag
+from deploy.drawing import draw_mask, draw_tag
 from deploy.findings import findings, foreground, shown_part
 from deploy.guard import EngineGuard, EngineOff
 from deploy.live import Live
 from deploy.options import Options
-from deploy.pictures import to_rgb, to_yuv
+from deploy.outputs import Outputs
+from deploy.pictures import to_rgb
 from deploy.quality import GOOD, QualityGate
 from deploy.results import Results
 from deploy.sources import Arrival
@@ -60,6 +62,7 @@ class Pipeline:
         self.live, self.results = live, results
         self.crew = Crew()
         self.books = Books(streams, guard, live, results)
+        self.outputs = Outputs(self.books, live, options, results is not None)
         self.stopping = threading.Event()
         self._gate = QualityGate() if options.quality else None
         self._expected_ms = 0.0  # smoothed time of one inference
@@ -92,9 +95,9 @@ class Pipeline:
         self._stage("infer", self.infer, prepared, answered, batch)
         self._stage("postprocess", self.postprocess, answered, measured)
         self._stage("temporal", self.judge, measured, judged)
-        self._stage("draw", self.draw, judged, drawn)
-        self._stage("record", self.record, drawn, None)
-        self.crew.start("record raw", partial(self._record_raw, originals))
+        self._stage("draw", self.outputs.draw, judged, drawn)
+        self._stage("record", self.outputs.record, drawn, None)
+        self.crew.start("record raw", partial(self.outputs.record_raw, originals))
         self.books.start()
 
     def _stage(
@@ -131,7 +134,7 @@ class Pipeline:
                 stream.timing.stages["decode"].add(ms)
                 frame = self._arrive(stream, arrival, ms)
                 if frame is not None:
-                    self._keep_original(stream, frame, originals)
+                    self.outputs.keep_original(stream, frame, originals)
                     decoded.put(frame)
                 taken = sum(stream.ledger.snapshot()[key] for key in ("in", "in_flight"))
                 enough = self.options.frames is not None and taken >= self.options.frames
@@ -168,19 +171,6 @@ class Pipeline:
             return None
         stream.standing.arrival(now)
         return frame
-
-    def _keep_original(self, stream: Stream, frame: Frame, originals: Channel) -> None:
-        if stream.raw is None or stream.raw.stopped:
-            return
-        if not stream.source.live:
-            originals.put(frame)
-        elif not originals.offer(frame):
-            stream.raw_missed += 1
-            if stream.warn("frames missing from the raw video: the disk is too slow"):
-                log.warning("%s: the raw video misses frames", stream.source.name)
-            return
-        frame.raw = stream.raw_offered
-        stream.raw_offered += 1
 
     def preprocess(self, frames: list[Frame]) -> list[Frame]:
         """Make the picture RGB, judge its quality, make the network's input of it."""
@@ -272,53 +262,6 @@ class Pipeline:
             if frame.quality != GOOD:
                 stream.quality[frame.quality] = stream.quality.get(frame.quality, 0) + 1
         return frames
-
-    def draw(self, frames: list[Frame]) -> list[Frame]:
-        """Draw on the frame and show it."""
-        for frame in frames:
-            stream = frame.stream
-            if frame.shown_mask is not None and frame.judgement.shown:
-                draw_mask(frame.rgb, frame.shown_mask, frame.settings.opacity)
-            status = self.books.status(stream, frame)
-            draw_status(frame.rgb, status, frame.judgement.shown)
-            stream.shown(frame)
-            frame.status = status
-            self.live.publish(frame.rgb, frame.id, status)
-            self._check_budget(stream, frame)
-        return frames
-
-    def _check_budget(self, stream: Stream, frame: Frame) -> None:
-        budget = self.options.budget_ms
-        if budget is not None and frame.latency_ms > budget:
-            stream.timing.over_budget += 1
-            if stream.warn("frames over the latency budget"):
-                log.warning(
-                    "%s: frame %d was shown after %.0f ms, budget %.0f ms",
-                    stream.source.name,
-                    frame.id,
-                    frame.latency_ms,
-                    budget,
-                )
-
-    def record(self, frames: list[Frame]) -> list[Frame]:
-        """Write the overlay video, compare with the truth, settle the account."""
-        for frame in frames:
-            stream, written, dice = frame.stream, None, None
-            if stream.overlay is not None and not stream.overlay.stopped:
-                picture = stream.canvas.to_yuv(frame.rgb)
-                written = stream.overlay.write(picture, frame.time_s, frame.connection)
-            if stream.score is not None:
-                raw = frame.mask.mask if frame.mask else None
-                dice = stream.score.add(frame.id, frame.size, raw, frame.shown_mask)
-            self.books.settle(frame, frame.line(written, dice) if self.results else {})
-        return frames
-
-    def _record_raw(self, originals: Channel[Frame]) -> None:
-        while (frames := originals.get()) is not None:
-            for frame in frames:
-                if frame.stream.raw is not None and not frame.stream.raw.stopped:
-                    picture = to_yuv(frame.picture, frame.stream.canvas)
-                    frame.stream.raw.write(picture, frame.time_s, frame.connection)
 
     def stop(self) -> None:
         """Ask the sources to end; what is on its way is still settled."""

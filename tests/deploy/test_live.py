@@ -25,7 +25,8 @@ def test_a_slow_model_costs_frames_not_latency(
     # Two frame intervals and one inference; and the steps around it on a busy machine.
     shown = [line["latency_ms"] for line in run.processed()]
     assert np.median(shown) < 2 * 40 + ms
-    assert np.median(shown[-3:]) < np.median(shown[:3]) + 60  # it does not grow
+    # It does not grow: if frames queued, the last would wait for more than a second.
+    assert np.median(shown[-3:]) < np.median(shown[:3]) + 300
     dropped = [line for line in run.lines if line["outcome"] == "dropped"]
     assert {line["error"] for line in dropped} == {"newer frame"}
 
