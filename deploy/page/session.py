@@ -132,11 +132,10 @@ class Session:
             stream, seen = self._stream, self._seen
             ended = self._live.closed
             view = await anyio.to_thread.run_sync(self._live.wait, stream, seen, EVERY_S)
-            if stream != self._stream:
+            picture = b"" if view is None else await self._pictures.jpeg(view)
+            if stream != self._stream:  # changed meanwhile: this is not the picture asked for
                 continue
-            picture = b""
             if view is not None:
-                picture = await self._pictures.jpeg(view)
                 self._seen = view.sequence
             await self._send(view, picture, ended)
 

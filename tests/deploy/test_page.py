@@ -234,6 +234,28 @@ def test_pictures_settings_streams_and_mistakes(live: Live) -> None:
         assert header["settings"]["hold_off"] == 1 and header["browser_ms"] > 0
 
 
+def test_a_picture_never_comes_under_another_streams_name(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy.page import session
+
+    slow = session.jpeg
+
+    def jpeg(view: Any) -> bytes:
+        time.sleep(0.2)  # long enough for a wish to come in between
+        return slow(view)
+
+    monkeypatch.setattr(session, "jpeg", jpeg)
+    with serve(live, "127.0.0.1:0") as page, join(page.port) as socket:
+        time.sleep(0.1)
+        socket.send(json.dumps({"watch": 1}))
+        for _ in range(4):
+            header, picture = receive(socket)
+            draw(socket, header)
+            if header["stream"] == 1:
+                assert header["shown"] is None and not picture
+
+
 def test_a_browser_that_draws_slowly_sees_the_newest_only(live: Live) -> None:
     with serve(live, "127.0.0.1:0") as page, join(page.port) as socket:
         first, _ = receive(socket)
