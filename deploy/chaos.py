@@ -24,6 +24,7 @@ from typing import Any
 from deploy.chaos_bench import Bench, Failed, Unable
 from deploy.chaos_faults import WITHIN
 from deploy.chaos_processes import APART, APART_S, start
+from deploy.options import Parser
 from medisseg.errors import UserError
 
 EXAMPLE = """examples:
@@ -48,7 +49,7 @@ class Outcome:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the faults; return 1 when one was not met as expected."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="deploy/run.py chaos",
         description="Break things on purpose and see that the runner meets it as promised.",
         epilog=EXAMPLE,

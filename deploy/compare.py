@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.options import Parser
 from deploy.recorded import Entry, Picture, RecordedRun
 from medisseg.errors import UserError
 from medisseg.files import replacing
@@ -47,7 +48,7 @@ class Row:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print the worst frames, write page, table and numbers."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="deploy/run.py compare",
         description="Say where two runs of one video differ (two engines, two precisions).",
         epilog=EXAMPLE,

@@ -145,7 +145,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     Raises:
         UserError: An unknown key (answered with the nearest), a wrong kind or value.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="deploy/run.py",
         allow_abbrev=False,
         description="Segment polyps in a video, live or recorded.",
@@ -175,14 +175,14 @@ def parse(argv: Sequence[str] | None) -> Options:
     return Options(**values)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Answers in one line, an unknown option with the nearest."""
 
     def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         if unknown:
             known = [name for name in self._option_string_actions if name.startswith("--")]
-            close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.4)
+            close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
             message += f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"{message} (--help shows all options)")
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from deploy.drawing import draw_mask, draw_status, draw_tag
 from deploy.live import Controls, Live, Settings, StreamStatus
+from deploy.options import Parser
 from deploy.recorded import Entry, Picture, RecordedRun
 from deploy.recording import CLOCK, Canvas
 from deploy.temporal import Track
@@ -37,7 +38,7 @@ TICK_S = 0.02
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page of a recorded run until Ctrl-C, or write its video."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="deploy/run.py replay",
         description="Show a recorded run from its own files, frame by frame.",
         epilog=EXAMPLE,

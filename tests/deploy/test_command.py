@@ -200,3 +200,19 @@ def test_duration_and_frames_end_a_run(play: Any, numbered: Path) -> None:
     assert play(numbered, "--frames", 7).report["frames"]["in"] == 7
     report = play(numbered, "--realtime", "--duration", 1).report
     assert report["ended"] == "--duration" and 10 <= report["frames"]["in"] <= 60
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["replay", "x", "--sped", "2"], "--sped 2; did you mean --speed?"),
+        (["compare", "x"], "the following arguments are required: run_b"),
+        (["chaos", "--josn"], "did you mean --json?"),
+    ],
+)
+def test_the_other_commands_answer_in_one_line_too(words: list[str], message: str) -> None:
+    from deploy import run
+
+    with pytest.raises(UserError) as error:
+        run.main(words)
+    assert message in str(error.value) and "\n" not in str(error.value)
