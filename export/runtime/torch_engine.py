@@ -62,7 +62,7 @@ class TorchEngine(BaseEngine):
             for part in self._network.modules():
                 if isinstance(part, TeLU):
                     part.portable = True
-            self._network = torch.compile(self._network, dynamic=False)
+            self._network = torch.compile(self._network, fullgraph=True, dynamic=False)
         where = torch.cuda.get_device_name(self.device) if cuda else "CPU"
         how = ", torch.compile" if compiled else ""
         super().__init__(traits, f"PyTorch {torch.__version__} {precision} on {where}{how}")
