@@ -9,11 +9,12 @@
 # training. In the environment:
 #   STEPS   only these, in this order's subset: build tests kernels frames network inference pipeline train
 #   DEVICE=cpu   a rehearsal without a GPU: everything at its smallest
-#   ENCODER   weights file of the networks' encoder (a torchvision ResNet-50); RUNS (runs/gpu) training folders
+#   SEEDS (0) of the training runs, such as "0 1 2"; RUNS (runs/gpu) their folders
+#   ENCODER   weights file of their encoder, a torchvision ResNet-50; without one they start from nothing
 set -u
 cd "$(dirname "$0")/.." || exit 2
 data=${1:?usage: benchmarks/gpu_all.sh DATA [OUT] [MINUTES]} out=${2:-benchmarks/results/gpu} minutes=${3:-25}
-device=${DEVICE:-cuda} python=${PYTHON:-python} runs=${RUNS:-runs/gpu} encoder=${ENCODER:-}
+device=${DEVICE:-cuda} python=${PYTHON:-python} runs=${RUNS:-runs/gpu} encoder=${ENCODER:-} seeds=${SEEDS:-0}
 wanted=" ${STEPS:-build tests kernels frames network inference pipeline train} "
 if [ ! -d "$data/kvasir-seg" ] && [[ $wanted == *" train "* ]]; then
   echo "error: $data has no kvasir-seg/; name the folder that holds the data sets, or set STEPS" >&2
@@ -83,7 +84,7 @@ PYTHON
 "$python" -m medisseg doctor --json >"$out/machine.json" 2>"$out/doctor.log"
 cuda=1
 [ "$device" != cpu ] || cuda=0
-step 10 build env MEDISSEG_CUDA=$cuda "$python" setup.py build_ext --inplace --build-temp "build/$device"
+step 15 build env MEDISSEG_CUDA=$cuda "$python" setup.py build_ext --inplace --build-temp "build/$device"
 step 15 tests "$python" -m pytest tests -m gpu -q -p no:cacheprovider
 step 15 kernels "$python" -m benchmarks.kernels --device "$device" --out "$out" "${quick[@]}"
 step 5 frames "$python" -m benchmarks.frames --device "$device" --out "$out" "${quick[@]}"
@@ -91,12 +92,18 @@ step 10 network "$python" -m benchmarks.network --device "$device" --out "$out" 
 step 12 inference "$python" -m benchmarks.inference --device "$device" --out "$out" "${quick[@]}"
 step 8 pipeline "$python" -m benchmarks.pipeline --device "$device" --out "$out" "${quick[@]}"
 
-weights=10
-train 4 full-kvasir-held-out kvasir-seg val Kvasir-SEG held-out kvasir-seg split.validation=null "split.held_out=[val]"
-train 3 full-kvasir-paper kvasir-seg val Kvasir-SEG paper kvasir-seg
-train 1 full-glas-paper glas test GlaS paper glas
-train 1 full-glas-held-out glas test GlaS held-out glas split.validation=null "split.held_out=[test]"
-train 1 full-isic2017-lists isic2018-256 isic2017_test "ISIC-2018 images of ISIC-2017's lists" held-out isic2017 \
-  split.train=isic2017_train split.validation=isic2017_val "split.held_out=[isic2017_test]"
+weights=0
+for seed in $seeds; do weights=$((weights + 10)); done
+for seed in $seeds; do # seeds of one protocol share a row of docs/results.md
+  train 4 "full-kvasir-held-out-$seed" kvasir-seg val Kvasir-SEG held-out \
+    kvasir-seg seed="$seed" split.validation=null "split.held_out=[val]"
+  train 3 "full-kvasir-paper-$seed" kvasir-seg val Kvasir-SEG paper kvasir-seg seed="$seed"
+  train 1 "full-glas-paper-$seed" glas test GlaS paper glas seed="$seed"
+  train 1 "full-glas-held-out-$seed" glas test GlaS held-out \
+    glas seed="$seed" split.validation=null "split.held_out=[test]"
+  train 1 "full-isic2017-lists-$seed" isic2018-256 isic2017_test "ISIC-2018 images of ISIC-2017's lists" held-out \
+    isic2017 seed="$seed" split.train=isic2017_train split.validation=isic2017_val "split.held_out=[isic2017_test]"
+done
+[ "$device" = cpu ] || bounded 60 page "$python" -m benchmarks.results
 cat "$out/steps.txt"
 exit $failed

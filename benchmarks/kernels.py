@@ -5,8 +5,8 @@
 Every provider gets the same input; ``difference`` is how far its answer (or gradient) is from the
 eager one's, relative to that one's largest entry. ``percent_of_bound`` compares with the device's
 memory bandwidth as published (a CPU: with a copy measured in this run), or, where arithmetic is
-the bound, with a float32 matrix product measured in this run. ``peak_bytes`` is what a forward and
-backward pass holds above its input.
+the bound, with a float32 matrix product measured in this run, which tensor cores can exceed.
+``peak_bytes`` is what a forward and backward pass holds above its input.
 """
 
 from __future__ import annotations
@@ -93,19 +93,19 @@ def _provider(
 ) -> Iterator[Result]:
     held = peak(whole(provider, inputs), args.device)
     got = answers(provider, inputs) if eager else []
-    apart = [difference(mine, want) for mine, want in zip(got, eager, strict=True)] or [None] * 3
+    apart = [difference(mine, want) for mine, want in zip(got, eager, strict=True)]
+    away = (apart[0], max(apart[1:])) if apart else (None, None)
     del got
     if case.small:
-        for mode, run in (("forward", forward), ("forward and backward", whole)):
-            times = graphed(run(provider, inputs), args.seconds)
+        for mode, prepare in (("forward", forward), ("forward and backward", whole)):
+            times = graphed(prepare(provider, inputs), args.seconds)
             yield row | {"mode": f"{mode}, CUDA graph"} | percentiles(times)
         return
     modes = (forward(provider, inputs), backward(provider, inputs))
     for index, (mode, run) in enumerate(zip(("forward", "backward"), modes, strict=True)):
         times = timed(run, args.seconds, 1 if args.quick else 3, args.device)
-        away = apart[0] if index == 0 else max(apart[1:], key=lambda value: value or 0.0)
         found = {"mode": mode} | percentiles(times) | rates(case, index, times, bounds)
-        yield row | found | {"peak_bytes": held, "difference": away}
+        yield row | found | {"peak_bytes": held, "difference": away[index]}
 
 
 def rates(case: Case, index: int, times: Sequence[float], bounds: dict[str, float]) -> Result:

@@ -44,8 +44,9 @@ class Case:
 def cases(device: str, quick: bool) -> list[Case]:
     """All cases of a device, the most wanted first."""
     gpu = device == "cuda" and not quick
-    dtypes = (torch.float16, torch.bfloat16, torch.float32)
-    dtypes = dtypes if device == "cuda" else (torch.float32, torch.bfloat16)[: 1 if quick else 2]
+    dtypes = [torch.float16, torch.bfloat16, torch.float32]
+    if device == "cpu":
+        dtypes = [torch.float32] if quick else [torch.float32, torch.bfloat16]
     found: list[Case] = []
     batch, side = (64, 128) if gpu else ((1, 16) if quick else (8, 128))
     found += [telu(device, (batch, 64, side, side), dtype) for dtype in dtypes]
