@@ -54,8 +54,8 @@ class Books:
 
     def link(self, stream: Stream, connected: bool, reason: str) -> None:
         """Take note of a connect or a loss."""
-        stream.standing.link(connected, reason)
-        if not connected and stream.source.live and not stream.ended:
+        news = stream.standing.link(connected, reason)
+        if news and not connected and stream.source.live and not stream.ended:
             log.warning("%s: lost: %s", stream.source.name, reason)
         self.status(stream, stream.last)
 

@@ -31,13 +31,15 @@ class Standing:
         self._arrived: float | None = None
         self._state = OFFLINE
 
-    def link(self, connected: bool, reason: str) -> None:
-        """Take note of a connect or a loss."""
+    def link(self, connected: bool, reason: str) -> bool:
+        """Take note of a connect or a loss; return whether that is news."""
         with self._lock:
+            news = (connected, reason) != (self._connected, self._link_reason)
             self._connected, self._link_reason = connected, reason
             # Connected is not yet live: only a frame makes it so.
             if connected:
                 self._arrived = None if self._live else self._arrived
+            return news
 
     def arrival(self, when: float) -> None:
         """Take note of a frame (monotonic seconds)."""

@@ -166,6 +166,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if report.get("dice_video") is not None:
         shown.append(("Dice", f"{report['dice_video']:.3f}"))
+        shown.append(("Dice of what the hold-off shows", f"{report['dice_video_shown']:.3f}"))
     return shown
 
 

@@ -54,7 +54,12 @@ def wait_for(condition: Any, seconds: float = 20.0) -> Any:
 
 @pytest.mark.parametrize("seconds", [1, 10])
 def test_an_outage(
-    fake: Any, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+    fake: Any,
+    lab: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seconds: int,
 ) -> None:
     monkeypatch.setattr(connections, "LONGEST_DELAY_S", 1.0)  # a test does not wait eight seconds
     size = [(240, 320)]
@@ -76,6 +81,8 @@ def test_an_outage(
         wait_for(lambda: status(0).state == LIVE and status(0).size == (480, 640))
         wait_for(lambda: status(0).frames["processed"] > frames["processed"] + 10)
     source.kill()
+    lost = [record.message for record in caplog.records if "lost: " in record.message]
+    assert 1 <= len(lost) <= 4  # said once a reason, not at every try
     run = lab.Run(tmp_path / "run")
     run.check_accounts()
     states = [change["to"] for change in run.report["state_changes"]]
