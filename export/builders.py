@@ -122,7 +122,8 @@ def available(backend: str) -> str | None:
         "openvino": "openvino",
         "onnx": "onnxruntime",
     }[backend]
-    if importlib.util.find_spec(module) is None:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:  # nothing, or an empty folder as type stubs leave it
         install = {
             "tensorrt": "pip install tensorrt (on a Jetson it comes with JetPack)",
             "torch-tensorrt": "pip install torch-tensorrt, with a CUDA build of PyTorch",

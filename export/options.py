@@ -40,7 +40,8 @@ class BuildOptions:
         raw_frames: (height, width) of uint8 frames that the graph takes instead of preprocessed
             images; (0, 0) for the network's own size; None for the usual graph.
         raw_color: Channel order of those frames.
-        timing_cache: File of TensorRT's kernel timings, read and written.
+        timing_cache: File of TensorRT's kernel timings, read and written; TensorRT for RTX, which
+            times nothing while it builds, leaves it alone.
         workspace: Limit of TensorRT's scratch memory in MiB; 0 for none.
         hardware_compatible: One TensorRT engine for every GPU from Ampere on.
         version_compatible: A TensorRT engine that newer versions open.

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import importlib
 import threading
-from typing import Any
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from export.builders import Built, Spec
 from export.settle import Settled
 from export.tensorrt_watch import logger, monitor
 from medisseg.errors import UserError
 from medisseg.files import replacing
+
+if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx, handed on as ``trt``
+    import tensorrt as T
 
 STRONGLY_TYPED_FROM = (10, 12)
 
@@ -39,21 +44,27 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
     typed = _version(trt) >= STRONGLY_TYPED_FROM or module == "tensorrt_rtx"
     _refuse(trt, module, spec, typed)
     # On a machine without a GPU TensorRT for RTX still makes a builder; TensorRT does not.
-    builder = _made(trt.Builder(log), log, "a builder (is there an NVIDIA GPU and driver?)")
+    builder: T.Builder = _made(
+        trt.Builder(log), log, "a builder (is there an NVIDIA GPU and driver?)"
+    )
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typed else 0
-    network = _made(builder.create_network(flags), log, "a network")
-    parser = _made(trt.OnnxParser(network, log), log, "a parser")
+    network: T.INetworkDefinition = _made(builder.create_network(flags), log, "a network")
+    parser: T.OnnxParser = _made(trt.OnnxParser(network, log), log, "a parser")
     if not parser.parse(settled.model.SerializeToString()):
         errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise UserError(f"{module} {trt.__version__} cannot parse the graph: {errors}")
-    config = _made(builder.create_builder_config(), log, "a configuration")
+    config: T.IBuilderConfig = _made(builder.create_builder_config(), log, "a configuration")
     capabilities = _configure(trt, builder, config, network, spec, log)
     if not typed:
         _weakly_typed(trt, network, config, spec, settled.islands)
     counts = parsed_convolutions(trt, network) if typed else {}
-    cache = _open_timing_cache(config, spec, log)
+    # TensorRT for RTX times no kernels while it builds: its cache operations are empty.
+    cache = None if module == "tensorrt_rtx" else spec.timing_cache
+    if cache:
+        _open_timing_cache(config, cache, log)
     plan = _run(trt, builder, network, config, progress, log)
-    _save_timing_cache(config, spec, cache)
+    if cache:
+        _save_timing_cache(config, cache)
     if not typed:
         counts = engine_convolutions(trt, plan, log)
     return Built(
@@ -66,7 +77,7 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
     )
 
 
-def parsed_convolutions(trt: Any, network: Any) -> dict[str, int]:
+def parsed_convolutions(trt: Any, network: T.INetworkDefinition) -> dict[str, int]:
     """Count the convolutions of a strongly typed network by the type they compute in."""
     names = {trt.float32: "FP32", trt.float16: "FP16", trt.bfloat16: "BF16", trt.int8: "INT8"}
     makers: dict[str, Any] = {}
@@ -88,7 +99,10 @@ def engine_convolutions(trt: Any, plan: bytes, log: Any) -> dict[str, int]:
     """Count the convolutions of a built engine by the type of their output (needs the GPU)."""
     import json
 
-    engine = _made(trt.Runtime(log).deserialize_cuda_engine(plan), log, "an engine of the plan")
+    runtime: T.Runtime = trt.Runtime(log)
+    engine: T.ICudaEngine = _made(
+        runtime.deserialize_cuda_engine(plan), log, "an engine of the plan"
+    )
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     counts: dict[str, int] = {}
@@ -119,13 +133,18 @@ def _refuse(trt: Any, module: str, spec: Spec, typed: bool) -> None:
 
 
 def _configure(
-    trt: Any, builder: Any, config: Any, network: Any, spec: Spec, log: Any
+    trt: Any,
+    builder: T.Builder,
+    config: T.IBuilderConfig,
+    network: T.INetworkDefinition,
+    spec: Spec,
+    log: Any,
 ) -> tuple[str, ...]:
     """Set profile, memory, GPUs and compatibility; return the compute capabilities built for."""
-    profile = _made(builder.create_optimization_profile(), log, "a profile")
+    profile: T.IOptimizationProfile = _made(builder.create_optimization_profile(), log, "a profile")
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
-        shapes = [(count, *spec.input_shape) for count in spec.batch]
+        shapes = [trt.Dims((count, *spec.input_shape)) for count in spec.batch]
         profile.set_shape(tensor.name, *shapes)
     _ok(config.add_optimization_profile(profile) >= 0, log, f"batches {spec.batch} were refused")
     if spec.workspace:
@@ -162,7 +181,13 @@ def _set_gpus(trt: Any, config: Any, spec: Spec, log: Any) -> tuple[str, ...]:
     return spec.gpus
 
 
-def _weakly_typed(trt: Any, network: Any, config: Any, spec: Spec, islands: Any) -> None:
+def _weakly_typed(
+    trt: Any,
+    network: T.INetworkDefinition,
+    config: T.IBuilderConfig,
+    spec: Spec,
+    islands: Collection[str],
+) -> None:
     """TensorRT 10.3 to 10.11: the builder flag, and float32 pinned where it is needed."""
     if spec.precision == "fp16":
         config.set_flag(trt.BuilderFlag.FP16)
@@ -177,26 +202,27 @@ def _weakly_typed(trt: Any, network: Any, config: Any, spec: Spec, islands: Any)
             layer.precision = trt.float32
 
 
-def _open_timing_cache(config: Any, spec: Spec, log: Any) -> Any:
-    if spec.timing_cache is None:
-        return None
-    path = spec.timing_cache
+def _open_timing_cache(config: T.IBuilderConfig, path: Path, log: Any) -> None:
     content = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(content)
     if cache is None:
         raise UserError(f"--timing-cache {path} is of another TensorRT or damaged; delete it")
     _ok(config.set_timing_cache(cache, False), log, f"--timing-cache {path} was refused")
-    return cache
 
 
-def _save_timing_cache(config: Any, spec: Spec, cache: Any) -> None:
-    if spec.timing_cache is None or cache is None:
-        return
-    with replacing(spec.timing_cache) as beside:
+def _save_timing_cache(config: T.IBuilderConfig, path: Path) -> None:
+    with replacing(path) as beside:
         beside.write_bytes(bytes(config.get_timing_cache().serialize()))
 
 
-def _run(trt: Any, builder: Any, network: Any, config: Any, progress: Any, log: Any) -> bytes:
+def _run(
+    trt: Any,
+    builder: T.Builder,
+    network: T.INetworkDefinition,
+    config: T.IBuilderConfig,
+    progress: Any,
+    log: Any,
+) -> bytes:
     """Build in a thread, so that Ctrl-C reaches this one and stops the build at its next step."""
     with progress() as bar:
         watch = monitor(trt, bar)

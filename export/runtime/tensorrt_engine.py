@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ import torch
 from export.runtime.engine import BaseEngine
 from export.traits import Traits
 from medisseg.errors import UserError
+
+if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx
+    import tensorrt as T
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +49,19 @@ class TensorRTEngine(BaseEngine):
         self.device = torch.device("cuda" if device == "auto" else device)
         self._trt = trt
         with torch.cuda.device(self.device):
-            self._runtime: Any = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-            self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
-            if self._engine is None:
+            runtime: T.Runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+            engine: T.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
+            if engine is None:
                 raise UserError(f"{module} {trt.__version__} cannot open this plan; build it again")
-            self._context: Any = self._engine.create_execution_context()
-            if self._context is None:
+            context: T.IExecutionContext | None = engine.create_execution_context()
+            if context is None:
                 raise UserError(f"{module}: too little GPU memory for this plan; use --batch 1:1:1")
             self._stream = torch.cuda.Stream(self.device)
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        inputs = [n for n in names if self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        self._runtime: Any = runtime  # closed in this order: contexts, engine, runtime
+        self._engine: Any = engine
+        self._context: Any = context
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         if len(inputs) != 1 or "logits" not in names:
             raise UserError(f"the plan has the tensors {names}; expected one input and logits")
         self._input, self._outputs = inputs[0], [n for n in names if n not in inputs]
@@ -123,16 +129,17 @@ class _Slot:
 class _Shape:
     """Everything for one batch size: context, device tensors, two pinned slots, a CUDA graph."""
 
-    def __init__(self, engine: Any, context: Any, count: int) -> None:
+    def __init__(self, engine: TensorRTEngine, context: T.IExecutionContext, count: int) -> None:
         self._context, self._stream = context, engine._stream
-        plan, trt, device = engine._engine, engine._trt, engine.device
-        whole = (count, *tuple(plan.get_tensor_shape(engine._input))[1:])
+        plan: T.ICudaEngine = engine._engine
+        trt, device = engine._trt, engine.device
+        whole = (count, *_sides(plan.get_tensor_shape(engine._input))[1:])
         _true(context.set_input_shape(engine._input, whole), f"set_input_shape {whole}")
         _true(not context.infer_shapes(), "infer_shapes")
         self.inside = torch.empty(whole, dtype=_dtype(trt, plan, engine._input), device=device)
         self.answers = {
             name: torch.empty(
-                tuple(context.get_tensor_shape(name)), dtype=_dtype(trt, plan, name), device=device
+                _sides(context.get_tensor_shape(name)), dtype=_dtype(trt, plan, name), device=device
             )
             for name in engine._outputs
         }
@@ -198,7 +205,11 @@ class TorchTensorRTEngine(BaseEngine):
         self._module = None
 
 
-def _dtype(trt: Any, plan: Any, name: str) -> torch.dtype:
+def _sides(shape: T.Dims) -> tuple[int, ...]:
+    return tuple(shape[i] for i in range(len(shape)))
+
+
+def _dtype(trt: Any, plan: T.ICudaEngine, name: str) -> torch.dtype:
     kinds = {
         trt.float32: torch.float32,
         trt.float16: torch.float16,
