@@ -85,7 +85,10 @@ def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bu
     settled = settle(
         graph,
         wanted,
-        _batches(convention, frames),
+        [convention.preprocess(frames[0].image)[None]],
+        extremes=[
+            convention.preprocess(x)[None] for x in verify.extremes(convention.size).values()
+        ],
         calibration=_calibration(convention, options),
         rest=rest,
     )
@@ -117,12 +120,6 @@ def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bu
     )
     say(f"wrote {place}: {sum(map(len, parts.values())) / 1e6:.1f} MB")
     return bundle
-
-
-def _batches(convention: Any, frames: Sequence[Frame]) -> list[verify.Array]:
-    """Return what the layers are compared on: one real frame and the extremes."""
-    images = [frames[0].image, *verify.extremes(convention.size).values()]
-    return [convention.preprocess(image)[None] for image in images]
 
 
 def _calibration(convention: Any, options: BuildOptions) -> list[verify.Array]:

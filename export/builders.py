@@ -138,8 +138,9 @@ def default_precision(backend: str) -> str:
     if backend == "openvino":
         import openvino
 
-        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return "bf16" if "BF16" in able else "fp32"
+        from export.runtime.openvino_engine import fast_bfloat16
+
+        return "bf16" if fast_bfloat16(openvino.Core()) else "fp32"
     return "fp32" if backend == "onnx" else "fp16"
 
 

@@ -98,14 +98,17 @@ def measured(model: onnx.ModelProto) -> Callable[[Array], tuple[Array, dict[str,
     return run
 
 
-def peaks(model: onnx.ModelProto, batches: Iterable[Array]) -> dict[str, float]:
-    """Return the largest magnitude that each tensor takes over some batches."""
+def measure(
+    model: onnx.ModelProto, batches: Iterable[Array]
+) -> tuple[list[Array], dict[str, float]]:
+    """Return the logits of each batch, and the largest magnitude of each tensor over all."""
+    run, answers = measured(model), []
     largest: dict[str, float] = {}
-    run = measured(model)
     for batch in batches:
-        for name, value in run(batch)[1].items():
-            largest[name] = max(largest.get(name, 0.0), value)
-    return largest
+        answer, found = run(batch)
+        answers.append(answer)
+        largest = {name: max(value, largest.get(name, 0.0)) for name, value in found.items()}
+    return answers, largest
 
 
 def first_divergence(

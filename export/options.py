@@ -26,7 +26,7 @@ class BuildOptions:
         backend: "auto" or one of ``BUILDABLE``; auto takes the first of TensorRT and TensorRT for
             RTX that is installed where there is an NVIDIA GPU, then OpenVINO, ONNX Runtime.
         precision: "auto", "fp16", "bf16", "fp32" or "int8"; auto is fp16 on GPUs, bf16 for
-            OpenVINO on a CPU that computes it, else fp32.
+            OpenVINO on a CPU with AMX, else fp32.
         size: Input (height, width) in pixels, multiples of 16; None for the checkpoint's.
         batch: Smallest, best and largest batch.
         gpu: Compute capabilities such as ("sm86", "sm89"); empty for this machine's GPU.

@@ -154,7 +154,7 @@ def out_of_range(peaks: Mapping[str, float], model: onnx.ModelProto) -> list[str
     """Return the nodes that FP16 cannot hold: a result, or an input, above ``LARGEST``.
 
     Args:
-        peaks: Largest magnitude of each tensor over real frames, see ``verify.peaks``.
+        peaks: Largest magnitude of each tensor over real frames, see ``layers.measure``.
         model: The float32 graph.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}

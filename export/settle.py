@@ -48,6 +48,7 @@ def settle(
     wanted: str,
     batches: Sequence[Array],
     *,
+    extremes: Sequence[Array] = (),
     calibration: Sequence[Array] = (),
     rest: str = "fp16",
 ) -> Settled:
@@ -56,8 +57,10 @@ def settle(
     Args:
         graph: Float32 graph.
         wanted: "fp32", "fp16", "bf16" or "int8".
-        batches: Preprocessed images [1, 3, H, W], real frames first, then the extremes; the
-            layers' outputs on them decide what stays in float32.
+        batches: Preprocessed real frames [1, 3, H, W]; the layers' outputs on them decide what
+            stays in float32.
+        extremes: Preprocessed images on which no layer may overflow; how exact the answer is
+            does not matter there.
         calibration: Preprocessed images for INT8.
         rest: Precision of what INT8 leaves in floating point.
     """
@@ -74,36 +77,41 @@ def settle(
         rounds = 0
     if wanted == "fp32":
         return Settled(graph, graph)
-    return _settled(graph, wanted, batches, rounds)
+    return _settled(graph, wanted, batches, extremes, rounds)
 
 
-def _settled(graph: onnx.ModelProto, wanted: str, batches: Sequence[Array], rounds: int) -> Settled:
+def _settled(
+    graph: onnx.ModelProto,
+    wanted: str,
+    batches: Sequence[Array],
+    extremes: Sequence[Array],
+    rounds: int,
+) -> Settled:
     """Find the layers that must stay in float32 by comparing layer outputs.
 
     First those whose values FP16 cannot hold; then, while the answer is off, the first layer at
     which the rounded graph parts from the exact one.
     """
     islands: set[str] = set()
-    exact, largest = [], {}
+    every = (*batches, *extremes)
+    exact: list[Array] = []
     if wanted == "fp16":
-        measure = layers.measured(graph)
-        for answer, found in map(measure, batches):
-            exact.append(answer)
-            largest = {name: max(value, largest.get(name, 0.0)) for name, value in found.items()}
+        exact, largest = layers.measure(graph, every)
         islands.update(precision.out_of_range(largest, graph))
     elif rounds:
-        exact = list(map(layers.infer_with(graph), batches))
+        exact = list(map(layers.infer_with(graph), every))
     for left in range(rounds, -1, -1):
         model = precision.typed(graph, wanted, islands)
         emulation = precision.emulated(model)
         infer = _remembering(layers.infer_with(emulation))
         if not left:
             break
-        errors = [_error(*pair) for pair in zip(exact, map(infer, batches), strict=True)]
+        errors = [_error(*pair) for pair in zip(exact, map(infer, every), strict=True)]
+        errors[len(batches) :] = [0.0 if np.isfinite(e) else e for e in errors[len(batches) :]]
         worst = int(np.argmax(errors))
         if errors[worst] < CLOSE:
             break
-        diverged = layers.first_divergence(graph, emulation, batches[worst], islands)
+        diverged = layers.first_divergence(graph, emulation, every[worst], islands)
         if diverged is None:
             break
         islands.add(diverged[0])
