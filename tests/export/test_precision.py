@@ -76,6 +76,34 @@ def test_what_overflows_becomes_an_island() -> None:
     assert types["b"].input[0].endswith("_float"), "the island reads a float32 copy"
 
 
+def test_extremes_decide_on_range_and_never_on_accuracy(
+    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import settle as module
+
+    model, dim = chain(1e5), picture() * 1e-3
+    assert settle(model, "fp16", [dim]).islands == ()
+    assert set(settle(model, "fp16", [dim], extremes=[picture()]).islands) == {"grow", "shrink"}
+    answers = iter([0.0, 0.9])  # exact on the frame, far off on the extreme
+    monkeypatch.setattr(module, "_error", lambda *_: next(answers))
+    assert settle(graph, "fp16", [picture()], extremes=[picture() * 2]).islands == ()
+
+
+def test_magnitudes_measured_inside_the_graph_are_those_of_its_tensors(
+    graph: onnx.ModelProto,
+) -> None:
+    answers, largest = layers.measure(graph, [picture(), 3 * picture()])
+    np.testing.assert_allclose(answers[1], layers.infer_with(graph)(3 * picture()), atol=1e-4)
+    outputs = [layers.layer_outputs(graph, scale * picture()) for scale in (1, 3)]
+    for name in outputs[0]:
+        wanted = max(float(np.abs(found[name]).max()) for found in outputs)
+        maker = next(node for node in graph.graph.node if name in node.output)
+        if maker.op_type in precision.MOVES:  # a part of what it moves: bounded, not measured
+            assert largest[name] >= wanted * (1 - 1e-4), name
+        else:
+            assert largest[name] == pytest.approx(wanted, rel=1e-4, abs=1e-6), name
+
+
 def test_network_needs_no_island_and_every_convolution_is_typed(graph: onnx.ModelProto) -> None:
     settled = settle(graph, "fp16", [picture()])
     counts = precision.convolution_types(settled.model)
@@ -119,13 +147,20 @@ def test_fp32_in_the_place_of_fp16_is_refused() -> None:
     assert builders.audit(built, "fp32", "tensorrt") == pytest.approx(0.2)
 
 
-def test_openvino_rounds_as_asked(graph: onnx.ModelProto) -> None:
+def test_openvino_rounds_as_asked(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     import openvino
+
+    from export.runtime import openvino_engine
 
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in able:
         with pytest.raises(UserError, match="bf16"):
             builders.build_openvino(Settled(graph, graph), builders.Spec("bf16"))
         return
+    monkeypatch.setitem(openvino_engine._HINTS, "bf16", "f32")  # an OpenVINO that does not care
+    silent = builders.build_openvino(Settled(graph, graph), builders.Spec("bf16"))
+    with pytest.raises(UserError, match="bf16 was asked for"):
+        builders.audit(silent, "bf16", "openvino")
+    monkeypatch.undo()
     built = builders.build_openvino(Settled(graph, graph), builders.Spec("bf16"))
     assert built.convolutions.get("BF16", 0) > 0.9 * sum(built.convolutions.values())
