@@ -36,7 +36,9 @@ from deploy.sources import Arrival
 from deploy.stream import Frame, Stream, brief
 
 log = logging.getLogger(__name__)
-RAW_QUEUE = 8  # frames; a disk that stalls longer costs raw frames of a live source, counted
+# Frames: the first second of a network stream comes at once, before the encoder is open. A disk
+# that stalls longer costs raw frames of a live source, counted.
+RAW_QUEUE = 32
 
 
 class Pipeline:
