@@ -15,6 +15,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 2
 data=${1:?usage: benchmarks/gpu_all.sh DATA [OUT] [MINUTES]} out=${2:-benchmarks/results/gpu} minutes=${3:-25}
 device=${DEVICE:-cuda} python=${PYTHON:-python} runs=${RUNS:-runs/gpu} encoder=${ENCODER:-} seeds=${SEEDS:-0}
+encoder_name=${encoder##*/}
 wanted=" ${STEPS:-build tests kernels frames network inference pipeline train} "
 if [ ! -d "$data/kvasir-seg" ] && [[ $wanted == *" train "* ]]; then
   echo "error: $data has no kvasir-seg/; name the folder that holds the data sets, or set STEPS" >&2
@@ -27,6 +28,7 @@ if [ "$device" = cpu ]; then
   quick=(--quick) small=(preset=edge "input.size=[64,64]" epochs=1 hardware.threads=2)
   summaries=$out/runs precision=fp32
 fi
+trap 'exit 130' INT # Ctrl-C ends the step, gently, and then the whole
 left() { echo $((end - $(date +%s))); }
 
 bounded() { # seconds, name, command...: logged, never fatal to the rest
@@ -37,7 +39,7 @@ bounded() { # seconds, name, command...: logged, never fatal to the rest
   if [ "$seconds" -lt 5 ]; then echo "$name: no time left" | tee -a "$out/steps.txt"; return 1; fi
   echo "== $name (at most $seconds s)"
   start=$(date +%s)
-  timeout --signal=INT --kill-after=20 "$seconds" "$@" >"$out/$name.log" 2>&1
+  timeout --foreground --signal=INT --kill-after=60 "$seconds" "$@" >"$out/$name.log" 2>&1
   code=$?
   echo "$name: exit $code ($(($(date +%s) - start)) s)" | tee -a "$out/steps.txt"
   [ "$code" -eq 0 ] && return
@@ -63,18 +65,18 @@ train() { # weight of what is left, name, data folder, reported list, table, pro
   [ -f "$kept" ] || [ "$seconds" -lt 15 ] || awk "BEGIN { printf \"%.2f\", $seconds / 66 }" >"$kept"
   if [ ! -f "$kept" ]; then echo "$name: no time left" | tee -a "$out/steps.txt"; return; fi
   budget=$(cat "$kept")
-  bounded $((seconds > 15 ? seconds + 30 : 45)) "train-$name" "$python" -m medisseg train "$@" data="$from" \
+  bounded $((seconds > 15 ? seconds + 60 : 75)) "train-$name" "$python" -m medisseg train "$@" data="$from" \
     out="$run" budget_minutes="$budget" hardware.device="$device" hardware.precision="$precision" \
     hardware.progress=false "${settings[@]}" || return
   bounded 120 "evaluate-$name" "$python" -m medisseg evaluate "$run/stage2/best.safetensors" --data "$from" \
     --split "$list" --device "$device" --out "$run/evaluation" || return
-  bounded 30 "summary-$name" "$python" - "$run" "$name" "$summaries" "$table" "$protocol" "$budget" <<'PYTHON'
+  bounded 30 "summary-$name" "$python" - "$run" "$name" "$summaries" "$table" "$protocol" \
+    "At most $budget minutes on one $device device in $precision, encoder from ${encoder_name:-nothing}." <<'PYTHON'
 import sys
 from pathlib import Path
 from benchmarks.results import add
 
-run, name, summaries, table, protocol, budget = sys.argv[1:]
-note = f"{name}: trained for at most {budget} minutes on one GPU."
+run, name, summaries, table, protocol, note = sys.argv[1:]
 about = {"table": table, "label": "Med-DisSeg", "protocol": protocol, "note": note}
 Path(summaries).mkdir(parents=True, exist_ok=True)
 print(add(Path(run), Path(run, "evaluation"), name, about, Path(summaries)))
