@@ -222,6 +222,8 @@ def _facts(
         "inspected": built.inspected,
         "islands": list(islands),
         "compute_capabilities": list(built.compute_capabilities),
+        "hardware_compatible": options.hardware_compatible,
+        "version_compatible": options.version_compatible,
         "size": list(traits.convention.size),
         "batch": list(options.batch),
         "threshold": traits.threshold,

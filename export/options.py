@@ -99,6 +99,8 @@ class BuildOptions:
             raise UserError(
                 f"--dla needs --backend tensorrt (10.x on a Jetson); {self.backend} has no DLA"
             )
+        if self.dla >= 0 and self.batch[0] != self.batch[-1]:
+            raise UserError("--dla takes one batch size; use --batch 1:1:1")
         if self.precision == "int8" and self.data is None:
             raise UserError("--precision int8 needs --data DIR: real frames to calibrate on")
         if self.gpu and self.backend in ("openvino", "onnx"):

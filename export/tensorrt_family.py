@@ -73,7 +73,7 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
         counts,
         "parsed network" if typed else "engine",
         capabilities,
-        open=_opener(module, plan, capabilities),
+        open=_opener(module, plan, capabilities, spec),
     )
 
 
@@ -261,7 +261,7 @@ def _ok(good: bool, log: Any, what: str) -> None:
         raise UserError(f"{what} ({said})")
 
 
-def _opener(module: str, plan: bytes, capabilities: tuple[str, ...]) -> Any:
+def _opener(module: str, plan: bytes, capabilities: tuple[str, ...], spec: Spec) -> Any:
     """Return a function that opens the plan here, or None where no such GPU is."""
     if local_gpu() not in capabilities:
         return None
@@ -269,7 +269,8 @@ def _opener(module: str, plan: bytes, capabilities: tuple[str, ...]) -> Any:
     def opened(traits: Any) -> Any:
         from export.runtime.tensorrt_engine import TensorRTEngine
 
-        return TensorRTEngine(module, plan, traits)
+        newer = spec.version_compatible
+        return TensorRTEngine(module, plan, traits, spec.precision, version_compatible=newer)
 
     return opened
 

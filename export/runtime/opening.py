@@ -44,12 +44,15 @@ def open_tensorrt(bundle: Bundle, part: str, device: str) -> BaseEngine:
         try_in_child(bundle)
     if built == "torch-tensorrt":
         return TorchTensorRTEngine(plan, bundle.traits)
-    precision = bundle.manifest["precision"]
-    return TensorRTEngine(module, plan, bundle.traits, precision, device)
+    precision, newer = (bundle.manifest.get(k) for k in ("precision", "version_compatible"))
+    return TensorRTEngine(module, plan, bundle.traits, str(precision), device, bool(newer))
 
 
 def check_version(bundle: Bundle, module: str) -> None:
-    """Refuse a plan of another version; plans load only in the version that made them."""
+    """Refuse a plan of another version.
+
+    A plan loads only in the version that made it, or in a newer one if it was built for that.
+    """
     try:
         found = importlib.import_module(module).__version__
     except ImportError as error:
@@ -57,10 +60,15 @@ def check_version(bundle: Bundle, module: str) -> None:
             f"{bundle.path} needs the Python module {module} ({error}); install it"
         ) from error
     wanted = bundle.manifest["backend_version"]
-    if found != wanted and not bundle.manifest.get("version_compatible"):
+    newer = bundle.manifest.get("version_compatible") and _order(found) > _order(wanted)
+    if found != wanted and not newer:
         raise UserError(
             f"{bundle.path} was built with {module} {wanted}, here is {found}; {bundle.rebuild}"
         )
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def check_gpu(bundle: Bundle, device: str) -> None:
@@ -71,9 +79,10 @@ def check_gpu(bundle: Bundle, device: str) -> None:
     """
     from export.runtime.loading import pick_device
 
-    if not pick_device(device).startswith("cuda"):
+    place = pick_device(device)
+    if not place.startswith("cuda"):
         raise UserError(f"{bundle.path} needs an NVIDIA GPU; device is {device}")
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(place)
     here = f"sm{major}{minor}"
     built = bundle.manifest["compute_capabilities"]
     if here not in built and not (bundle.manifest.get("hardware_compatible") and major >= 8):

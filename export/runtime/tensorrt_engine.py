@@ -34,6 +34,7 @@ class TensorRTEngine(BaseEngine):
         traits: What the network is.
         precision: For the name.
         device: "auto", "cuda" or "cuda:N".
+        version_compatible: The plan carries the runtime of the version that built it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TensorRTEngine(BaseEngine):
         traits: Traits,
         precision: str = "fp16",
         device: str = "auto",
+        version_compatible: bool = False,
     ) -> None:
         trt = importlib.import_module(module)
         self.backend = "tensorrt-rtx" if module == "tensorrt_rtx" else "tensorrt"
@@ -50,6 +52,7 @@ class TensorRTEngine(BaseEngine):
         self._trt = trt
         with torch.cuda.device(self.device):
             runtime: T.Runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+            runtime.engine_host_code_allowed = version_compatible
             engine: T.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
             if engine is None:
                 raise UserError(f"{module} {trt.__version__} cannot open this plan; build it again")

@@ -167,6 +167,37 @@ def test_another_version_is_refused_before_anything_is_read(
         opening.open_tensorrt(bundle, "network.engine", "auto")
 
 
+def test_version_and_gpu_must_be_those_that_the_plan_was_built_for(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from export.runtime import opening
+
+    found = pytest.importorskip("tensorrt_rtx").__version__
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+
+    def opened(**changes: Any) -> None:
+        about = {"backend": "tensorrt-rtx", "backend_version": found, "version_compatible": False}
+        about |= {"compute_capabilities": ["sm86"], "hardware_compatible": False}
+        rewrite(copied, lambda m: m.update(about | changes))
+        bundle = Bundle.open(copied)
+        opening.check_version(bundle, "tensorrt_rtx")
+        opening.check_gpu(bundle, "auto")
+
+    opened()
+    opened(backend_version="1.0.0.1", version_compatible=True)
+    opened(compute_capabilities=["sm80"], hardware_compatible=True)
+    for changes in (
+        {"backend_version": "1.0.0.1"},
+        {"backend_version": "99.0.0.1", "version_compatible": True},
+        {"compute_capabilities": ["sm89"]},
+    ):
+        with pytest.raises(UserError, match="build it again: python export/build_engine.py"):
+            opened(**changes)
+
+
 def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "keep").write_text("mine")
     with pytest.raises(UserError, match="no bundle"):
