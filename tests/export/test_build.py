@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,46 @@ def test_beyond_the_tolerance_nothing_is_written_and_the_layer_is_named(
     assert "is not the network" in str(caught.value) and not (tmp_path / "x").exists()
 
 
+def test_bf16_that_is_not_exact_names_its_layer_and_auto_builds_fp32_from_the_same_graph(
+    checkpoint: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    from export import graph
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bfloat16")
+    exports = []
+    export_graph = graph.export_graph
+
+    def counted(*args: Any, **more: Any) -> Any:
+        exports.append(args)
+        return export_graph(*args, **more)
+
+    monkeypatch.setattr(graph, "export_graph", counted)
+    options = {"backend": "openvino", "data": frames, "images": 2, "quiet": True, "tolerance": 1e-4}
+    with pytest.raises(UserError, match=r"first to diverge: \S+ \(error .*use --precision fp32"):
+        build(checkpoint, tmp_path / "asked", precision="bf16", **options)
+    assert not (tmp_path / "asked").exists()
+    monkeypatch.setattr("export.builders.default_precision", lambda _: "bf16")
+    made = build(checkpoint, tmp_path / "auto", **options)
+    assert made.manifest["precision"] == "fp32" and len(exports) == 2
+    assert made.manifest["verification"]["p999_abs"] < 1e-3
+
+
+def test_fp16_asked_for_and_fp32_built_is_refused_and_nothing_is_written(
+    checkpoint: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr("export.precision.typed", lambda graph, *_: graph)
+    with pytest.raises(UserError, match="fp16 was asked for, but of .*FP32.*nothing was written"):
+        build(
+            checkpoint, tmp_path / "x", backend="tensorrt-rtx", precision="fp16", gpu=("sm86",),
+            data=frames, images=1, quiet=True,
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
 def test_answers_that_are_not_finite_are_refused() -> None:
     def overflow(image: verify.Image) -> tuple[verify.Array, None]:
         bad = np.full((1, 1, 8, 8), np.inf if image.max() == 255 else 0.0, np.float32)
@@ -156,6 +197,7 @@ def wrong_cases(tmp_path: Path, checkpoint: Path, bundle: Bundle) -> list[tuple[
         ([checkpoint, "--gpu", "sm88"], "did you mean sm8"),
         ([checkpoint, "--backend", "tensorrt-rtx", "--gpu", "sm90"], "H100"),
         ([checkpoint, "--backend", "tensorrt-rtx", "--dla", "0"], "no DLA"),
+        ([checkpoint, "--dla", "0"], "one batch size"),
         ([checkpoint, "--backend", "openvino", "--gpu", "sm89"], "TensorRT family"),
         ([checkpoint, *onnx_backend, "--precision", "int8"], "--data"),
         ([checkpoint, *onnx_backend, "--precision", "bf16"], "no bfloat16"),
