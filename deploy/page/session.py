@@ -134,6 +134,7 @@ class Session:
             view = await anyio.to_thread.run_sync(self._live.wait, stream, seen, EVERY_S)
             picture = b"" if view is None else await self._pictures.jpeg(view)
             if stream != self._stream:  # changed meanwhile: this is not the picture asked for
+                ended = False  # not said yet
                 continue
             if view is not None:
                 self._seen = view.sequence

@@ -256,6 +256,40 @@ def test_a_picture_never_comes_under_another_streams_name(
                 assert header["shown"] is None and not picture
 
 
+def test_the_end_is_said_to_who_changes_streams_at_that_moment(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    from deploy.page import session
+
+    begun, go_on = threading.Event(), threading.Event()
+    compress = session.jpeg
+
+    def jpeg(view: Any) -> bytes:
+        begun.set()
+        go_on.wait(5)
+        return compress(view)
+
+    with serve(live, "127.0.0.1:0") as page, join(page.port) as socket:
+        first, second = receive(socket)[0], receive(socket)[0]  # undrawn: nothing more is sent
+        monkeypatch.setattr(session, "jpeg", jpeg)
+        publish(live, 2)
+        live.close()
+        headers: list[dict[str, Any]] = []
+        draw(socket, first)
+        draw(socket, second)
+        assert begun.wait(5)
+        socket.send(json.dumps({"watch": 1}))
+        time.sleep(0.2)  # the wish is read while the last picture is being compressed
+        go_on.set()
+        with pytest.raises(ConnectionClosed):
+            while True:
+                headers.append(receive(socket)[0])
+                draw(socket, headers[-1])
+        assert [header["ended"] for header in headers][-1:] == [True]
+
+
 def test_a_browser_that_draws_slowly_sees_the_newest_only(live: Live) -> None:
     with serve(live, "127.0.0.1:0") as page, join(page.port) as socket:
         first, _ = receive(socket)
