@@ -120,8 +120,8 @@ def options(core: Any, precision: str, threads: int | None, device: str = "CPU")
 def fast_bfloat16(core: Any) -> bool:
     """Whether this CPU computes bfloat16 faster than float32, which takes AMX.
 
-    OpenVINO chooses bfloat16 for AVX-512 BF16 too, where it took 1.35 times as long as float32
-    (``medisseg-r50`` at 256 x 256, one thread of a Xeon without AMX).
+    OpenVINO chooses bfloat16 for AVX-512 BF16 too, where its convolutions were slower than in
+    float32; ``python -m benchmarks.inference`` measures both.
     """
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     flags = Path("/proc/cpuinfo")
