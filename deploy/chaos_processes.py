@@ -51,7 +51,8 @@ def killed(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
         plays = decoded(sorted(out.glob(f"{name}-*.mp4")))
         written = [line for line in lines if line[name] is not None]
         due = [line[name] for line in written if line["time_s"] < lines[-1]["time_s"] - 1]
-        expect(plays > max(due, default=0), f"{name}: {plays} frames play, {max(due)} was written")
+        last = max(due, default=-1)  # a slow machine may have written nothing that is a second old
+        expect(plays > last, f"{name}: {plays} frames play, frame {last} was written")
         found.append(f"{name}: {plays} frames play")
     return f"{', '.join(found)}; the last result is of {lines[-1]['time_s']:.1f} s"
 

@@ -81,3 +81,16 @@ def test_the_command(
     assert "ZeroDivisionError" in shown and "1 as expected, 1 FAILED" in shown
     with pytest.raises(UserError, match="--only 'fire'; expected some of: empty file, not a"):
         chaos.main(["--only", "fire"])
+
+
+def test_killed_before_anything_was_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unittest.mock import Mock
+
+    from deploy import chaos_processes
+
+    line = {"outcome": "processed", "overlay": 0, "raw": 0, "time_s": 0.5}
+    (tmp_path / "results.jsonl").write_text(f"{json.dumps(line)}\n" * 2)
+    monkeypatch.setattr(chaos_processes, "await_lines", lambda *arguments: None)
+    monkeypatch.setattr(chaos_processes, "decoded", lambda paths: 0)
+    found = chaos_processes.killed(Mock(), Mock(), tmp_path)
+    assert found == "overlay: 0 frames play, raw: 0 frames play; the last result is of 0.5 s"
