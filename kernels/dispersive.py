@@ -103,9 +103,9 @@ def dispersive_loss_reference(
         return (total + (n * margin**2 if include_diagonal else 0.0)) / count
     log_sum = torch.logsumexp(-distance / tau, 0) + math.log(2)
     if include_diagonal:
-        log_sum = torch.logaddexp(log_sum, log_sum.new_tensor(math.log(n)))
+        log_sum = torch.logaddexp(log_sum, log_sum.new_full((), math.log(n)))
     floor = math.log(epsilon) if epsilon else -math.inf
-    return torch.logaddexp(log_sum - math.log(count), log_sum.new_tensor(floor))
+    return torch.logaddexp(log_sum - math.log(count), log_sum.new_full((), floor))
 
 
 def _options(

@@ -55,9 +55,9 @@ class Options(NamedTuple):
 def finish_infonce(log_sum: Tensor, n: int, options: Options) -> Tensor:
     """The loss from the log-sum-exp of -D / tau over all ordered pairs i != j."""
     if options.include_diagonal:
-        log_sum = torch.logaddexp(log_sum, log_sum.new_tensor(math.log(n)))
+        log_sum = torch.logaddexp(log_sum, log_sum.new_full((), math.log(n)))
     mean = log_sum - math.log(options.count(n))
-    return torch.logaddexp(mean, mean.new_tensor(options.log_epsilon))
+    return torch.logaddexp(mean, mean.new_full((), options.log_epsilon))
 
 
 def few_forward(h: Tensor, options: Options) -> tuple[Tensor, Tensor]:
@@ -187,7 +187,7 @@ def many_forward(h: Tensor, options: Options) -> Tensor:
             total += tile.square_().sum()
         own = n * options.margin**2 if options.include_diagonal else 0.0
         return (2 * total + own) / options.count(n)
-    highest, total = rows.x.new_tensor(-math.inf), rows.x.new_zeros(())
+    highest, total = rows.x.new_full((), -math.inf), rows.x.new_zeros(())
     for tile, *_ in _exponent_tiles(rows, -1 / (options.tau * options.scale(d))):
         tile.clamp_(max=0)
         higher = torch.maximum(highest, tile.amax())

@@ -129,7 +129,7 @@ def logits_gradient_kernel(
     dlogits += batch * db + head * _PAIRS * dc + y.to(tl.int64) * dh + x.to(tl.int64) * dw
     gradient += batch * gb + head * depth * gc
     values += batch * vb + head * depth * vc
-    area = height.to(tl.int64) * width
+    area = tl.cast(height, tl.int64) * width  # a height of 1 has no .to
     log_sums += (batch * heads + head) * 9 * area + y.to(tl.int64) * width + x
     channel = tl.arange(0, DEPTH)
     for q in range(9):
@@ -173,7 +173,7 @@ def values_gradient_kernel(
     y, x, here, batch, head = _place(height, width, heads, BLOCK)
     logits += batch * lb + head * _PAIRS * lc
     gradient += batch * gb + head * depth * gc
-    area = height.to(tl.int64) * width
+    area = tl.cast(height, tl.int64) * width  # a height of 1 has no .to
     log_sums += (batch * heads + head) * 9 * area
     channel = tl.arange(0, DEPTH)
     mixed = tl.zeros((BLOCK, DEPTH), tl.float32)

@@ -80,6 +80,32 @@ def test_window_mix_compiles_and_spills_nothing(target: int, tmp_path: Path) -> 
             assert spilled(found, target, tmp_path) == 0, kernel.__name__
 
 
+def test_sizes_of_one_compile() -> None:
+    """A launch makes an integer 1 a compile-time constant, which has no methods of a tensor."""
+    half = ("logits", "values", "out", "gradient", "dlogits", "dvalues")
+    types = {name: "*fp16" for name in half} | {"log_sums": "*fp32"}
+    for kernel in (
+        window_mix.forward_kernel,
+        window_mix.logits_gradient_kernel,
+        window_mix.values_gradient_kernel,
+    ):
+        ones = {name: 1 for name in kernel.arg_names if name not in types}
+        compiled(kernel, 90, types, ones | {"BLOCK": 64, "DEPTH": 1}, num_warps=4)
+    single = {"x": "*fp32", "norms": "*fp32", "shift": "*fp32", "out": "*fp32", "h": "*fp32"}
+    single |= {name: "*fp32" for name in ("highest", "total", "grams", "squares", "matrix")}
+    single |= {"offsets": "*fp32", "factor": "fp32", "margin": "fp32"}
+    sizes = {"d": 1, "steps": 1, "stride": 1, "CENTRE": True, "ROWS": 16, "HINGE": False}
+    sizes |= {"COLUMNS": dispersive.COLUMNS, "DEPTH": dispersive.DEPTH}
+    sizes |= {"OWNED": dispersive.OWNED, "SIDE": dispersive.SIDES[1]}
+    for kernel in (
+        dispersive.gram_kernel,
+        dispersive.few_backward_kernel,
+        dispersive.many_forward_kernel,
+        dispersive.many_backward_kernel,
+    ):
+        compiled(kernel, 90, single, sizes, num_warps=4)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_dispersive_compiles_and_spills_nothing(target: int, tmp_path: Path) -> None:
     single = {name: "*fp32" for name in ("grams", "squares", "matrix", "offsets", "x", "norms")}

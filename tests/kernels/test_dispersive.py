@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from kernels import dispersive_loss, dispersive_loss_reference
+from kernels import dispersive_loss, dispersive_loss_reference, pairs
 from kernels.dispersive import VARIANTS
+from kernels.pairs import Options
 
 INFONCE = VARIANTS[:2]
 
@@ -168,6 +169,27 @@ def test_compiles_exports_and_autocasts(n: int) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss, gradient = both(lambda x: dispersive_loss(x @ torch.eye(8)), h)
     assert loss.dtype == torch.float32 and gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_constants_are_made_on_the_device(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetched from the host they stall a GPU and cannot be captured in a CUDA graph."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a constant comes from the host")
+
+    monkeypatch.setattr(Tensor, "new_tensor", refuse)
+    monkeypatch.setattr(torch, "tensor", refuse)
+    for n in (6, 70):
+        h = torch.empty(n, 8, device="meta")
+        options = Options(variant, 0.8, 1.0, True, True, 1e-8)
+        if n <= pairs.FEW:
+            loss, matrix = pairs.few_forward(h, options)
+            gradient = pairs.few_backward(torch.ones_like(loss), h, matrix, options)
+        else:
+            loss = pairs.many_forward(h, options)
+            gradient = pairs.many_backward(torch.ones_like(loss), h, loss, options)
+        assert loss.is_meta and gradient.is_meta and gradient.shape == h.shape
 
 
 MEMORY = """
