@@ -32,7 +32,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot make {target.parent} ({error.strerror}); choose another --out"
+            f"cannot write {target}: {target.parent} is not a folder and cannot be made one "
+            f"({error.strerror}); choose another --out"
         ) from error
     try:
         yield beside
