@@ -57,6 +57,7 @@ def serve(
     gate.port = listener.getsockname()[1]
     config = uvicorn.Config(
         make_app(live, gate, player),
+        log_config=None,  # its own would close the handlers of the whole process
         log_level="warning",
         access_log=False,  # it would write the token down
         lifespan="off",

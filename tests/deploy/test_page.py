@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import logging
 import shutil
 import struct
 import threading
@@ -561,3 +563,16 @@ def test_two_streams_by_keyboard_on_a_phone(browser: Any, fake: Any, numbered: P
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         run.stop()
+
+
+def test_the_program_keeps_its_logging(live: Live) -> None:
+    class Handler(logging.StreamHandler):  # type: ignore[type-arg]
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    closed: list[logging.Handler] = []
+    handler = Handler(io.StringIO())
+    with serve(live, "127.0.0.1:0"):
+        assert closed == []
+    handler.close()
