@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +20,6 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # run as a script, from any folder
     sys.path.insert(0, str(ROOT))
 
-from medisseg import cli  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import replacing  # noqa: E402
 
@@ -149,10 +150,21 @@ def packaged() -> tuple[Path, float]:
 
 
 def medisseg(*arguments: str) -> None:
-    """Run one ``medisseg`` command as a user would."""
-    code = cli.main(arguments)
+    """Run one ``medisseg`` command as a user would: in a process of its own, whose threads and
+    memory are gone when the next begins."""
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medisseg", *arguments], env={**os.environ, "PYTHONPATH": paths}
+    )
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it was told as well, and leaves its folder in order
+        raise
+    if code == 130:
+        raise KeyboardInterrupt
     if code:
-        raise UserError(f"medisseg {arguments[0]} ended with exit code {code}")
+        raise UserError(f"medisseg {arguments[0]} ended with exit code {code}; its reason is above")
 
 
 def train(data: Path, config: str, out: Path) -> None:

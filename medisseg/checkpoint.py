@@ -184,6 +184,18 @@ def load_checkpoint(path_or_name: str | Path, device: Any = "cpu") -> Network:
     return model.to(device).eval()
 
 
+def load_network(model: Network, path_or_name: str | Path) -> None:
+    """Copy a checkpoint's weights into a network of the same architecture, to train it further."""
+    theirs, ours = read_header(path_or_name), model.info
+    for what in ("architecture", "stage", "classes", "options"):
+        if getattr(theirs, what) != getattr(ours, what):
+            raise UserError(
+                f"{path_or_name} has {what} {getattr(theirs, what)!r}, the network to train "
+                f"{getattr(ours, what)!r}; give both the same"
+            )
+    fill(model, read_state(path_or_name), str(path_or_name))
+
+
 def load_encoder(model: Network, path_or_name: str | Path) -> None:
     """Copy the encoder of a checkpoint, usually of Stage I, into a network of the same encoder."""
     info = read_header(path_or_name)

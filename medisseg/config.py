@@ -131,6 +131,7 @@ class TrainConfig:
         stages: (1, 2), (1,) or (2,); stage 2 alone needs ``stage_one`` or starts from the
             encoder's own weights.
         stage_one: Checkpoint whose encoder stage 2 starts from when stage 1 is not run.
+        start_from: Checkpoint (or name) whose whole network stage 2 goes on from: fine-tuning.
         second_view: Stage 1's second view of an image is the first after this change.
         preset: Architecture, ``create_model``'s first argument; ``options`` its others.
         encoder_weights: "imagenet" (packaged), the path of a weights file, or None.
@@ -145,6 +146,7 @@ class TrainConfig:
     seed: int = 0
     stages: tuple[int, ...] = (1, 2)
     stage_one: str | None = None
+    start_from: str | None = None
     preset: str = "medisseg-r50"
     classes: int = 1
     labels: str = "auto"
@@ -166,6 +168,10 @@ class TrainConfig:
         require(
             self.stages in ((1,), (2,), (1, 2)),
             f"stages is {self.stages}; expected [1, 2], [1] or [2]",
+        )
+        require(
+            self.start_from is None or self.stages == (2,),
+            f"start_from goes with stages=[2], got stages={list(self.stages)}",
         )
         require(self.classes >= 1, f"classes is {self.classes}; expected >= 1")
         require(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from medisseg.config import TrainConfig, load_config
 
@@ -47,9 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train what the arguments say."""
-    # Read when PyTorch is imported. Threads that wait by spinning take the cores from the threads
-    # they wait for: on 2 cores shared with other work a step took 8 to 12 s, without it 3.5 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = read_config(args)
     if args.study:
         from medisseg.training.studies import parse_seeds, run_study

@@ -255,6 +255,7 @@ class SegmentationModule(LightningModule):
                 for (encoder, decays), parameters in groups.items()
             ],
             lr=stage.lr,
+            fused=self.config.hardware.precision != "fp16",  # whose gradients are scaled: clipping
         )
 
     # State that a resumed run needs beside weights and optimiser

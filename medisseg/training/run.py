@@ -21,7 +21,7 @@ import torch
 import yaml
 from torch import nn
 
-from medisseg.checkpoint import Checkpoint
+from medisseg.checkpoint import Checkpoint, load_network
 from medisseg.config import TrainConfig, save_config
 from medisseg.errors import UserError
 from medisseg.files import replacing
@@ -130,7 +130,7 @@ def run_stage(
 
 
 def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Checkpoint]:
-    """Return the stage's network, its encoder from stage 1 where there is one, and its header."""
+    """Return the stage's network, its weights from what came before, and its header."""
     import dataclasses
 
     from medisseg import create_model
@@ -143,6 +143,8 @@ def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Check
         encoder_weights=config.encoder_weights,
         **config.options,
     )
+    if config.start_from is not None:
+        load_network(network, config.start_from)
     before = config.stage_one if 1 not in config.stages else out / "stage1" / "best.safetensors"
     if number == 2 and before is not None:
         network.load_encoder_from(before)

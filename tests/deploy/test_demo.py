@@ -59,3 +59,14 @@ def test_a_video_alone_goes_through_the_packaged_checkpoint(tmp_path: Path) -> N
     assert demo.sources(args) == (None, Path("exam.mp4"), None)
     checkpoint, dice = demo.packaged()
     assert checkpoint.name == "edge-kvasir.safetensors" and 0.8 < dice < 1
+
+
+def test_a_command_that_fails_ends_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    demo.medisseg("--version")
+    with pytest.raises(UserError, match="medisseg evaluate ended with exit code 2"):
+        demo.evaluate(tmp_path / "absent.safetensors", tmp_path, tmp_path / "out")
+    told = capfd.readouterr()
+    assert told.out.startswith("medisseg ") and told.err.startswith("error: ")

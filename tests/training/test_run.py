@@ -83,6 +83,23 @@ def test_both_stages_leave_a_whole_run_folder(blobs: Path, tmp_path: Path) -> No
     assert sorted(sum(names, [])) == sorted(str(index) for index in range(12))
 
 
+def test_a_trained_network_is_trained_further(blobs: Path, tmp_path: Path) -> None:
+    from medisseg.checkpoint import read_state
+    from medisseg.training.run import train
+
+    best = train(tiny(blobs, tmp_path / "first", "stages=[2]"))
+    further = ("stages=[2]", f"start_from={best}")
+    still = train(tiny(blobs, tmp_path / "still", *further, "epochs=1", "lr=1e-12", "ema=0.9"))
+    before, after = read_state(best), read_state(still)
+    for name, weights in before.items():
+        if weights.ndim == 4:
+            np.testing.assert_allclose(after[name], weights, atol=1e-6)
+    with pytest.raises(UserError, match="has options .*; give both the same"):
+        train(tiny(blobs, tmp_path / "other", *further, "options.activation=relu"))
+    with pytest.raises(UserError, match="start_from goes with stages="):
+        tiny(blobs, tmp_path / "both", f"start_from={best}")
+
+
 def test_a_killed_run_goes_on_with_the_same_curve(blobs: Path, tmp_path: Path) -> None:
     from medisseg.training.run import train
 
