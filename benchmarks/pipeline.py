@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ SLOW_MS = 100.0  # one inference of the slow model: 2.5 intervals of the video
 
 
 class Shared:
-    """One engine for all: closing it is its owner's.
+    """One engine for all, in a thread of its own as the runner has it (``deploy.guard`` says why).
 
     With ``takes_ms`` it answers a fixed square after so many milliseconds instead.
     """
 
-    def __init__(self, engine: Any, takes_ms: float | None = None) -> None:
-        self._engine, self._takes_ms = engine, takes_ms
+    def __init__(self, engine: Any, thread: Executor, takes_ms: float | None = None) -> None:
+        self._engine, self._thread, self._takes_ms = engine, thread, takes_ms
         self._square = np.full((1, engine.classes, 64, 64), -6, np.float32)
         self._square[:, -1, 20:40, 20:40] = 6
 
@@ -50,13 +51,17 @@ class Shared:
     def infer(self, batch: Any) -> Any:
         """Return logits float32 [N, K, h, w]."""
         if self._takes_ms is None:
-            return self._engine.infer(batch)
+            return self._thread.submit(self._engine.infer, batch).result()
         if self._takes_ms:
             time.sleep(self._takes_ms / 1e3)
         return self._square.repeat(len(batch), axis=0)
 
+    def costing(self, takes_ms: float) -> Shared:
+        """Return one that answers a fixed square after so many milliseconds."""
+        return Shared(self._engine, self._thread, takes_ms)
+
     def close(self) -> None:
-        """Leave the engine open."""
+        """Leave the engine open: closing it is its owner's."""
 
 
 class Measured(Pipeline):
@@ -76,7 +81,7 @@ class Measured(Pipeline):
             self.usage.stop()
 
 
-def run_runner(engine: Any, *words: object) -> Measured:
+def run_runner(engine: Shared, *words: object) -> Measured:
     """Run the runner as its command does, and return its pipeline."""
     kept: list[Measured] = []
 
@@ -115,7 +120,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {f"p{p}": float(np.percentile(values, p)) for p in (50, 95, 99)}
 
 
-def alone(engine: Any, frames: int) -> Row:
+def alone(engine: Shared, frames: int) -> Row:
     """Only the engine, one frame after the other."""
     batch = engine.convention.preprocess(picture(0))[None]
     usage, times = Usage(), []
@@ -128,7 +133,7 @@ def alone(engine: Any, frames: int) -> Row:
     return row("engine alone", frames, usage, percentiles(times))
 
 
-def by_loop(engine: Any, video: Path, frames: int, out: Path | None) -> Row:
+def by_loop(engine: Shared, video: Path, frames: int, out: Path | None) -> Row:
     """The loop over a file."""
     usage = Usage()
     usage.start()
@@ -139,21 +144,25 @@ def by_loop(engine: Any, video: Path, frames: int, out: Path | None) -> Row:
     )
 
 
-def by_runner(engine: Any, video: Path, frames: int, out: Path | None) -> Row:
-    """The runner over a file: overlay, raw video, results and accounts, or nothing."""
-    pipeline = run_runner(engine, video, *(["--out", out] if out else []))
-    case = f"runner, {'overlay, raw and results' if out else 'nothing'} written"
+def by_runner(
+    engine: Shared, video: Path, frames: int, out: Path | None, record: str = "both"
+) -> Row:
+    """The runner over a file: videos, results and accounts, or nothing."""
+    pipeline = run_runner(engine, video, "--record", record, *(["--out", out] if out else []))
+    videos = "overlay, raw" if record == "both" else record
+    case = f"runner, {f'{videos} and results' if out else 'nothing'} written"
     stream = pipeline.streams[0]
     return row(case, frames, pipeline.usage, stream.timing.latency_summary())
 
 
-def measure_runs(engine: Any, video: Path, frames: int, turns: int, folder: Path) -> list[Row]:
+def measure_runs(engine: Shared, video: Path, frames: int, turns: int, folder: Path) -> list[Row]:
     """Let the ways take turns; medians over the turns, and the runner's cost beside inference."""
     taken: dict[str, list[Row]] = {}
     for turn in range(turns):
         for made in (
             alone(engine, frames),
             by_loop(engine, video, frames, folder / f"loop{turn}.mp4"),
+            by_runner(engine, video, frames, folder / f"overlay{turn}", "overlay"),
             by_runner(engine, video, frames, folder / f"run{turn}"),
             by_loop(engine, video, frames, None),
             by_runner(engine, video, frames, None),
@@ -165,9 +174,9 @@ def measure_runs(engine: Any, video: Path, frames: int, turns: int, folder: Path
     return rows
 
 
-def measure_own(engine: Any, video: Path, frames: int, turns: int, folder: Path) -> list[Row]:
+def measure_own(engine: Shared, video: Path, frames: int, turns: int, folder: Path) -> list[Row]:
     """What each costs by itself: an engine that answers at once and costs nothing."""
-    nothing = Shared(engine, takes_ms=0)
+    nothing = engine.costing(0)
     taken: dict[str, list[Row]] = {}
     for turn in range(turns):
         for out in (True, False):
@@ -189,13 +198,13 @@ def middle(rows: list[Row]) -> Row:
     }
 
 
-def measure_slow(engine: Any, video: Path, folder: Path) -> list[Row]:
+def measure_slow(engine: Shared, video: Path, folder: Path) -> list[Row]:
     """A model of 100 ms at 25 frames a second: what a person sees grow, and what not."""
-    slow, rows = Shared(engine, takes_ms=SLOW_MS), []
+    slow, rows = engine.costing(SLOW_MS), []
     most = len_of(video)
     latency = {"loop": loop(video, slow.infer, engine.convention, None, True, most)}
     out = folder / "slow"
-    run_runner(slow, video, "--realtime", "--no-record", "--out", out)
+    run_runner(slow, video, "--realtime", "--record", "none", "--out", out)
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     latency["runner"] = [line["latency_ms"] for line in lines if line["outcome"] == "processed"]
     for case, values in latency.items():
@@ -224,7 +233,7 @@ def len_of(video: Path) -> int:
         return container.streams.video[0].frames
 
 
-def measure_streams(engine: Any, video: Path, frames: int, turns: int) -> list[Row]:
+def measure_streams(engine: Shared, video: Path, frames: int, turns: int) -> list[Row]:
     """One stream and four, in turns: frames a second over all streams."""
     taken: dict[int, list[Row]] = {1: [], 4: []}
     for _ in range(turns):
@@ -246,9 +255,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with (
         tempfile.TemporaryDirectory() as temporary,
-        load_engine(args.model, args.device, args.backend) as opened,
+        ThreadPoolExecutor(1) as thread,
+        thread.submit(load_engine, args.model, args.device, args.backend).result() as opened,
     ):
-        engine, folder = Shared(opened), Path(temporary)
+        engine, folder = Shared(opened, thread), Path(temporary)
         if args.soak:
             from benchmarks.pipeline_soak import measure_soak
 
@@ -263,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(engine: Any, folder: Path, quick: bool) -> dict[str, list[Row]]:
+def measure(engine: Shared, folder: Path, quick: bool) -> dict[str, list[Row]]:
     """Return all tables but the soak's."""
     frames, turns = (12, 1) if quick else (200, 3)
     video = write_video(folder / "video.mp4", frames)

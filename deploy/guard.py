@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,16 +30,27 @@ class EngineOff(Exception):
 
 
 class _Worker:
-    """One engine in one thread, with at most one batch at a time."""
+    """One engine in one thread, from its opening on, with at most one batch at a time.
 
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
+    OpenMP keeps a pool of threads for every thread that ever computed. With two pools there are
+    more threads than cores, and then each waits asleep: an inference takes twice as long.
+
+    Raises:
+        BaseException: What opening the engine raised.
+    """
+
+    def __init__(self, open_engine: Callable[[], Any]) -> None:
+        self.engine: Any = None
         self.began: float | None = None  # monotonic time of the batch at work
         self._jobs: queue.SimpleQueue[tuple[int, Array] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._number = 0
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        work = partial(self._work, open_engine)
+        self._thread = threading.Thread(target=work, name="engine", daemon=True)
         self._thread.start()
+        _, opened = self._answers.get()
+        if opened is not None:
+            raise opened
 
     def ask(self, batch: Array, wait_s: float) -> Array | Exception | None:
         """Return the answer, the error, or None when there is none within ``wait_s`` seconds."""
@@ -61,14 +73,23 @@ class _Worker:
                     return answer
         return None
 
-    def _work(self) -> None:
+    def _work(self, open_engine: Callable[[], Any]) -> None:
+        try:
+            engine = open_engine()
+            # Compiles, allocates and loads; what it answers is looked at by nobody.
+            engine.infer(np.zeros((1, 3, *engine.convention.size), np.float32))
+        except BaseException as error:  # handed to the thread that waits for the engine
+            self._answers.put((0, error))
+            return
+        self.engine = engine
+        self._answers.put((0, None))
         while (job := self._jobs.get()) is not None:
             number, batch = job
             try:
-                self._answers.put((number, self.engine.infer(batch)))
+                self._answers.put((number, engine.infer(batch)))
             except Exception as error:  # handed to the asking thread
                 self._answers.put((number, error))
-        self.engine.close()
+        engine.close()
 
     def stop(self, wait_s: float) -> None:
         """Close the engine once it is idle; wait for that ``wait_s`` seconds at most."""
@@ -100,12 +121,11 @@ class EngineGuard:
         self._ready = threading.Event()
         self.restarts = 0
         self.reason = ""  # why there are no answers now
-        engine = open_engine()
+        self._worker: _Worker | None = _Worker(open_engine)
+        engine = self._worker.engine
         self.convention, self.threshold = engine.convention, engine.threshold
         self.classes, self.max_batch = engine.classes, engine.max_batch
         self.backend, self.name = engine.backend, engine.name
-        self._warm_up(engine)
-        self._worker: _Worker | None = _Worker(engine)
         self._ready.set()
 
     def wait(self) -> bool:
@@ -114,10 +134,6 @@ class EngineGuard:
             if self._closing.is_set() or self.reason.startswith("engine off"):
                 return False
         return True
-
-    def _warm_up(self, engine: Any) -> None:
-        # Compiles, allocates and loads; what it answers is looked at by nobody.
-        engine.infer(np.zeros((1, 3, *self.convention.size), np.float32))
 
     def infer(self, batch: Array) -> Array:
         """Return logits float32 [N, K, h, w].
@@ -175,8 +191,7 @@ class EngineGuard:
             self._restarts.append(now)
             self.restarts += 1
             try:
-                engine = self._open()
-                self._warm_up(engine)
+                worker = _Worker(self._open)
             except Exception as error:  # whatever it is, it is shown, and tried again
                 reason = str(error)
                 self.reason = f"engine off: {reason}"
@@ -185,10 +200,11 @@ class EngineGuard:
                 continue
             with self._lock:
                 if not self._closing.is_set():
-                    self._worker = _Worker(engine)
+                    self._worker = worker
                     self._ready.set()
-            log.warning("engine restarted")
-            return
+                    log.warning("engine restarted")
+                    return
+            worker.stop(10.0)
 
     def close(self) -> None:
         """Close the engine; a hung one is left behind."""

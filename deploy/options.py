@@ -16,6 +16,7 @@ from deploy.live import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
 
 PIXELS = ("rgb24", "bgr24", "yuv420p", "nv12", "gray")
+VIDEOS = ("both", "overlay", "raw", "none")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
 EXAMPLE = """examples:
   python deploy/run.py exam.mp4 --model runs/demo/engine --out runs/exam
@@ -60,7 +61,7 @@ class Options:
     token: str | None = option(None, "token that the live page demands")
     window: str = option("auto", "auto (when there is a display), on, or off")
     metrics: Path | None = option(None, "file kept up to date for Prometheus' textfile collector")
-    record: bool = option(True, "write overlay and raw videos into --out")
+    record: str = option("both", "videos written into --out: " + ", ".join(VIDEOS))
     crf: int = option(20, "quality of the videos, 0 (lossless) to 51", least=0)
     preset: str = option("ultrafast", "x264 preset: " + ", ".join(PRESETS))
     part_s: float = option(600.0, "length of one part of a recording in seconds", least=1)
@@ -76,6 +77,7 @@ class Options:
                 raise UserError(f"{flag(item.name)} is {value}; expected {least} or more")
         for name, allowed in (
             ("window", ("auto", "on", "off")),
+            ("record", VIDEOS),
             ("preset", PRESETS),
             ("input_format", PIXELS),
         ):

@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with closing(RecordedRun(args.run)) as run:
         shown = [entry for entry in run.entries if run.recorded(entry)]
         if not shown:
-            raise UserError(f"{args.run} has no raw video (was it run with --no-record?)")
+            raise UserError(
+                f"{args.run} has no raw video (was it run with --record none or overlay?)"
+            )
         missing = len(run.entries) - len(shown)
         print(f"{len(shown)} frames; {missing} more were dropped or not recorded", file=sys.stderr)
         if args.out is not None:

@@ -136,12 +136,14 @@ def equip(
     """Give a stream its recorders and its score."""
     stream.results = results
     stream.score = Score(truth) if truth else None
-    if folder is None or not options.record:
+    if folder is None:
         return
     number = f"-{stream.index + 1}" if len(options.sources) > 1 else ""
     more = (options.crf, options.preset, options.part_s, options.min_free_mb * 1e6)
-    stream.overlay = Recorder(folder, f"overlay{number}", *more)
-    stream.raw = Recorder(folder, f"raw{number}", *more)
+    if options.record in ("both", "overlay"):
+        stream.overlay = Recorder(folder, f"overlay{number}", *more)
+    if options.record in ("both", "raw"):
+        stream.raw = Recorder(folder, f"raw{number}", *more)
 
 
 def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:

@@ -155,8 +155,8 @@ class Stream:
         """Return where the stream stands now, showing ``frame``, and the change of state."""
         state, reason, age, change = self.standing.now()
         judgement = frame.judgement if frame else NOTHING
-        recording = self.overlay is not None and not self.overlay.stopped
-        recording = recording and self.raw is not None and not self.raw.stopped
+        recorders = [part for part in (self.overlay, self.raw) if part]
+        recording = bool(recorders) and not any(part.stopped for part in recorders)
         status = StreamStatus(
             stream=self.index,
             source=self.source.name,

@@ -56,6 +56,23 @@ def test_a_fault_costs_one_answer_and_a_restart(fake: Any, name: str) -> None:
     assert engines[1].closed
 
 
+def test_one_thread_opens_the_engine_and_asks_it(fake: Any) -> None:
+    threads = []
+
+    def note(batch: np.ndarray) -> None:
+        threads.append(threading.current_thread())
+
+    def open_engine() -> Any:
+        threads.append(threading.current_thread())
+        return fake.FakeEngine(note)
+
+    guard = EngineGuard(open_engine)
+    guard.infer(BATCH)
+    guard.close()
+    assert len(threads) == 3 and len(set(threads)) == 1
+    assert threads[0] is not threading.current_thread()
+
+
 def test_at_most_five_restarts_a_minute(fake: Any) -> None:
     opened = []
 

@@ -167,6 +167,16 @@ def test_a_folder_that_cannot_be_written_is_refused(
             run.run(chosen, fake.FakeEngine)
 
 
+@pytest.mark.parametrize("record", ["both", "overlay", "raw", "none"])
+def test_only_the_videos_asked_for_are_written(play: Any, numbered: Path, record: str) -> None:
+    run = play(numbered, "--frames", 5, "--record", record)
+    names = {"both": ["overlay", "raw"], "none": []}.get(record, [record])
+    assert sorted(path.stem for path in run.folder.glob("*.mp4")) == [f"{n}-000" for n in names]
+    for kind in ("overlay", "raw"):
+        expected = list(range(5)) if kind in names else [None] * 5
+        assert [line[kind] for line in run.lines] == expected
+
+
 def test_an_old_run_is_never_written_over(play: Any, numbered: Path, fake: Any) -> None:
     from deploy import options, run
     from medisseg.errors import UserError

@@ -214,7 +214,7 @@ def test_a_wrong_word_is_one_line(run: Any, words: list[str], message: str) -> N
 
 
 def test_without_a_raw_video_there_is_nothing_to_show(play: Any, numbered: Path) -> None:
-    folder = play(numbered, "--frames", 5, "--no-record").folder
+    folder = play(numbered, "--frames", 5, "--record", "none").folder
     with pytest.raises(UserError, match="has no raw video"):
         replay.main([str(folder)])
 
@@ -273,8 +273,8 @@ def test_runs_of_different_sources_are_not_compared(
     other = play(lab.write_video(tmp_path / "other.mp4", frames)).folder
     slower = play(lab.write_video(tmp_path / "slow.mp4", frames, fps=20)).folder
     two = play(numbered, numbered, "--frames", 5).folder
-    bare = play(numbered, "--frames", 5, "--no-record").folder
-    unlike = play(tmp_path / "other.mp4", "--frames", 5, "--no-record").folder
+    bare = play(numbered, "--frames", 5, "--record", "none").folder
+    unlike = play(tmp_path / "other.mp4", "--frames", 5, "--record", "none").folder
     for a, b, message in (
         (whole, other, "different sources: frame 0 shows another picture in"),
         (whole, slower, "different sources: frame 1 came at 0.040 s in"),
