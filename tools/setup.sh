@@ -32,12 +32,12 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 explain() { # what pip printed -> the one line that helps
-  tail -n 12 "$log" >&2
   if grep -q "No space left" "$log"; then
     fail "the disk is full; free $needed_mb MB and repeat"
   elif grep -qE "NewConnectionError|NameResolutionError|ProxyError|ReadTimeout|No matching distribution" "$log"; then
     fail "packages could not be fetched; check the network, or install from a folder of wheels (docs/install.md)"
   fi
+  tail -n 12 "$log" >&2
   fail "$1 could not be installed; the lines above say why"
 }
 install() {
