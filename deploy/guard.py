@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from deploy.placement import ask, finite
 
 log = logging.getLogger(__name__)
 RESTARTS_PER_MINUTE = 5
-Array = npt.NDArray[np.float32]
 
 
 class EngineOff(Exception):
@@ -42,7 +42,7 @@ class _Worker:
     def __init__(self, open_engine: Callable[[], Any]) -> None:
         self.engine: Any = None
         self.began: float | None = None  # monotonic time of the batch at work
-        self._jobs: queue.SimpleQueue[tuple[int, Array] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._number = 0
         work = partial(self._work, open_engine)
@@ -52,14 +52,14 @@ class _Worker:
         if opened is not None:
             raise opened
 
-    def ask(self, batch: Array, wait_s: float) -> Array | Exception | None:
+    def ask(self, batch: Any, wait_s: float) -> Any:
         """Return the answer, the error, or None when there is none within ``wait_s`` seconds."""
         self._number += 1
         self.began = time.monotonic()
         self._jobs.put((self._number, batch))
         return self.answer(wait_s)
 
-    def answer(self, wait_s: float) -> Array | Exception | None:
+    def answer(self, wait_s: float) -> Any:
         """Wait for the answer to the newest batch."""
         deadline = time.monotonic() + wait_s
         with contextlib.suppress(queue.Empty):
@@ -86,7 +86,7 @@ class _Worker:
         while (job := self._jobs.get()) is not None:
             number, batch = job
             try:
-                self._answers.put((number, engine.infer(batch)))
+                self._answers.put((number, ask(engine, batch)))
             except Exception as error:  # handed to the asking thread
                 self._answers.put((number, error))
         engine.close()
@@ -126,6 +126,7 @@ class EngineGuard:
         self.convention, self.threshold = engine.convention, engine.threshold
         self.classes, self.max_batch = engine.classes, engine.max_batch
         self.backend, self.name = engine.backend, engine.name
+        self.device = getattr(engine, "device", "cpu")
         self._ready.set()
 
     def wait(self) -> bool:
@@ -135,8 +136,8 @@ class EngineGuard:
                 return False
         return True
 
-    def infer(self, batch: Array) -> Array:
-        """Return logits float32 [N, K, h, w].
+    def infer(self, batch: Any) -> Any:
+        """Return logits float32 [N, K, h, w]: an array, or a tensor of a batch on the GPU.
 
         Raises:
             EngineOff: No answer for this batch.
@@ -160,7 +161,7 @@ class EngineGuard:
             self._replace(worker, fault)
             raise EngineOff(self.reason)
         self.reason = ""
-        return answer  # type: ignore[return-value]
+        return answer
 
     def _fault(self, answer: Any, length: int) -> str:
         if isinstance(answer, Exception):
@@ -168,8 +169,7 @@ class EngineGuard:
         expected = (length, self.classes)
         if answer.ndim != 4 or answer.shape[:2] != expected:
             return f"answer of shape {list(answer.shape)}; expected {[*expected, 'h', 'w']}"
-        # A sum is finite only when every logit is; float64, so that large ones do not overflow it.
-        return "" if np.isfinite(answer.sum(dtype=np.float64)) else "answer is not finite"
+        return "" if finite(answer) else "answer is not finite"
 
     def _replace(self, worker: _Worker, reason: str) -> None:
         with self._lock:

@@ -30,6 +30,7 @@ from deploy.live import Live
 from deploy.options import Options
 from deploy.outputs import Outputs
 from deploy.pictures import to_rgb
+from deploy.placement import OnCPU, choose
 from deploy.quality import GOOD, QualityGate
 from deploy.results import Results
 from deploy.sources import Arrival
@@ -66,6 +67,7 @@ class Pipeline:
         self.books = Books(streams, guard, live, results)
         self.outputs = Outputs(self.books, live, options, results is not None)
         self.stopping = threading.Event()
+        self.place = choose(guard)
         self._gate = QualityGate() if options.quality else None
         self._expected_ms = 0.0  # smoothed time of one inference
         self._warm_up()
@@ -74,11 +76,9 @@ class Pipeline:
         """Load the libraries that the stages use, before the first frame waits for them."""
         import cv2  # noqa: F401
 
-        from kernels.frames import postprocess
-
         empty = np.zeros((16, 16, 3), np.uint8)
-        self.guard.convention.preprocess(empty)
-        draw_mask(empty, postprocess(np.zeros((1, 16, 16), np.float32), (16, 16)).mask, 0.5)
+        OnCPU(self.guard.convention).prepare(empty)
+        draw_mask(empty, np.zeros((16, 16), np.uint8), 0.5)
         draw_tag(empty, "font")  # OpenCV loads it at the first word: 0.1 s
 
     def start(self) -> None:
@@ -185,7 +185,7 @@ class Pipeline:
             if self._gate is not None:
                 frame.quality = "corrupt" if frame.error else self._gate(frame.rgb)
             if frame.quality == GOOD:
-                frame.input = self.guard.convention.preprocess(frame.rgb)
+                frame.input = self.place.prepare(frame.rgb)
         return frames
 
     def infer(self, frames: list[Frame]) -> list[Frame]:
@@ -195,7 +195,7 @@ class Pipeline:
         if not asked:
             return frames
         inputs = [frame.input for frame in asked if frame.input is not None]
-        batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+        batch = self.place.stack(inputs)
         began = time.perf_counter()
         try:
             try:
@@ -228,15 +228,10 @@ class Pipeline:
 
     def postprocess(self, frames: list[Frame]) -> list[Frame]:
         """Turn logits into a mask at the frame's size."""
-        from kernels.frames import postprocess
-
         for frame in frames:
             if frame.logits is not None:
-                frame.mask = postprocess(
-                    frame.logits,
-                    frame.size,
-                    frame.settings.threshold,
-                    resize=self.guard.convention.resize,
+                frame.mask, frame.logits = self.place.finish(
+                    frame.logits, frame.size, frame.settings.threshold
                 )
         return frames
 

@@ -54,8 +54,8 @@ class Frame:
     rgb: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
     quality: str = GOOD
     off: str = ""
-    input: npt.NDArray[np.float32] | None = None
-    logits: npt.NDArray[np.float32] | None = None
+    input: Any = None  # float32 [3, h, w], and logits [K, h, w]: arrays, or tensors on the GPU
+    logits: Any = None
     mask: Mask | None = None
     shown_mask: npt.NDArray[np.uint8] | None = None
     confidence: float = 0.0

@@ -53,8 +53,11 @@ class InputConvention:
         if len(self.size) != 2 or any(side < 16 or side % 16 for side in self.size):
             raise ValueError(f"size is {self.size}; expected (height, width), multiples of 16")
 
-    def preprocess(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn a uint8 RGB image [H, W, 3] into the network's input, float32 [3, h, w]."""
+    def preprocess(self, image: Any) -> Any:
+        """Turn a uint8 RGB image [H, W, 3] into the network's input, float32 [3, h, w].
+
+        A tensor on a GPU gives one there, on PyTorch's current stream.
+        """
         from kernels import frames
 
         # The kernel reads its frame in the order that ``layout`` names and writes RGB.
@@ -68,7 +71,10 @@ class InputConvention:
             layout="RGB",
             resize=self.resize,
         )
-        return np.ascontiguousarray(pixels[::-1]) if swap else pixels
+        if not swap:
+            return pixels
+        array = isinstance(pixels, np.ndarray)
+        return np.ascontiguousarray(pixels[::-1]) if array else pixels.flip(0)
 
     def restore(
         self, logits: npt.NDArray[np.float32], frame_size: tuple[int, int]
