@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,16 @@ def _error(wanted: Array, given: Array) -> float:
     return float(np.sqrt(np.mean((wanted.astype(np.float64) - given) ** 2))) / scale
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def quantized(graph: onnx.ModelProto, calibration: Sequence[Array]) -> onnx.ModelProto:
     """Return the graph with Q/DQ around its convolutions, calibrated on real frames.
 
@@ -168,22 +179,24 @@ def quantized(graph: onnx.ModelProto, calibration: Sequence[Array]) -> onnx.Mode
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(graph, source)
-        q.quantize_static(
-            str(source),
-            str(target),
-            Frames(),
-            quant_format=q.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            per_channel=True,
-            activation_type=q.QuantType.QInt8,
-            weight_type=q.QuantType.QInt8,
-            nodes_to_exclude=thin,
-            calibrate_method=q.CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "QuantizeBias": False,  # TensorRT has no int32 DequantizeLinear
-                "CalibMovingAverage": True,
-            },
-        )
+        # It recommends the folding and the shapes that our graphs come with.
+        with _without_warnings():
+            q.quantize_static(
+                str(source),
+                str(target),
+                Frames(),
+                quant_format=q.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv"],
+                per_channel=True,
+                activation_type=q.QuantType.QInt8,
+                weight_type=q.QuantType.QInt8,
+                nodes_to_exclude=thin,
+                calibrate_method=q.CalibrationMethod.MinMax,
+                extra_options={
+                    "ActivationSymmetric": True,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": False,  # TensorRT has no int32 DequantizeLinear
+                    "CalibMovingAverage": True,
+                },
+            )
         return onnx.load(target)
