@@ -241,6 +241,8 @@ def rows(name: str, model: Network, options: argparse.Namespace) -> Iterator[dic
             exact = model(torch.from_numpy(images[:1])).numpy()
         both = cases(model, traits, options), tensorrt_cases(model, traits, options)
         for case in itertools.chain(*both):
+            if case.precision not in options.precision:
+                continue
             about = {"network": name, "backend": case.backend, "precision": case.precision}
             about["size"] = text
             try:
@@ -296,6 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--checkpoint", help="file or name, instead of --preset")
     add("--size", nargs="+", default=["256x256", "352x352"], metavar="HxW")
     add("--batch", nargs="+", type=int, default=[1, 4])
+    add("--precision", nargs="+", choices=tuple(BYTES), default=list(BYTES))
     add("--seconds", type=float, default=5.0, help="time a case is measured for")
     add("--threads", type=int, help="CPU threads; default all cores")
     add("--no-peer", action="store_true", help="leave the straightforward export out")

@@ -42,6 +42,7 @@ PROTOCOLS = {
     "paper": "the epoch is the best one on the images that are reported, as in the papers",
     "held-out": "a part of the training images chooses the epoch; the reported images, or a data "
     "set never trained on, are measured once",
+    "fixed": "the last epoch of a schedule fixed beforehand is reported; no image chooses an epoch",
 }
 
 

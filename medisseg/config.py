@@ -29,6 +29,7 @@ OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 LABELS = ("auto", "classes")
+EPOCHS = ("best", "last")
 PLACEMENTS = ("early", "middle", "late", "all")
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance", "published")
 GRANULARITIES = ("image", "pixel")
@@ -105,7 +106,10 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """Where and how the steps are computed; free to differ when a run is resumed."""
+    """Where and how the steps are computed; free to differ when a run is resumed.
+
+    ``store_seconds``: least time between two writings of a run's state, which a killed run loses.
+    """
 
     device: str = "auto"
     precision: str = "fp32"
@@ -113,11 +117,14 @@ class HardwareConfig:
     channels_last: bool = True
     threads: int = 0
     progress: bool = True
+    store_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda"))
         require(self.threads >= 0, f"threads is {self.threads}; expected >= 0 (0: as it is)")
+        seconds = self.store_seconds
+        require(seconds >= 0, f"store_seconds is {seconds}; expected >= 0 (0: every epoch)")
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,8 @@ class TrainConfig:
         stages: (1, 2), (1,) or (2,); stage 2 alone needs ``stage_one`` or starts from the
             encoder's own weights.
         stage_one: Checkpoint whose encoder stage 2 starts from when stage 1 is not run.
+        stage_one_epoch: Epoch of stage 1 that stage 2 starts from: "best" on the validation
+            images, or "last"; then they have chosen nothing in stage 2's last epoch.
         start_from: Checkpoint (or name) whose whole network stage 2 goes on from: fine-tuning.
         second_view: Stage 1's second view of an image is the first after this change.
         preset: Architecture, ``create_model``'s first argument; ``options`` its others.
@@ -146,6 +155,7 @@ class TrainConfig:
     seed: int = 0
     stages: tuple[int, ...] = (1, 2)
     stage_one: str | None = None
+    stage_one_epoch: str = "best"
     start_from: str | None = None
     preset: str = "medisseg-r50"
     classes: int = 1
@@ -165,6 +175,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of("labels", self.labels, LABELS)
+        one_of("stage_one_epoch", self.stage_one_epoch, EPOCHS)
         require(
             self.stages in ((1,), (2,), (1, 2)),
             f"stages is {self.stages}; expected [1, 2], [1] or [2]",

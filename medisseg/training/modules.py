@@ -22,6 +22,7 @@ from medisseg.training.batches import Data, train_batches, validation_batches
 
 # First element of a key of random numbers, so that no two uses share their draws.
 ORDER, GEOMETRY, COLOR, SECOND_VIEW, SIZE = range(5)
+Pairs = tuple[tuple[list[Tensor], list[Tensor]], ...]
 
 
 class SegmentationModule(LightningModule):
@@ -52,6 +53,7 @@ class SegmentationModule(LightningModule):
         self.config, self.number, self.data, self.budget = config, number, data, budget
         self.stage: StageConfig = config.stage(number)
         self.ema = _frozen_copy(network) if self.stage.ema else None
+        self._pairs: Pairs | None = None
         self.elapsed = 0.0
         self.validation_seconds = 0.0
         self._steps = 0
@@ -165,7 +167,8 @@ class SegmentationModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Average the weights, and stop the stage where its time is over."""
         if self.ema is not None:
-            _average(self.ema, self.network, self.stage.ema, self.global_step)
+            self._pairs = self._pairs or _pairs(self.ema, self.network)
+            _average(self._pairs, self.stage.ema, self.global_step)
         self._tick()
         self._steps += 1
         if self.budget and self.elapsed + self._reserve() >= self.budget:
@@ -309,14 +312,18 @@ def _frozen_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
+def _pairs(average: nn.Module, network: nn.Module) -> Pairs:
+    """Return the averaged and the network's tensors: those to average, then those to copy."""
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    floating = [pair for pair in pairs if pair[0].is_floating_point()]
+    counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+    return tuple(([a for a, _ in some], [b for _, b in some]) for some in (floating, counts))
+
+
 @torch.no_grad()
-def _average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+def _average(pairs: Pairs, decay: float, step: int) -> None:
     """Move the averaged weights towards the network's; early steps count more, or the first
     weights would weigh for 1 / (1 - decay) steps."""
-    keep = min(decay, (1 + step) / (10 + step))
-    pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
-    for old, new in pairs:
-        if old.dtype.is_floating_point:
-            old.lerp_(new.to(old.dtype), 1 - keep)
-        else:
-            old.copy_(new)
+    (averages, weights), (old, new) = pairs
+    torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + step) / (10 + step)))
+    torch._foreach_copy_(old, new)

@@ -42,13 +42,11 @@ def curves(history: list[dict[str, float]], path: Path) -> None:
 
 
 @torch.no_grad()
-def samples(network: nn.Module, arrays: Arrays, config: TrainConfig, path: Path) -> None:
-    """Draw a few validation images beside truth and prediction, as PNG.
+def samples(network: nn.Module, arrays: Arrays, config: TrainConfig) -> np.ndarray:
+    """Return a few validation images above truth and prediction, uint8 RGB [2 H, few W, 3].
 
     Truth and prediction in one picture: white where both agree, blue missed, orange false.
     """
-    from PIL import Image
-
     chosen = np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int).tolist()
     batch = arrays[chosen]
     device = next(network.parameters()).device
@@ -61,7 +59,7 @@ def samples(network: nn.Module, arrays: Arrays, config: TrainConfig, path: Path)
         np.concatenate([image.permute(1, 2, 0).numpy(), compare(truth, found)], axis=0)
         for image, truth, found in zip(batch["image"], batch["mask"], predicted, strict=True)
     ]
-    Image.fromarray(np.concatenate(rows, axis=1)).save(path, format="PNG")
+    return np.concatenate(rows, axis=1)
 
 
 def labels(logits: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What a stage leaves in its folder: curves, checkpoints, pictures, and the state to resume from.
 
-Written at the end of every validated epoch, each file whole or not at all, the resume state last:
-a run killed at any moment continues from the last epoch that is complete.
+Written at the end of an epoch, at most every ``store_seconds``, each file whole or not at all, the
+resume state last: a run killed at any moment continues from the epoch that was written last.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 import medisseg
 from medisseg.checkpoint import Checkpoint, save_checkpoint
@@ -35,12 +37,23 @@ class Recorder(Callback):
         folder: The stage's folder.
         info: Header of the checkpoints; the validation metrics are filled in.
         say: Prints one line for the user.
+        store_seconds: Least time between two writings.
     """
 
-    def __init__(self, folder: Path, info: Checkpoint, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        info: Checkpoint,
+        say: Callable[[str], None],
+        store_seconds: float = 0.0,
+    ) -> None:
         self.folder, self.info, self.say = folder, info, say
+        self.store_seconds = store_seconds
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
+        self._stored = -math.inf
+        self._unwritten: dict[str, tuple[dict[str, Tensor], dict[str, float]]] = {}
+        self._samples: np.ndarray | None = None
         self._start = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,10 +82,28 @@ class Recorder(Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics(row, step=int(row["epoch"]))
         if trainer.is_global_zero:
-            self._store(pl_module, improved)
+            self._keep(pl_module, improved)
             self._tell(row, pl_module, improved)
+        if not self._due(trainer):
+            return
+        if trainer.is_global_zero:
+            self._store()
         with replacing(self.folder / RESUME) if trainer.is_global_zero else _nowhere() as beside:
             trainer.save_checkpoint(beside)
+        self._stored = time.monotonic()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Write the complete epochs that only memory holds."""
+        if trainer.is_global_zero and self._unwritten:
+            self._store()
+
+    def _due(self, trainer: Trainer) -> bool:
+        """Whether every process writes now: the stage ends, or long enough ago."""
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        due = ends or time.monotonic() - self._stored >= self.store_seconds
+        return trainer.strategy.broadcast(due)
 
     def _row(self, trainer: Trainer, module: SegmentationModule) -> dict[str, float]:
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
@@ -85,22 +116,29 @@ class Recorder(Callback):
         row["seconds"] = round(time.monotonic() - self._start, 2)
         return row
 
-    def _store(self, module: SegmentationModule, improved: bool) -> None:
+    def _keep(self, module: SegmentationModule, improved: bool) -> None:
+        """Copy an epoch's weights, to be written later."""
         network: nn.Module = module.ema or module.network
+        state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        for name in ("last", "best") if improved else ("last",):
+            self._unwritten[name] = state, self.history[-1]
+        if improved:
+            self._samples = pictures.samples(network, module.data.validation, module.config)
+
+    def _store(self) -> None:
+        from PIL import Image
+
         with replacing(self.folder / "curves.csv") as beside:
             beside.write_text(as_csv(self.history))
         with replacing(self.folder / "curves.png") as beside:
             pictures.curves(self.history, beside)
-        names = ["last", "best"] if improved else ["last"]
-        for name in names:
-            save_checkpoint(
-                self.folder / f"{name}.safetensors",
-                network.state_dict(),
-                with_metrics(self.info, self.history[-1]),
-            )
-        if improved:
+        for name, (state, row) in self._unwritten.items():
+            path = self.folder / f"{name}.safetensors"
+            save_checkpoint(path, state, with_metrics(self.info, row))
+        if "best" in self._unwritten and self._samples is not None:
             with replacing(self.folder / "samples.png") as beside:
-                pictures.samples(network, module.data.validation, module.config, beside)
+                Image.fromarray(self._samples).save(beside, format="PNG")
+        self._unwritten.clear()
 
     def _tell(self, row: dict[str, float], module: SegmentationModule, improved: bool) -> None:
         validation = ""

@@ -107,7 +107,7 @@ def run_stage(
     module = SegmentationModule(network, objective(config, number), config, number, data, seconds)
     if config.hardware.compile:
         module.network.compile()
-    recorder = Recorder(folder, info, say)
+    recorder = Recorder(folder, info, say, config.hardware.store_seconds)
     resume = folder / RESUME
     if resume.is_file():
         say(f"stage {number}: going on after the last complete epoch")
@@ -145,7 +145,8 @@ def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Check
     )
     if config.start_from is not None:
         load_network(network, config.start_from)
-    before = config.stage_one if 1 not in config.stages else out / "stage1" / "best.safetensors"
+    ours = out / "stage1" / f"{config.stage_one_epoch}.safetensors"
+    before = ours if 1 in config.stages else config.stage_one
     if number == 2 and before is not None:
         network.load_encoder_from(before)
     assert network.info is not None
