@@ -108,12 +108,14 @@ class LossConfig:
 class HardwareConfig:
     """Where and how the steps are computed; free to differ when a run is resumed.
 
+    ``cuda_graph``: replay the network's passes as CUDA graphs, for GPUs that wait for launches.
     ``store_seconds``: least time between two writings of a run's state, which a killed run loses.
     """
 
     device: str = "auto"
     precision: str = "fp32"
     compile: bool = False
+    cuda_graph: bool = False
     channels_last: bool = True
     threads: int = 0
     progress: bool = True
@@ -123,6 +125,9 @@ class HardwareConfig:
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda"))
         require(self.threads >= 0, f"threads is {self.threads}; expected >= 0 (0: as it is)")
+        require(
+            not (self.compile and self.cuda_graph), "compile and cuda_graph are both on; choose one"
+        )
         seconds = self.store_seconds
         require(seconds >= 0, f"store_seconds is {seconds}; expected >= 0 (0: every epoch)")
 

@@ -19,9 +19,11 @@ from medisseg.config import StageConfig, TrainConfig
 from medisseg.data import augment
 from medisseg.errors import UserError
 from medisseg.training.batches import Data, train_batches, validation_batches
+from medisseg.training.graphs import GraphedNetwork
 
 # First element of a key of random numbers, so that no two uses share their draws.
 ORDER, GEOMETRY, COLOR, SECOND_VIEW, SIZE = range(5)
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Pairs = tuple[tuple[list[Tensor], list[Tensor]], ...]
 
 
@@ -60,6 +62,9 @@ class SegmentationModule(LightningModule):
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
         self.scores: dict[str, float] = {}
         self.plateau = {"best": -math.inf, "waited": 0, "factor": 1.0}
+        self.graphed: GraphedNetwork | None = None
+        if config.hardware.cuda_graph:
+            self.graphed = GraphedNetwork(network, TYPES[config.hardware.precision])
         if config.hardware.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -140,12 +145,9 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the objective of one batch."""
         target = batch["mask"].long()
-        if self.number == 1:
-            total, parts = self.objective(
-                self.network(batch["input"]), self.network(batch["second"]), target
-            )
-        else:
-            total, parts = self.objective(self.network(batch["input"]), target)
+        views = [batch[name] for name in ("input", "second") if name in batch]
+        outputs = self.graphed(*views) if self.graphed else [self.network(view) for view in views]
+        total, parts = self.objective(*outputs, target)
         if not torch.isfinite(total):
             self._stop_at_nan(total.detach(), parts, batch)
         for name, value in {"loss": total, **parts}.items():
@@ -240,6 +242,16 @@ class SegmentationModule(LightningModule):
         if state["waited"] > self.stage.plateau:
             state.update(waited=0, factor=state["factor"] / 10)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; Lightning's own way refuses fused optimisers under autocast."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser with the encoder's own rate; norms and biases do not decay."""
         groups: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
@@ -258,7 +270,7 @@ class SegmentationModule(LightningModule):
                 for (encoder, decays), parameters in groups.items()
             ],
             lr=stage.lr,
-            fused=self.config.hardware.precision != "fp16",  # whose gradients are scaled: clipping
+            fused=self.config.hardware.precision != "fp16",  # scaled, and clipped unscaled
         )
 
     # State that a resumed run needs beside weights and optimiser

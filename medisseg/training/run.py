@@ -236,6 +236,8 @@ def device(config: TrainConfig) -> dict[str, Any]:
         raise UserError("hardware.device is cuda but PyTorch sees no GPU; use hardware.device=cpu")
     if kind == "cpu" and hardware.precision == "fp16":
         raise UserError("fp16 training needs a GPU; use hardware.precision=bf16 or fp32")
+    if hardware.cuda_graph and (kind == "cpu" or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        raise UserError("hardware.cuda_graph needs one GPU in one process; leave it out")
     names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     return {"accelerator": kind, "precision": names[hardware.precision]}
 

@@ -203,6 +203,18 @@ def test_a_full_disk_is_said_in_one_line(
         train(tiny(blobs, tmp_path / "run"))
 
 
+def test_half_precision_clips_gradients(blobs: Path, tmp_path: Path) -> None:
+    from medisseg.training.run import train
+
+    half = ("stages=[2]", "hardware.precision=bf16", "epochs=3", "optimizer=adamw", "ema=0")
+    train(tiny(blobs, tmp_path / "free", *half, "clip=0"))
+    train(tiny(blobs, tmp_path / "clipped", *half, "clip=1e-9"))
+    free, clipped = (
+        [float(row["train_loss"]) for row in curve(tmp_path / name)] for name in ("free", "clipped")
+    )
+    assert free[0] == pytest.approx(clipped[0], abs=1) and free != clipped
+
+
 def test_patience_ends_a_stage(blobs: Path, tmp_path: Path) -> None:
     from medisseg.training.run import train
 
