@@ -37,7 +37,7 @@ RUNS = ROOT / "benchmarks" / "results" / "runs"
 PAGE = ROOT / "docs" / "results.md"
 FROM_RUN = ("config.yaml", "curves.csv")
 FROM_EVALUATION = ("metrics.json", "per_image.csv", "evaluation.json")
-PLACES = ("data", "out", "stage_one")
+PLACES = ("data", "out", "stage_one", "start_from", "encoder_weights")
 PROTOCOLS = {
     "paper": "the epoch is the best one on the images that are reported, as in the papers",
     "held-out": "a part of the training images chooses the epoch; the reported images, or a data "

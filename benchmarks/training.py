@@ -3,8 +3,9 @@
     python -m benchmarks.training DATA --out FOLDER [--minutes 20] [--device cuda] [--only edge]
 
 DATA holds kvasir-seg/ (and glas/, isic2018-256/ where present). Every run is a process of its
-own: a small network leaves a GPU idle between its launches, several fill it. It is trained,
-evaluated and added to the summaries; called again, what is finished stays and the rest goes on.
+own, trained, evaluated and added to the summaries; called again, what is finished stays and the
+rest goes on. A small network leaves a GPU idle between its launches, so a few run at a time; not
+many, for processes take turns on a GPU: of fourteen on an H200 all crawled.
 
 Two protocols come from one run: its best epoch is the paper's (the reported images choose it), its
 last one is chosen by no image at all. The study's runs have equal, fixed epochs; the others'
@@ -197,12 +198,11 @@ class Runner:
         settings = yaml.safe_load((folder / "config.yaml").read_text())
         weights = Path(settings["encoder_weights"] or "no").name
         start = REDUCED if weights.endswith(".npz") else f"{weights} weights"
-        minutes = settings["budget_minutes"]
-        limit = f"at most {minutes} minutes" if job.share else "equal, fixed epochs"
-        return (
-            f"{'' if job.against else job.label + ': '}{limit} on one {self.device} that several "
-            f"runs shared, {settings['hardware']['precision']}, encoder from {start}."
-        )
+        precision = settings["hardware"]["precision"]
+        how = f"on one {self.device} that several runs shared, {precision}, encoder from {start}."
+        if not job.share:
+            return f"Equal, fixed epochs {how}"
+        return f"{job.label}: at most {settings['budget_minutes']} minutes {how}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--encoder", type=Path, help="weights file of the ResNet-50 encoders")
     made.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the networks")
     made.add_argument("--only", nargs="+", default=[""], help="jobs whose names start so")
-    made.add_argument("--parallel", type=int, default=16, help="runs at a time (default: 16)")
+    made.add_argument("--parallel", type=int, default=3, help="runs at a time (default: 3)")
     made.add_argument(
         "--summaries", type=Path, default=RUNS, help="default: benchmarks/results/runs"
     )

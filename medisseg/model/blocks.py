@@ -96,9 +96,9 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""
-        pooled = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-        average, peak = (self.expand(F.relu(self.reduce(p))) for p in pooled)
-        return x * torch.sigmoid(average + peak)
+        average, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        pooled = torch.cat([average, peak], 2)  # both through the MLP in one launch
+        return x * torch.sigmoid(self.expand(F.relu(self.reduce(pooled))).sum(2, keepdim=True))
 
 
 class SpatialGate(nn.Module):
@@ -147,6 +147,6 @@ class CBAT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""
-        pooled = x.mean((2, 3)), x.amax((2, 3))
-        average, peak = (self.expand(self.act(self.reduce(p))) for p in pooled)
-        return self.spatial(x * torch.sigmoid(average + peak)[:, :, None, None])
+        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
+        both = self.expand(self.act(self.reduce(pooled))).sum(1)
+        return self.spatial(x * torch.sigmoid(both)[:, :, None, None])

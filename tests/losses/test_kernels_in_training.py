@@ -33,12 +33,12 @@ def literal_dispersive(rows: Tensor, variant: str, tau: float, margin: float) ->
     return torch.log(torch.exp(-distance[off].double() / tau).mean() + 1e-8).float()
 
 
-def curve(device: str, steps: int, literal: bool) -> list[float]:
+def curve(device: str, steps: int, literal: bool, batch: int = 2) -> list[float]:
     torch.manual_seed(11)
     model = create_model("edge", encoder_weights="imagenet").to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-4)  # larger steps amplify rounding
     objective = StageTwoObjective()
-    x = torch.randn(2, 3, 128, 128).to(device)
+    x = torch.randn(batch, 3, 128, 128).to(device)
     target = (x.mean(1) > 0.3).long()
     losses = []
     patches = {
@@ -70,6 +70,8 @@ def test_on_a_cpu_the_curve_is_the_same() -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_curve_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch of 8: of 2, BatchNorm amplifies the GPU's own jitter, and two runs of the literal
+    forms are 2e-3 apart after eight steps (of 8: 2e-5; H200)."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    ours, literal = (curve("cuda", 8, form) for form in (False, True))
+    ours, literal = (curve("cuda", 8, form, batch=8) for form in (False, True))
     assert ours == pytest.approx(literal, abs=1e-3)
