@@ -144,3 +144,18 @@ def test_set_up_says_what_is_missing(tmp_path: Path) -> None:
         lines = shown.stderr.strip().splitlines()
         assert shown.returncode == 2 and len(lines) == 1 and says in lines[0]
     assert not (tmp_path / "venv").exists()
+
+
+def test_set_up_goes_on_from_one_that_was_killed(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    (tmp_path / "no-wheels").mkdir()
+    offline = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path / "no-wheels"),
+    }
+    shown = setup(tmp_path, sys.executable, **offline, CXX="c++ -O2")
+    lines = shown.stderr.strip().splitlines()
+    assert shown.returncode == 2 and len(lines) == 1 and "could not be fetched" in lines[0]
+    assert (venv / "bin" / "pip").is_file()  # what stood stays
