@@ -66,7 +66,10 @@ def examine() -> list[Finding]:
         ),
         Finding("PyTorch", _version("torch"), "nothing runs", "make setup"),
         Finding(
-            "CUDA driver", _driver(), "no GPU is used", "install the NVIDIA driver of your GPU"
+            "CUDA driver",
+            _driver(),
+            "no GPU is used",
+            "apt install nvidia-driver (Ubuntu: ubuntu-drivers install)",
         ),
         Finding("GPUs", _gpus(), "networks run on the CPU", "docs/install.md, RTX and Jetson"),
         Finding(
@@ -78,7 +81,9 @@ def examine() -> list[Finding]:
             "no engine for Jetson or data-centre GPUs",
             "pip install tensorrt, or JetPack's own",
         ),
-        Finding("TensorRT for RTX", _version("tensorrt-rtx"), rtx, "pip install 'medisseg[rtx]'"),
+        Finding(
+            "TensorRT for RTX", _version("tensorrt-rtx"), rtx, "pip install tensorrt-rtx polygraphy"
+        ),
         Finding(
             "Torch-TensorRT",
             _version("torch-tensorrt"),
@@ -86,7 +91,10 @@ def examine() -> list[Finding]:
             "pip install torch-tensorrt (needs TensorRT and a CUDA PyTorch)",
         ),
         Finding(
-            "ONNX Runtime", _version("onnxruntime"), "no fallback engine", "pip install onnxruntime"
+            "ONNX Runtime",
+            _version("onnxruntime", "onnxruntime-gpu"),
+            "no fallback engine",
+            "pip install onnxruntime",
         ),
         Finding(
             "OpenVINO", _version("openvino"), "engines are slower on a CPU", "pip install openvino"
