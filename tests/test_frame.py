@@ -61,6 +61,26 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert "missing" in shown and "make setup" in shown
 
 
+def test_doctor_warns_of_a_package_that_hides_ours(tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").touch()
+    owner = tmp_path / "other-1.dist-info"
+    owner.mkdir()
+    (owner / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (owner / "top_level.txt").write_text("kernels\n")
+    shown = subprocess.run(
+        [sys.executable, "-m", "medisseg", "doctor", "--json"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = json.loads(shown.stdout)["warnings"]
+    assert "'kernels' is imported instead of ours" in first and str(tmp_path) in first
+    assert second.startswith("other also installs") and "pip uninstall other" in second
+
+
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b.txt"
     with replacing(target) as beside:
