@@ -64,7 +64,7 @@ def examine() -> list[Finding]:
         Finding(
             "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
         ),
-        Finding("PyTorch", _version("torch"), "nothing runs", "make setup"),
+        Finding("PyTorch", _torch(), "nothing runs", "make setup"),
         Finding(
             "CUDA driver",
             _driver(),
@@ -148,6 +148,19 @@ def _quiet(look: Callable[[], str]) -> str:
         return look()
     except Exception as error:
         return f"broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+
+
+def _torch() -> str:
+    """Return the version with its build (+cpu, +cu130), which the package's metadata may lack."""
+    if not _version("torch"):
+        return ""
+
+    def look() -> str:
+        import torch
+
+        return torch.__version__
+
+    return _quiet(look)
 
 
 def _driver() -> str:
