@@ -189,18 +189,25 @@ def evaluate(checkpoint: Path, data: Path, out: Path) -> None:
     medisseg("evaluate", str(checkpoint), "--data", str(data), "--split", "val", "--out", str(out))
 
 
-def build(checkpoint: Path, data: Path | None, out: Path) -> None:
-    """Build the engine for this machine: TensorRT FP16 with a GPU, OpenVINO without."""
-    from export.build_engine import build as build_engine
+def build(checkpoint: Path, data: Path | None, out: Path, **options: Any) -> None:
+    """Build the engine for this machine: TensorRT FP16 with a GPU, OpenVINO without.
 
-    build_engine(checkpoint, out=out, data=data)
+    A network that learned little has many pixels beside the threshold, so that FP16 may be refused:
+    float32 is built then.
+    """
+    from export import build_engine
+    from export.verify import Diverged
+
+    try:
+        build_engine.build(checkpoint, out=out, data=data, **options)
+    except Diverged as error:
+        print(f"{error}; the demo builds fp32")
+        build_engine.build(checkpoint, out=out, data=data, precision="fp32", **options)
 
 
 def build_rtx(checkpoint: Path, data: Path | None, out: Path) -> Path | None:
     """Build an engine for RTX 30 and 40 GPUs where TensorRT for RTX is installed."""
     from importlib.util import find_spec
-
-    from export.build_engine import build as build_engine
 
     if find_spec("tensorrt_rtx") is None:
         print("TensorRT for RTX is not installed: no RTX engine (pip install '.[rtx]')")
@@ -208,7 +215,7 @@ def build_rtx(checkpoint: Path, data: Path | None, out: Path) -> Path | None:
     step(
         "build for RTX GPUs",
         out / "manifest.json",
-        lambda: build_engine(checkpoint, out=out, data=data, backend="tensorrt-rtx", gpu=RTX_GPUS),
+        lambda: build(checkpoint, data, out, backend="tensorrt-rtx", gpu=RTX_GPUS),
     )
     return out
 

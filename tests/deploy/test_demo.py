@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from deploy import demo, demo_report
+from export import build_engine
+from export.verify import Diverged
 from medisseg.errors import UserError
 
 
@@ -106,3 +108,19 @@ def test_a_network_that_had_no_time_is_told(
     demo_report.print_table(Path("out"), result)
     shown = capsys.readouterr().out
     assert "3 = 2 + 1 + 0" in shown and ("MINUTES=20" in shown) is told
+
+
+def test_an_engine_that_is_not_the_network_is_built_in_float32(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def refuse_fp16(checkpoint: Path, **options: object) -> None:
+        asked.append(options)
+        if "precision" not in options:
+            raise Diverged("fp16 is not the network")
+
+    monkeypatch.setattr(build_engine, "build", refuse_fp16)
+    demo.build(Path("c"), None, Path("o"), gpu=("sm86",))
+    assert asked[1] == {**asked[0], "precision": "fp32"} and asked[0]["gpu"] == ("sm86",)
+    assert "fp16 is not the network; the demo builds fp32" in capsys.readouterr().out
