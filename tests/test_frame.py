@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from medisseg import cli, doctor
+from medisseg.checkpoint import Checkpoint, save_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError, command
 from medisseg.files import replacing, sha256
@@ -110,6 +111,12 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     try:
         with pytest.raises(UserError, match="no space left"), replacing(disk / "x") as beside:
             beside.write_bytes(bytes(1 << 20))
+        with pytest.raises(UserError, match="no space left"):
+            save_checkpoint(
+                disk / "x",
+                {"weight": torch.zeros(1 << 18)},
+                Checkpoint("edge", 2, 1, InputConvention()),
+            )
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
