@@ -171,9 +171,9 @@ def medisseg(*arguments: str) -> None:
         code = process.wait()
     except KeyboardInterrupt:
         process.wait()  # it was told as well, and leaves its folder in order
-        raise
-    if code == 130:
-        raise KeyboardInterrupt
+        code = 130
+    if code in (2, 130):  # it has said why, in one line
+        sys.exit(code)
     if code:
         raise UserError(f"medisseg {arguments[0]} ended with exit code {code}; its reason is above")
 

@@ -72,10 +72,14 @@ def test_a_command_that_fails_ends_the_demo(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     demo.medisseg("--version")
-    with pytest.raises(UserError, match="medisseg evaluate ended with exit code 2"):
+    with pytest.raises(SystemExit) as ended:
         demo.evaluate(tmp_path / "absent.safetensors", tmp_path, tmp_path / "out")
     told = capfd.readouterr()
-    assert told.out.startswith("medisseg ") and told.err.startswith("error: ")
+    assert ended.value.code == 2 and told.out.startswith("medisseg ")
+    assert told.err.startswith("error: ") and len(told.err.splitlines()) == 1
+    monkeypatch.setattr(demo.sys, "executable", "false")
+    with pytest.raises(UserError, match="medisseg evaluate ended with exit code 1"):
+        demo.medisseg("evaluate")
 
 
 def test_a_busy_machine_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
