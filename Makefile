@@ -1,22 +1,24 @@
-# make demo   train, build an engine and stream a video, all on generated data; DATA=, VIDEO= and TRUTH= take your own
+# make demo   train, build an engine and stream a video, all on generated data; DATA=, VIDEO= and TRUTH= take your own,
+#             MINUTES= trains longer
 # make test   the whole test suite
 # make lint   ruff and mypy
-PYTHON ?= python3
-VENV   ?= .venv
-OUT    ?= runs/demo
-DATA   ?=
-VIDEO  ?=
-TRUTH  ?=
-TESTS  ?= tests
-READY  := $(VENV)/ready
-BIN    := $(VENV)/bin
+PYTHON  ?= python3
+VENV    ?= .venv
+OUT     ?= runs/demo
+DATA    ?=
+VIDEO   ?=
+TRUTH   ?=
+MINUTES ?=
+TESTS   ?= tests
+READY   := $(VENV)/ready
+BIN     := $(VENV)/bin
 
 .PHONY: demo test lint setup constraints clean
 .DEFAULT_GOAL := demo
 
 demo: setup
 	@$(BIN)/python deploy/demo.py --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(VIDEO),--video "$(VIDEO)") \
-	  $(if $(TRUTH),--truth "$(TRUTH)")
+	  $(if $(TRUTH),--truth "$(TRUTH)") $(if $(MINUTES),--minutes "$(MINUTES)")
 
 test: setup
 	@$(BIN)/python -m pytest $(TESTS)

@@ -30,12 +30,16 @@ RTX_GPUS = ("sm86", "sm89")  # RTX 30 and RTX 40
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, build, stream; print a table, leave ``report.json`` and ``report.html``."""
+    # Read when PyTorch is imported, here and in the steps. On 2 cores with three other programs a
+    # training step of 4 images took 30 s with threads that wait by spinning and 8 s without.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = parse(argv)
     out: Path = args.out
     check_inputs(args)
-    begin(out, {key: str(getattr(args, key) or "") for key in ("data", "video", "truth", "config")})
+    named = ("data", "video", "truth", "config", "minutes")
+    begin(out, {key: str(getattr(args, key) or "") for key in named})
     data, video, truth = sources(args)
-    checkpoint, dice = trained(data, args.config, out) if data else packaged()
+    checkpoint, dice = trained(data, args, out) if data else packaged()
     engine = out / "engine"
     step("build the engine", engine / "manifest.json", lambda: build(checkpoint, data, engine))
     rtx = build_rtx(checkpoint, data, out / "engine-rtx")
@@ -73,12 +77,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--truth", type=Path, help="folder of the video's masks, one a frame")
     parser.add_argument("--config", default="demo", help="training configuration (demo)")
+    parser.add_argument("--minutes", type=float, help="minutes of training (the configuration's)")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (runs/demo)")
     return parser.parse_args(argv)
 
 
 def check_inputs(args: argparse.Namespace) -> None:
     """Refuse what would fail after minutes of training."""
+    if args.minutes is not None and not args.minutes > 0:
+        raise UserError(f"--minutes {args.minutes:g}; expected more than 0")
     if args.data is not None:
         from medisseg.data.folder import SegmentationFolder
 
@@ -101,9 +108,13 @@ def begin(out: Path, settings: dict[str, str]) -> None:
     marker = out / "settings.json"
     if marker.is_file() and json.loads(marker.read_text()) == settings:
         return
-    if out.exists() and any(out.iterdir()) and not marker.is_file():
-        raise UserError(f"{out} holds something else than a demo; choose another --out")
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not marker.is_file():
+            raise UserError(f"{out} holds something else than a demo; choose another --out")
+        print(f"{out} held a demo of other inputs or options: starting anew")
+        shutil.rmtree(out, ignore_errors=True)
     with replacing(marker) as beside:
         beside.write_text(json.dumps(settings))
 
@@ -132,11 +143,11 @@ def sources(args: argparse.Namespace) -> tuple[Path | None, Path, Path | None]:
     return args.data or phantom, phantom / "video.mp4", phantom / "video-masks"
 
 
-def trained(data: Path, config: str, out: Path) -> tuple[Path, float]:
+def trained(data: Path, args: argparse.Namespace, out: Path) -> tuple[Path, float]:
     """Train and evaluate; return the checkpoint and its mean Dice on the validation images."""
     checkpoint = out / "train" / "stage2" / "best.safetensors"
     metrics = out / "evaluation" / "metrics.json"
-    step("train", out / "train" / "summary.json", lambda: train(data, config, out / "train"))
+    step("train", out / "train" / "summary.json", lambda: train(data, args, out / "train"))
     step("evaluate", metrics, lambda: evaluate(checkpoint, data, metrics.parent))
     return checkpoint, json.loads(metrics.read_text())["mdsc"]
 
@@ -160,16 +171,17 @@ def medisseg(*arguments: str) -> None:
         code = process.wait()
     except KeyboardInterrupt:
         process.wait()  # it was told as well, and leaves its folder in order
-        raise
-    if code == 130:
-        raise KeyboardInterrupt
+        code = 130
+    if code in (2, 130):  # it has said why, in one line
+        sys.exit(code)
     if code:
         raise UserError(f"medisseg {arguments[0]} ended with exit code {code}; its reason is above")
 
 
-def train(data: Path, config: str, out: Path) -> None:
+def train(data: Path, args: argparse.Namespace, out: Path) -> None:
     """Train both stages; a run that was interrupted goes on."""
-    medisseg("train", config, f"data={data}", f"out={out}")
+    budget = [f"budget_minutes={args.minutes}"] if args.minutes else []
+    medisseg("train", args.config, f"data={data}", f"out={out}", *budget)
 
 
 def evaluate(checkpoint: Path, data: Path, out: Path) -> None:
@@ -177,26 +189,33 @@ def evaluate(checkpoint: Path, data: Path, out: Path) -> None:
     medisseg("evaluate", str(checkpoint), "--data", str(data), "--split", "val", "--out", str(out))
 
 
-def build(checkpoint: Path, data: Path | None, out: Path) -> None:
-    """Build the engine for this machine: TensorRT FP16 with a GPU, OpenVINO without."""
-    from export.build_engine import build as build_engine
+def build(checkpoint: Path, data: Path | None, out: Path, **options: Any) -> None:
+    """Build the engine for this machine: TensorRT FP16 with a GPU, OpenVINO without.
 
-    build_engine(checkpoint, out=out, data=data)
+    A network that learned little has many pixels beside the threshold, so that FP16 may be refused:
+    float32 is built then.
+    """
+    from export import build_engine
+    from export.verify import Diverged
+
+    try:
+        build_engine.build(checkpoint, out=out, data=data, **options)
+    except Diverged as error:
+        print(f"{error}; the demo builds fp32")
+        build_engine.build(checkpoint, out=out, data=data, precision="fp32", **options)
 
 
 def build_rtx(checkpoint: Path, data: Path | None, out: Path) -> Path | None:
     """Build an engine for RTX 30 and 40 GPUs where TensorRT for RTX is installed."""
     from importlib.util import find_spec
 
-    from export.build_engine import build as build_engine
-
     if find_spec("tensorrt_rtx") is None:
-        print("TensorRT for RTX is not installed: no RTX engine (pip install 'medisseg[rtx]')")
+        print("TensorRT for RTX is not installed: no RTX engine (pip install '.[rtx]')")
         return None
     step(
         "build for RTX GPUs",
         out / "manifest.json",
-        lambda: build_engine(checkpoint, out=out, data=data, backend="tensorrt-rtx", gpu=RTX_GPUS),
+        lambda: build(checkpoint, data, out, backend="tensorrt-rtx", gpu=RTX_GPUS),
     )
     return out
 

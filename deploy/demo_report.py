@@ -12,6 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TRAINED = 0.7  # validation Dice; a network below had too little time
 SHEET = 12  # pictures on the contact sheet, worst first
 
 
@@ -34,6 +35,11 @@ def print_table(out: Path, result: dict[str, Any]) -> None:
     ):
         table.add_row(label, str(place))
     Console().print(table)
+    if result["dice_val"] < TRAINED:
+        print(
+            f"validation Dice {result['dice_val']:.2f}: training ends by the clock, too early on a "
+            "slow or busy machine; make demo MINUTES=20 gives it more time"
+        )
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -64,9 +64,12 @@ def examine() -> list[Finding]:
         Finding(
             "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
         ),
-        Finding("PyTorch", _version("torch"), "nothing runs", "make setup"),
+        Finding("PyTorch", _torch(), "nothing runs", "make setup"),
         Finding(
-            "CUDA driver", _driver(), "no GPU is used", "install the NVIDIA driver of your GPU"
+            "CUDA driver",
+            _driver(),
+            "no GPU is used",
+            "apt install nvidia-driver (Ubuntu: ubuntu-drivers install)",
         ),
         Finding("GPUs", _gpus(), "networks run on the CPU", "docs/install.md, RTX and Jetson"),
         Finding(
@@ -78,7 +81,9 @@ def examine() -> list[Finding]:
             "no engine for Jetson or data-centre GPUs",
             "pip install tensorrt, or JetPack's own",
         ),
-        Finding("TensorRT for RTX", _version("tensorrt-rtx"), rtx, "pip install 'medisseg[rtx]'"),
+        Finding(
+            "TensorRT for RTX", _version("tensorrt-rtx"), rtx, "pip install tensorrt-rtx polygraphy"
+        ),
         Finding(
             "Torch-TensorRT",
             _version("torch-tensorrt"),
@@ -86,7 +91,10 @@ def examine() -> list[Finding]:
             "pip install torch-tensorrt (needs TensorRT and a CUDA PyTorch)",
         ),
         Finding(
-            "ONNX Runtime", _version("onnxruntime"), "no fallback engine", "pip install onnxruntime"
+            "ONNX Runtime",
+            _version("onnxruntime", "onnxruntime-gpu"),
+            "no fallback engine",
+            "pip install onnxruntime",
         ),
         Finding(
             "OpenVINO", _version("openvino"), "engines are slower on a CPU", "pip install openvino"
@@ -140,6 +148,19 @@ def _quiet(look: Callable[[], str]) -> str:
         return look()
     except Exception as error:
         return f"broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+
+
+def _torch() -> str:
+    """Return the version with its build (+cpu, +cu130), which the package's metadata may lack."""
+    if not _version("torch"):
+        return ""
+
+    def look() -> str:
+        import torch
+
+        return torch.__version__
+
+    return _quiet(look)
 
 
 def _driver() -> str:

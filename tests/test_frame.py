@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from medisseg import cli, doctor
+from medisseg.checkpoint import Checkpoint, save_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError, command
 from medisseg.files import replacing, sha256
@@ -61,6 +62,26 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert "missing" in shown and "make setup" in shown
 
 
+def test_doctor_warns_of_a_package_that_hides_ours(tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").touch()
+    owner = tmp_path / "other-1.dist-info"
+    owner.mkdir()
+    (owner / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (owner / "top_level.txt").write_text("kernels\n")
+    shown = subprocess.run(
+        [sys.executable, "-m", "medisseg", "doctor", "--json"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = json.loads(shown.stdout)["warnings"]
+    assert "'kernels' is imported instead of ours" in first and str(tmp_path) in first
+    assert second.startswith("other also installs") and "pip uninstall other" in second
+
+
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b.txt"
     with replacing(target) as beside:
@@ -90,6 +111,12 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     try:
         with pytest.raises(UserError, match="no space left"), replacing(disk / "x") as beside:
             beside.write_bytes(bytes(1 << 20))
+        with pytest.raises(UserError, match="no space left"):
+            save_checkpoint(
+                disk / "x",
+                {"weight": torch.zeros(1 << 18)},
+                Checkpoint("edge", 2, 1, InputConvention()),
+            )
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -144,3 +171,18 @@ def test_set_up_says_what_is_missing(tmp_path: Path) -> None:
         lines = shown.stderr.strip().splitlines()
         assert shown.returncode == 2 and len(lines) == 1 and says in lines[0]
     assert not (tmp_path / "venv").exists()
+
+
+def test_set_up_goes_on_from_one_that_was_killed(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    (tmp_path / "no-wheels").mkdir()
+    offline = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path / "no-wheels"),
+    }
+    shown = setup(tmp_path, sys.executable, **offline, CXX="c++ -O2")
+    lines = shown.stderr.strip().splitlines()
+    assert shown.returncode == 2 and len(lines) == 1 and "could not be fetched" in lines[0]
+    assert (venv / "bin" / "pip").is_file()  # what stood stays

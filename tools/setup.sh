@@ -3,7 +3,7 @@
 # Usage: tools/setup.sh PYTHON VENV. Every failure is one line and exit code 2.
 set -u
 cd "$(dirname "$0")/.." || exit 2
-python=$1 venv=$2 fresh=
+python=$1 venv=$2 fresh= lacking=
 needed_mb=9000
 log=$(mktemp)
 
@@ -23,18 +23,22 @@ command -v "$python" >/dev/null || fail "no $python here; install Python 3.10 to
   fail "$("$python" --version 2>&1) is not supported; name a Python 3.10 to 3.12: make PYTHON=python3.12"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   fail "this Python cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv python3-dev"
-command -v "${CXX:-c++}" >/dev/null ||
-  fail "no C++ compiler (${CXX:-c++}); on Debian or Ubuntu: apt install g++"
-if [ ! -x "$venv/bin/python" ]; then
-  fresh=yes
+compiler=${CXX:-c++}
+command -v "${compiler%% *}" >/dev/null ||
+  fail "no C++ compiler ($compiler); on Debian or Ubuntu: apt install g++"
+[ -e "$venv" ] || fresh=yes
+if ! "$venv/bin/python" -m pip --version >"$log" 2>&1; then # absent, or left by a set-up that was killed
+  lacking=yes
   free_mb=$(df -Pm . | awk 'NR == 2 {print $4}')
   [ "$free_mb" -ge "$needed_mb" ] || fail "only $free_mb MB free here; the packages need $needed_mb MB"
 fi
 
+unfetched="NewConnectionError|NameResolutionError|ProxyError|ReadTimeout|No matching distribution"
+unfetched+=${PIP_NO_INDEX:+|ResolutionImpossible} # what pip says of a folder that lacks a pinned wheel
 explain() { # what pip printed -> the one line that helps
   if grep -q "No space left" "$log"; then
     fail "the disk is full; free $needed_mb MB and repeat"
-  elif grep -qE "NewConnectionError|NameResolutionError|ProxyError|ReadTimeout|No matching distribution" "$log"; then
+  elif grep -qE "$unfetched" "$log"; then
     fail "packages could not be fetched; check the network, or install from a folder of wheels (docs/install.md)"
   fi
   tail -n 12 "$log" >&2
@@ -50,7 +54,7 @@ install() {
 
 echo "setting up in $venv (once)"
 rm -f "$venv/ready"
-[ -z "$fresh" ] || "$python" -m venv "$venv" >"$log" 2>&1 || explain "the virtual environment"
+[ -z "$lacking" ] || "$python" -m venv "$venv" >"$log" 2>&1 || explain "the virtual environment"
 install "build tools" --requirement tools/build-requirements.txt
 install "PyTorch" torch
 install "Med-DisSeg with its packages and C++ extension" --no-build-isolation --editable ".[dev]"

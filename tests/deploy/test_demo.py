@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from deploy import demo
+from deploy import demo, demo_report
+from export import build_engine
+from export.verify import Diverged
 from medisseg.errors import UserError
 
 
@@ -32,10 +35,13 @@ def test_wrong_inputs_are_refused_before_anything_is_made(tmp_path: Path) -> Non
         (["--data", good, "--video", str(tmp_path / "no.mp4")], "is not a video"),
         (["--data", good, "--video", str(tmp_path / "absent.mp4")], "is not a video"),
         (["--data", good, "--truth", str(tmp_path / "absent")], "is not a folder"),
+        (["--data", good, "--minutes", "0"], "expected more than 0"),
     ):
         with pytest.raises(UserError, match=says):
             demo.main([*arguments, "--out", str(tmp_path / "out")])
         assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="is a file"):
+        demo.main(["--data", good, "--out", str(tmp_path / "no.mp4")])
 
 
 def test_products_stand_until_the_inputs_change(tmp_path: Path) -> None:
@@ -66,7 +72,59 @@ def test_a_command_that_fails_ends_the_demo(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     demo.medisseg("--version")
-    with pytest.raises(UserError, match="medisseg evaluate ended with exit code 2"):
+    with pytest.raises(SystemExit) as ended:
         demo.evaluate(tmp_path / "absent.safetensors", tmp_path, tmp_path / "out")
     told = capfd.readouterr()
-    assert told.out.startswith("medisseg ") and told.err.startswith("error: ")
+    assert ended.value.code == 2 and told.out.startswith("medisseg ")
+    assert told.err.startswith("error: ") and len(told.err.splitlines()) == 1
+    monkeypatch.setattr(demo.sys, "executable", "false")
+    with pytest.raises(UserError, match="medisseg evaluate ended with exit code 1"):
+        demo.medisseg("evaluate")
+
+
+def test_a_busy_machine_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads wait without spinning, the user may give more time and hears when it is needed."""
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environment)
+    with pytest.raises(UserError):
+        demo.main(["--minutes", "-1"])
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(demo, "medisseg", lambda *arguments: asked.append(arguments))
+    for options in ([], ["--minutes", "20"]):
+        demo.train(Path("d"), demo.parse(options), Path("o"))
+    assert asked[1] == (*asked[0], "budget_minutes=20.0")
+
+
+@pytest.mark.parametrize(("dice", "told"), [(0.155, True), (0.93, False)])
+def test_a_network_that_had_no_time_is_told(
+    dice: float, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {
+        "dice_video": dice,
+        "dice_val": dice,
+        "backend": "openvino",
+        "frames": {"in": 3, "processed": 2, "dropped": 1, "failed": 0},
+        "latency_ms": {"p50": 1.0, "p99": 2.0},
+        "fps": 9.0,
+        **dict.fromkeys(("overlay", "engine", "rtx_engine", "checkpoint"), "x"),
+    }
+    demo_report.print_table(Path("out"), result)
+    shown = capsys.readouterr().out
+    assert "3 = 2 + 1 + 0" in shown and ("MINUTES=20" in shown) is told
+
+
+def test_an_engine_that_is_not_the_network_is_built_in_float32(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def refuse_fp16(checkpoint: Path, **options: object) -> None:
+        asked.append(options)
+        if "precision" not in options:
+            raise Diverged("fp16 is not the network")
+
+    monkeypatch.setattr(build_engine, "build", refuse_fp16)
+    demo.build(Path("c"), None, Path("o"), gpu=("sm86",))
+    assert asked[1] == {**asked[0], "precision": "fp32"} and asked[0]["gpu"] == ("sm86",)
+    assert "fp16 is not the network; the demo builds fp32" in capsys.readouterr().out
