@@ -125,7 +125,7 @@ class Timing:
         self.after_idle = Histogram()
         self.over_budget = 0
         self._shown = 0
-        self._last_arrival: float | None = None
+        self._busy_until = math.inf  # when the frame before was shown
         self._recent: list[float] = []
         self._percentiles, self._computed = {"p50": 0.0, "p99": 0.0}, -math.inf
 
@@ -139,9 +139,12 @@ class Timing:
         return self._percentiles
 
     def shown(self, latency_ms: float, arrived: float) -> None:
-        """Count a shown frame: its latency in milliseconds, its arrival on the monotonic clock."""
-        pause = arrived - self._last_arrival if self._last_arrival is not None else 0.0
-        self._last_arrival = arrived
+        """Count a shown frame: its latency in milliseconds, its arrival on the monotonic clock.
+
+        A pause is time without a frame to show: a slow machine that works through a file has none.
+        """
+        pause = arrived - self._busy_until
+        self._busy_until = arrived + latency_ms / 1000
         self._shown += 1
         if self._shown <= WARM_UP_FRAMES:
             self.warm_up.add(latency_ms)

@@ -58,7 +58,7 @@ class SegmentationModule(LightningModule):
         self._pairs: Pairs | None = None
         self.elapsed = 0.0
         self.validation_seconds = 0.0
-        self._steps = 0
+        self._quickest = math.inf  # seconds of a step: the first ones also compile and allocate
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
         self.scores: dict[str, float] = {}
         self.plateau = {"best": -math.inf, "waited": 0, "factor": 1.0}
@@ -171,18 +171,19 @@ class SegmentationModule(LightningModule):
         if self.ema is not None:
             self._pairs = self._pairs or _pairs(self.ema, self.network)
             _average(self._pairs, self.stage.ema, self.global_step)
+        before = self.elapsed
         self._tick()
-        self._steps += 1
+        self._quickest = min(self._quickest, self.elapsed - before)
         if self.budget and self.elapsed + self._reserve() >= self.budget:
             self.trainer.should_stop = True
 
     def _reserve(self) -> float:
         """Return the seconds to keep for the last validation: as long as the one before it took,
-        or an estimate from the steps so far (forward is about a third of a step)."""
+        or an estimate from the quickest step so far (forward is about a third of a step)."""
         if self.validation_seconds:
             return self.validation_seconds
         batches = math.ceil(len(self.data.validation) / self.stage.batch)
-        return 0.4 * batches * self.elapsed / self._steps
+        return 0.4 * batches * self._quickest
 
     # Validation
 

@@ -59,6 +59,13 @@ def test_warm_up_and_the_first_frame_after_a_pause_stand_apart() -> None:
     assert (timing.latency.count, timing.latency.most) == (16, 11.0)
 
 
+def test_a_slow_machine_does_not_pause() -> None:
+    timing = Timing()
+    for index in range(20):
+        timing.shown(6000.0, arrived=index * 2.0)
+    assert timing.after_idle.count == 0 and timing.latency.count == 15
+
+
 def test_the_ledger_balances_at_every_moment() -> None:
     ledger = Ledger()
     done = threading.Event()
