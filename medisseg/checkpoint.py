@@ -92,7 +92,7 @@ def save_checkpoint(
         UserError: The disk is full or the place cannot be written.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = model_or_state if isinstance(model_or_state, Mapping) else model_or_state.state_dict()
     tensors = {}
@@ -102,7 +102,8 @@ def save_checkpoint(
         # A clone, since two names may share storage, which the format refuses.
         tensors[name] = value.half() if shrink else value.contiguous().clone()
     with replacing(path) as beside:
-        save_file(tensors, beside, metadata={KEY: json.dumps(info.to_dict())})
+        # Written by us: the library's own writer hides a full disk behind an error of its own.
+        beside.write_bytes(save(tensors, metadata={KEY: json.dumps(info.to_dict())}))
     return Path(path)
 
 

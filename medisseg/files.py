@@ -47,7 +47,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise UserError(
                 f"no space left while writing {target}; free some and repeat"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG):
             raise UserError(
                 f"cannot write {target} ({error.strerror}); choose another --out"
             ) from error
