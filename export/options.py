@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export import builders
+from export.tensorrt_family import local_gpu
 from export.traits import BACKENDS, PRECISIONS, parse_size
 from export.verify import TOLERANCES
 from medisseg.errors import UserError
@@ -110,6 +111,8 @@ class BuildOptions:
                 "TensorRT for RTX does not build for sm87 (Orin) or sm90 (H100); "
                 "use --backend tensorrt on that machine"
             )
+        if self.backend == "tensorrt-rtx" and self.hardware_compatible:
+            raise UserError("--hardware-compatible is for tensorrt; name the GPUs with --gpu")
         if self.raw_frames and self.uncertainty:
             raise UserError("--raw-frames gives masks only; leave --uncertainty out")
 
@@ -123,6 +126,10 @@ class BuildOptions:
         reason = builders.available(backend)
         if reason:
             raise UserError(reason)
+        if backend == "tensorrt-rtx" and not self.gpu and local_gpu() is None:
+            raise UserError(
+                "no NVIDIA GPU here to build for: name them, for example --gpu sm86,sm89"
+            )
         precision = self.precision
         if precision == "auto":
             precision = builders.default_precision(backend)

@@ -30,6 +30,7 @@ LARGEST = 65504.0 / HEADROOM
 # Inputs that stay float32 by the operator's definition: Resize's region and scales.
 _ALWAYS_FLOAT = {"Resize": (1, 2)}
 _KEPT = ("Cast", "ConstantOfShape", "Range")
+_SCALED = ("QuantizeLinear", "DequantizeLinear")
 # Operators that move values, and those that choose among them: nothing new has to be rounded.
 MOVES = frozenset(
     (
@@ -96,6 +97,10 @@ def typed(model: onnx.ModelProto, precision: str, islands: Iterable[str] = ()) -
                 if name in work.weights:
                     node.input[i] = f"{name}_low"
                     rounded = work.weights[name].astype(_NUMPY[precision])
+                    if node.op_type in _SCALED and i == 1:
+                        # A channel of weights near 1e-7 is dead, but TensorRT refuses a scale of 0.
+                        least = ml_dtypes.finfo(_NUMPY[precision]).smallest_subnormal
+                        rounded = np.maximum(rounded, least)
                     weights[node.input[i]] = _tensor(rounded, node.input[i], work.low)
                 elif name not in work.lows:
                     node.input[i] = work.cast(name, True)

@@ -128,8 +128,6 @@ def _refuse(trt: Any, module: str, spec: Spec, typed: bool) -> None:
             f"--gpu: {version} builds for the GPU it runs on; build on that GPU, or use "
             "--hardware-compatible, or --backend tensorrt-rtx"
         )
-    if spec.hardware_compatible and module == "tensorrt_rtx":
-        raise UserError("--hardware-compatible is for tensorrt; name the GPUs with --gpu instead")
 
 
 def _configure(
@@ -161,8 +159,6 @@ def _configure(
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     if spec.gpus:
         return _set_gpus(trt, config, spec, log)
-    if module_of(trt) == "tensorrt_rtx" and not local_gpu():
-        raise UserError("no NVIDIA GPU here to build for: name them, for example --gpu sm86,sm89")
     return (local_gpu() or "unknown",)
 
 

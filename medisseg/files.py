@@ -27,7 +27,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ...     beside.write_text("{}")
     """
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    # The end of the name is enough, and keeps the longest names that a folder takes possible.
+    beside = target.with_name(f".{target.name[-48:]}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import random
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -101,7 +103,7 @@ def read_list(path: Path, images: Container[str] = ()) -> list[str]:
         UserError: The list is empty, or names an image twice.
     """
     found: list[str] = []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in _read_text(path).splitlines():
         text = line.split(",")[0].split("\t")[0].strip()
         if text and not text.startswith("#"):
             whole = re.sub(EXTENSION, "", text.replace("\\", "/"), flags=re.I)
@@ -114,6 +116,16 @@ def read_list(path: Path, images: Container[str] = ()) -> list[str]:
     if twice:
         raise UserError(f"{path} names {sorted(twice)[0]} twice ({len(twice)} such names)")
     return found
+
+
+def _read_text(path: Path) -> str:
+    """Return a text file of UTF-8, or of UTF-16 as PowerShell writes lists."""
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8; store it as UTF-8") from error
 
 
 def _stem(text: str) -> str:
@@ -138,11 +150,10 @@ def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict
         path = next((p for p in (root / table, Path(table)) if p.is_file()), None)
         if path is None:
             raise UserError(f"no table of groups {table} in {root}")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [
-            {str(key).strip().lower(): value for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    rows = [
+        {str(key).strip().lower(): str(value or "") for key, value in row.items()}
+        for row in csv.DictReader(io.StringIO(_read_text(path)))
+    ]
     columns = list(rows[0]) if rows else []
     group = next((name for name in GROUP_COLUMNS if name in columns), None)
     name = next((name for name in NAME_COLUMNS if name in columns), None)
@@ -153,8 +164,12 @@ def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict
             "patient or group) and a name, or first_frame and last_frame"
         )
     if ranged:
-        return _by_range(rows, group, available)
-    return {_stem(row[name].strip()): row[group].strip() for row in rows}  # type: ignore[index]
+        try:
+            return _by_range(rows, group, available)
+        except ValueError as error:
+            raise UserError(f"{path}: first_frame and last_frame must be numbers") from error
+    named = {_stem(row[name].strip()): row[group].strip() for row in rows}  # type: ignore[index]
+    return {image: label for image, label in named.items() if label}
 
 
 def _cases(available: Sequence[str]) -> dict[str, str]:

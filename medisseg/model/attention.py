@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from medisseg.model.blocks import CBAT, ChannelGate, SpatialGate
 
+NOT_FOUND = "the units of ES-UNet and LEGO-Net: no definition to rebuild them from was found"
+
 
 class SqueezeExcitation(nn.Module):
     """SE (Hu et al. 2018): x * sigmoid(MLP(average pool)), reduction 16, ReLU."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from medisseg.errors import UserError
+from medisseg.fields import build
 from medisseg.model.blocks import ACTIVATIONS
 from medisseg.model.encoders import ENCODERS
 
@@ -48,7 +49,7 @@ class NetworkOptions:
     head_at_input: bool = True
 
     def __post_init__(self) -> None:
-        from medisseg.model.attention import ATTENTIONS
+        from medisseg.model.attention import ATTENTIONS, NOT_FOUND
 
         for name in ("dilations", "aux_widths"):  # JSON and YAML give lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -59,9 +60,14 @@ class NetworkOptions:
             ("attention", tuple(ATTENTIONS)),
         ):
             if getattr(self, name) not in known:
+                note = f" ({NOT_FOUND})" if name == "attention" else ""
                 raise UserError(
-                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
+                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}{note}"
                 )
+        for name in ("width", "heads", "decouple_width", "head_width", "dilations", "aux_widths"):
+            sizes = getattr(self, name)
+            if min(sizes if isinstance(sizes, tuple) else [sizes], default=0) < 1:
+                raise UserError(f"{name} is {sizes}; expected at least 1")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is no multiple of heads {self.heads}")
 
@@ -96,17 +102,16 @@ def make_options(preset: str, changes: dict[str, Any]) -> NetworkOptions:
         UserError: The preset, an option or a value is unknown; the nearest known one is named.
     """
     if preset not in PRESETS:
-        raise UserError(f"no network is called {preset!r}{nearest(preset, list(PRESETS))}")
+        from medisseg.model.baselines import BASELINES
+
+        hint = nearest(preset, [*PRESETS, *BASELINES])
+        raise UserError(f"no network is called {preset!r}{hint}")
     changes = dict(changes)
     if (cbat := changes.pop("cbat", None)) is not None:
         wanted = "cbat" if cbat else "none"
         if changes.setdefault("attention", wanted) != wanted:
             raise UserError(f"cbat={cbat} contradicts attention={changes['attention']!r}")
-    known = [field.name for field in fields(NetworkOptions)]
-    for name in changes:
-        if name not in known:
-            raise UserError(f"no network option is called {name!r}{nearest(name, known)}")
-    return replace(PRESETS[preset], **changes)
+    return build(NetworkOptions, {**asdict(PRESETS[preset]), **changes}, "network options")
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from medisseg.config import TrainConfig, load_config
 
@@ -64,7 +65,9 @@ def read_config(args: argparse.Namespace) -> TrainConfig:
     for name, key in SHORTHANDS.items():
         value = getattr(args, name)
         if value is not None:
-            overrides.append(f"{key}={value}")
+            # A path is one string, whatever YAML would read in it.
+            text = json.dumps(value) if name in ("data", "out") else value
+            overrides.append(f"{key}={text}")
     if args.size:
         overrides.append(f"input.size=[{args.size.lower().replace('x', ',')}]")
     return load_config(args.config, overrides)

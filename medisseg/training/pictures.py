@@ -36,7 +36,8 @@ def curves(history: list[dict[str, float]], path: Path) -> None:
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     right.set_ylim(0, 1)
     figure.savefig(path, dpi=100, format="png")
 

@@ -25,6 +25,7 @@ from medisseg.checkpoint import Checkpoint, load_network
 from medisseg.config import TrainConfig, save_config
 from medisseg.errors import UserError
 from medisseg.files import replacing
+from medisseg.model.network import create_model
 from medisseg.training.batches import Data, read_data
 from medisseg.training.modules import SegmentationModule
 from medisseg.training.recorder import RESUME, Recorder, write_json
@@ -51,6 +52,8 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
     out = Path(config.out)
     say = printer()
     try:
+        with torch.device("meta"):  # wrong names and options are said before images are read
+            create_model(config.preset, config.stages[0], config.classes, **config.options)
         if first_process():
             prepare_folder(config, out)
         if data is None:
@@ -132,8 +135,6 @@ def run_stage(
 def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Checkpoint]:
     """Return the stage's network, its weights from what came before, and its header."""
     import dataclasses
-
-    from medisseg import create_model
 
     torch.manual_seed(config.seed)
     network = create_model(
@@ -245,11 +246,15 @@ def device(config: TrainConfig) -> dict[str, Any]:
 def prepare_folder(config: TrainConfig, out: Path) -> None:
     """Write the configuration into the run folder, or check that it is the one already there.
 
+    A folder without a complete epoch holds nothing to lose: its settings may still be changed.
+
     Raises:
-        UserError: The folder holds a run of another configuration, or other files.
+        UserError: The folder holds a run of another configuration.
     """
     path = out / "config.yaml"
-    if path.is_file():
+    if path.is_file() and any(
+        file.name in (RESUME, "summary.json") for file in out.glob("stage[12]/*")
+    ):
         there = yaml.safe_load(path.read_text())
         changed = [
             key for key in differences(there, config.to_dict()) if key.split(".")[0] not in FREE

@@ -66,6 +66,24 @@ def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
         splits.group_table(tmp_path, None, NAMES)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_are_read_as_editors_store_them(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_text("één.jpg\ntwo.png\n", encoding=encoding)
+    assert splits.read_list(tmp_path / "a.txt") == ["één", "two"]
+
+
+def test_lists_and_tables_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("één".encode("latin-1"))
+    with pytest.raises(UserError, match="UTF-8"):
+        splits.read_list(tmp_path / "a.txt")
+    table = tmp_path / "sequences.csv"
+    table.write_text("sequence,first_frame,last_frame\na,b,c\n")
+    with pytest.raises(UserError, match="must be numbers"):
+        splits.group_table(tmp_path, None, ["1"])
+    table.write_text("name,patient\n1\n2,b\n")  # a row that stops short names no patient
+    assert splits.group_table(tmp_path, None, ["1", "2"]) == {"2": "b"}
+
+
 def test_both_parts_of_a_split_hold_something() -> None:
     rest, taken = splits.take_out(["a", "b"], 0.01, {}, seed=0)
     assert len(rest) == len(taken) == 1

@@ -117,6 +117,15 @@ def test_a_broken_image_is_named_and_the_others_are_done(
     assert "b.png" in (out / "predictions.csv").read_text()
 
 
+@pytest.mark.usefixtures("with_red")
+def test_the_longest_names_are_written(tmp_path: Path) -> None:
+    name = "ü" * 125  # 250 of the 255 bytes that a name may have, with its suffix 254
+    truth = write_image(tmp_path / "in" / f"{name}.png")
+    out = tmp_path / "out"
+    assert predict_command.run(arguments(str(tmp_path / "in"), "--out", str(out))) == 0
+    assert np.array_equal(np.asarray(Image.open(out / f"masks/{name}.png")), truth)
+
+
 def test_masks_of_a_data_folder_are_not_segmented(tmp_path: Path) -> None:
     write_image(tmp_path / "data/images/deep/a.png")
     write_image(tmp_path / "data/masks/a.png")

@@ -197,6 +197,7 @@ def wrong_cases(tmp_path: Path, checkpoint: Path, bundle: Bundle) -> list[tuple[
         ([checkpoint, "--gpu", "sm88"], "did you mean sm8"),
         ([checkpoint, "--backend", "tensorrt-rtx", "--gpu", "sm90"], "H100"),
         ([checkpoint, "--backend", "tensorrt-rtx", "--dla", "0"], "no DLA"),
+        ([checkpoint, "--backend", "tensorrt-rtx", "--hardware-compatible"], "name the GPUs"),
         ([checkpoint, "--dla", "0"], "one batch size"),
         ([checkpoint, "--backend", "openvino", "--gpu", "sm89"], "TensorRT family"),
         ([checkpoint, *onnx_backend, "--precision", "int8"], "--data"),

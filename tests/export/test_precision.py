@@ -140,6 +140,26 @@ def test_int8_quantises_convolutions_symmetrically(graph: onnx.ModelProto) -> No
     assert np.isfinite(layers.infer_with(settled.emulation)(picture())).all()
 
 
+def test_int8_scale_of_a_dead_channel_stays_positive_in_fp16(graph: onnx.ModelProto) -> None:
+    """TensorRT refuses a scale of 0; trained EfficientNets have channels of 1e-7 and less."""
+    graph = onnx.ModelProto.FromString(graph.SerializeToString())
+    widest = {t.name: t for t in graph.graph.initializer if len(t.dims) == 4 and t.dims[0] > 4}
+    for tensor in widest.values():
+        weight = numpy_helper.to_array(tensor).copy()
+        weight[0] *= 1e-6 / np.abs(weight[0]).max()
+        tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+    settled = settle(graph, "int8", [picture()], calibration=[picture()], rest="fp16")
+    constants = {t.name: numpy_helper.to_array(t) for t in settled.model.graph.initializer}
+    scales = [
+        constants[n.input[1]]
+        for n in settled.model.graph.node
+        if n.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
+    assert scales and all((scale > 0).all() for scale in scales)
+    exact = layers.infer_with(graph)(picture())
+    assert np.abs(layers.infer_with(settled.emulation)(picture()) - exact).max() < 2
+
+
 def test_fp32_in_the_place_of_fp16_is_refused() -> None:
     built = builders.Built({}, "1", {"FP32": 8, "FP16": 2}, "parsed network")
     with pytest.raises(UserError, match="fp16 was asked for.*FP32.: 8"):

@@ -21,6 +21,7 @@ import pytest
 
 from export import builders
 from export.build_engine import build, main
+from export.options import BuildOptions
 from export.runtime.loading import runs_here
 from export.settle import settle
 from medisseg.errors import UserError
@@ -290,6 +291,15 @@ def test_progress_is_reported_and_ctrl_c_stops_the_build(graph: onnx.ModelProto)
     finally:
         stop.cancel()
     assert slow.steps < bar.steps
+
+
+def test_rtx_without_a_gpu_wants_names_before_anything_is_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr("export.options.local_gpu", lambda: None)
+    with pytest.raises(UserError, match="--gpu sm86,sm89"):
+        BuildOptions(backend="tensorrt-rtx").resolved()
 
 
 def test_missing_backends_say_what_to_install(checkpoint: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,3 +124,13 @@ def test_no_code_is_in_a_checkpoint(saved: tuple) -> None:
     with safe_open(saved[1], framework="np") as file:
         assert set(file.metadata()) == {"medisseg"}
         assert json.loads(file.metadata()["medisseg"])["data"] == "made up"
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_file_before_it_stays(saved: tuple) -> None:
+    model, path = saved
+    before = path.read_bytes()
+    # What is written beside the file first goes to a device that is always full.
+    path.with_name(f".{path.name}.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="no space left"):
+        save_checkpoint(path, model, model.info)
+    assert path.read_bytes() == before

@@ -185,7 +185,11 @@ def test_portable_telu_is_telu() -> None:
     [
         ({"widht": 64}, "did you mean 'width'"),
         ({"activation": "gelu"}, "telu, relu"),
-        ({"attention": "legonet"}, "expected one of"),
+        ({"attention": "legonet"}, "expected one of .*LEGO-Net: no definition"),
+        ({"width": 0}, "width is 0; expected at least 1"),
+        ({"width": "wide"}, "width is 'wide'; expected int"),
+        ({"elat": "no"}, "elat is 'no'; expected bool"),
+        ({"dilations": []}, "dilations is .*; expected at least 1"),
         ({"cbat": False, "attention": "se"}, "contradicts"),
         ({"width": 30, "heads": 4}, "multiple"),
         ({"encoder_weights": "nowhere.pth"}, "no file"),
@@ -199,6 +203,8 @@ def test_wrong_options_are_refused_with_a_remedy(options: dict, said: str) -> No
 def test_wrong_names_are_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'medisseg-r50'"):
         create_model("medseg-r50")
+    with pytest.raises(UserError, match="did you mean 'attention-unet'"):
+        create_model("attentionunet")
     with pytest.raises(UserError, match="stage"):
         create_model("edge", stage=3)
     with pytest.raises(UserError, match="packaged"):

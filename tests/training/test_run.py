@@ -183,10 +183,26 @@ def test_other_settings_in_the_same_folder_are_refused(blobs: Path, tmp_path: Pa
     from medisseg.training.run import prepare_folder
 
     prepare_folder(tiny(blobs, tmp_path), tmp_path)
+    (tmp_path / "stage1").mkdir()
+    (tmp_path / "stage1" / "resume.ckpt").touch()
     prepare_folder(tiny(blobs, tmp_path, "hardware.threads=2"), tmp_path)
     with pytest.raises(UserError, match=r"other settings \(stage2\.lr\)"):
         prepare_folder(tiny(blobs, tmp_path, "stage2.lr=0.5"), tmp_path)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["stage2"]["lr"] == 1e-3
+
+
+def test_what_was_mistyped_does_not_keep_the_folder(blobs: Path, tmp_path: Path) -> None:
+    from medisseg.training.run import train
+
+    out, short = tmp_path / "run", ("stages=[1]", "epochs=1", "ema=0")
+    with pytest.raises(UserError, match="no data folder"):
+        train(tiny(blobs, out, *short, "data=nowhere"))
+    with pytest.raises(UserError, match="attention is 'cbta'"):
+        train(tiny(blobs, out, *short, "options.attention=cbta"))
+    assert not (out / "splits").exists()  # said before the images were read
+    assert train(tiny(blobs, out, *short)).is_file()
+    with pytest.raises(UserError, match="other settings"):
+        train(tiny(blobs, out, *short, "seed=9"))
 
 
 def test_a_full_disk_is_said_in_one_line(
