@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
     predictor = Predictor(args.checkpoint, args.device, args.threshold, args.precision)
     samples = SegmentationFolder(args.data, args.split, classes=predictor.classes)
+    warn_of_training_images(args.checkpoint, samples.names)
     groups = group_table(samples.root, None, samples.names)
     with progress("evaluating", len(samples)) as advance:
         result = evaluate(predictor, samples, groups, args.batch, args.seed, advance)
@@ -56,6 +58,20 @@ def run(args: argparse.Namespace) -> int:
         write_worst(result, predictor, samples, args.out / "worst.png")
         print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
     return 0
+
+
+def warn_of_training_images(checkpoint: str, names: Sequence[str]) -> None:
+    """Say how many of the images a checkpoint in its run folder was trained on."""
+    for folder in Path(checkpoint).resolve().parents[:2]:
+        trained = folder / "splits" / "train.txt"
+        if not trained.is_file():
+            continue
+        if known := set(names) & set(trained.read_text().splitlines()):
+            print(
+                f"warning: {len(known)} of {len(names)} images are in {trained}: the network was "
+                f"trained on them; --split {trained.with_name('validation.txt')} names the others"
+            )
+        return
 
 
 def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:

@@ -166,6 +166,16 @@ class SegmentationModule(LightningModule):
             f"{self.number}.lr, set stage{self.number}.clip=1 or hardware.precision=fp32"
         )
 
+    def check_weights(self) -> None:
+        """Refuse weights that the epoch's last step made infinite, before they are kept."""
+        finite = torch.stack([weights.isfinite().all() for weights in self.network.parameters()])
+        if not finite.all():
+            raise UserError(
+                f"stage {self.number}, epoch {self.current_epoch + 1} ended with weights that are "
+                f"not finite; the checkpoints before it are kept. Lower stage{self.number}.lr, set "
+                f"stage{self.number}.clip=1 or hardware.precision=fp32"
+            )
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Average the weights, and stop the stage where its time is over."""
         if self.ema is not None:

@@ -71,6 +71,7 @@ class Recorder(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch; decide whether patience is over; store everything."""
         assert isinstance(pl_module, SegmentationModule)
+        pl_module.check_weights()
         row = self._row(trainer, pl_module)
         self.history.append(row)
         improved = "val_dice" in row and row["val_dice"] > self.best.get("val_dice", -1.0)

@@ -185,3 +185,17 @@ def test_real_masks_against_themselves(polyps: Path) -> None:
         painted.append(Sample(image, item.mask, item.name))
     summary = evaluate(predictor(), painted).summary()
     assert summary["native"]["mdsc"] > 0.97 and summary["mdsc"] > 0.95
+
+
+def test_images_that_were_trained_on_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.txt").write_text("a\nb\n")
+    inside = str(tmp_path / "stage2" / "best.safetensors")
+    for checkpoint in (inside, str(tmp_path / "best.safetensors")):
+        evaluate_command.warn_of_training_images(checkpoint, ("a", "c"))
+        assert "1 of 2 images are in" in capsys.readouterr().out
+    evaluate_command.warn_of_training_images(inside, ("c",))
+    evaluate_command.warn_of_training_images("edge-kvasir", ("a",))
+    assert not capsys.readouterr().out

@@ -179,6 +179,30 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     assert len(curve(tmp_path / "run" / "stage1")) == 2
 
 
+def test_a_last_step_that_breaks_the_weights_keeps_the_epoch_before(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from medisseg.checkpoint import read_state
+    from medisseg.training.modules import SegmentationModule
+    from medisseg.training.run import train
+
+    end = SegmentationModule.on_train_batch_end
+
+    def broken(self, *arguments):
+        end(self, *arguments)
+        if self.current_epoch == 1 and self.trainer.is_last_batch:
+            with torch.no_grad():
+                next(self.network.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(SegmentationModule, "on_train_batch_end", broken)
+    with pytest.raises(UserError, match="stage 1, epoch 2 ended with weights that are not finite"):
+        train(tiny(blobs, tmp_path / "run", "epochs=3"))
+    last = read_state(tmp_path / "run" / "stage1" / "last.safetensors")
+    assert all(weights.isfinite().all() for weights in last.values())
+
+
 def test_other_settings_in_the_same_folder_are_refused(blobs: Path, tmp_path: Path) -> None:
     from medisseg.training.run import prepare_folder
 
