@@ -33,11 +33,12 @@ from benchmarks.results import RUNS, add
 from medisseg.errors import UserError, command
 
 STUDY = "Does the dispersive loss matter? (edge, 160 x 160, 12 epochs, Kvasir-SEG)"
-FORMS = {
+ON = "loss.dispersive=[0.2,0.6]"
+FORMS: dict[str, tuple[str, ...]] = {
     "none": ("none", "loss.dispersive=[0,0]"),
-    "published": ("published form", "loss.variant=published"),
-    "image": ("per dimension, image", "loss.granularity=image"),
-    "pixel": ("per dimension, pixel", "loss.granularity=pixel"),
+    "published": ("published form", ON, "loss.variant=published"),
+    "image": ("per dimension, image", ON, "loss.granularity=image"),
+    "pixel": ("per dimension, pixel", ON, "loss.granularity=pixel"),
 }
 SHORT = (
     "input.size=[160,160]", "stage1.epochs=3", "stage2.epochs=9", "stage1.ema=0.98",
@@ -92,8 +93,8 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
                    "Med-DisSeg, edge", **held_out)  # fmt: skip
         found += [Job(f"full-kvasir-{seed}", "kvasir-seg", "short", own, "Kvasir-SEG"), edge]
     for seed in (0, 1, 2):
-        for form, (label, setting) in FORMS.items():
-            own = (f"seed={seed}", setting, *SHORT)
+        for form, (label, *changes) in FORMS.items():
+            own = (f"seed={seed}", *changes, *SHORT)
             found.append(
                 Job(f"dispersive-{form}-{seed}", "kvasir-seg", "edge-kvasir", own, STUDY, label,
                     against="none", share=0, **held_out)
