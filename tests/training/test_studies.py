@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medisseg.config import TrainConfig, from_dict
+from medisseg.config import LossConfig, TrainConfig, from_dict
 from medisseg.errors import UserError
 from medisseg.fields import merge
 from medisseg.training import command, studies
@@ -118,3 +118,11 @@ def test_seeds() -> None:
 
 def test_the_command_offers_every_study() -> None:
     assert set(command.STUDIES) == set(studies.STUDIES)
+
+
+@pytest.mark.parametrize("study", ["variants", "dispersive", "placement", "tau"])
+def test_a_study_of_the_dispersive_loss_has_it_on(study: str) -> None:
+    off = TrainConfig(loss=LossConfig(dispersive=(0, 0))).to_dict()
+    for row in studies.STUDIES[study]:
+        weights = from_dict(merge(off, dict(row.changes))).loss.dispersive
+        assert (max(weights) > 0) is (row.label != "none"), row.label
