@@ -93,7 +93,8 @@ def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bu
         rest=rest,
     )
     settled = dataclasses.replace(settled, network=source.network)
-    say(f"precision {options.precision}: {len(settled.islands)} layers kept in float32")
+    kept = "floating point" if wanted == "int8" else "float32"
+    say(f"precision {options.precision}: {len(settled.islands)} layers kept in {kept}")
     plain = settled
     if traits.frame_size is not None:
         settled = dataclasses.replace(

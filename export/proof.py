@@ -219,7 +219,7 @@ def described(bundle: Bundle) -> str:
         ("checkpoint", f"{source['name']} (SHA-256 {source['sha256'][:12]}) {metrics}"),
         ("backend", f"{m['backend']} {m['backend_version']}, {m['precision']}"),
         ("convolutions", f"{kinds} in the {m['inspected']}; {m['fp16_share']:.0%} in FP16"),
-        ("float32 layers", ", ".join(m["islands"]) or "none were needed"),
+        ("kept layers", ", ".join(m["islands"]) or "none were needed"),
         ("GPUs", gpus),
         ("input", f"{size}, batch {batch}, {m['convention']['color']}"
                   + (f"; takes {raw['color']} frames {raw['size']}" if raw else "")),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import hashlib
 import logging
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from export import layers, precision
+from export import int8, layers, precision
 from medisseg.errors import UserError
 
 Array = npt.NDArray[np.float32]
@@ -32,7 +30,7 @@ class Settled:
     Attributes:
         model: What is shipped.
         emulation: A float32 graph that rounds as ``model`` does, for any CPU.
-        islands: Names of the layers kept in float32.
+        islands: Names of the layers kept in float32, and of the convolutions that INT8 left out.
         network: The PyTorch network that the graph is of, for Torch-TensorRT.
         infer: Runs ``emulation`` on preprocessed images; None where nobody opened it yet.
     """
@@ -66,19 +64,23 @@ def settle(
         rest: Precision of what INT8 leaves in floating point.
     """
     rounds = ROUNDS
+    floating: tuple[str, ...] = ()
     if wanted == "int8":
         if not calibration:
             raise UserError("--precision int8 needs --data DIR: real frames to calibrate on")
-        graph = quantized(graph, calibration)
+        # What stays in float32 beside INT8 is for a CPU, in FP16 for a GPU.
+        target = "cpu" if rest == "fp32" else "gpu"
+        graph, floating = int8.quantized(graph, calibration, target)
         if rest == "fp32":
-            return Settled(graph, graph)
+            return Settled(graph, graph, floating)
         wanted = rest
         # A value that rounds to the next of 256 steps looks like a diverged layer: only what
         # cannot be held is kept in float32.
         rounds = 0
     if wanted == "fp32":
         return Settled(graph, graph)
-    return _settled(graph, wanted, batches, extremes, rounds)
+    settled = _settled(graph, wanted, batches, extremes, rounds)
+    return dataclasses.replace(settled, islands=(*floating, *settled.islands))
 
 
 def _settled(
@@ -107,7 +109,7 @@ def _settled(
         infer = _remembering(layers.infer_with(emulation))
         if not left:
             break
-        errors = [_error(*pair) for pair in zip(exact, map(infer, every), strict=True)]
+        errors = [layers.error(*pair) for pair in zip(exact, map(infer, every), strict=True)]
         errors[len(batches) :] = [0.0 if np.isfinite(e) else e for e in errors[len(batches) :]]
         worst = int(np.argmax(errors))
         if errors[worst] < CLOSE:
@@ -133,70 +135,3 @@ def _remembering(infer: Callable[[Array], Array]) -> Callable[[Array], Array]:
         return known[key]
 
     return answer
-
-
-def _error(wanted: Array, given: Array) -> float:
-    """Return the RMS error relative to the logits' own spread; infinite when not finite."""
-    if not np.isfinite(given).all():
-        return float("inf")
-    scale = float(np.sqrt(np.mean(wanted.astype(np.float64) ** 2))) + 1e-3
-    return float(np.sqrt(np.mean((wanted.astype(np.float64) - given) ** 2))) / scale
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def quantized(graph: onnx.ModelProto, calibration: Sequence[Array]) -> onnx.ModelProto:
-    """Return the graph with Q/DQ around its convolutions, calibrated on real frames.
-
-    Symmetric int8 with a scale per output channel, as TensorRT requires. Convolutions with one
-    output channel (gates and the logits) stay in floating point: they are a thousandth of the
-    work and the most sensitive.
-    """
-    from onnxruntime import quantization as q
-
-    class Frames(q.CalibrationDataReader):
-        def __init__(self) -> None:
-            self._left = iter(calibration)
-
-        def get_next(self) -> dict[str, Any] | None:  # type: ignore[override]
-            batch = next(self._left, None)
-            return None if batch is None else {graph.graph.input[0].name: batch}
-
-    shapes = {tensor.name: tensor.dims for tensor in graph.graph.initializer}
-    thin = [
-        node.name
-        for node in graph.graph.node
-        if node.op_type == "Conv" and shapes.get(node.input[1], [0])[0] <= 4
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        onnx.save(graph, source)
-        # It recommends the folding and the shapes that our graphs come with.
-        with _without_warnings():
-            q.quantize_static(
-                str(source),
-                str(target),
-                Frames(),
-                quant_format=q.QuantFormat.QDQ,
-                op_types_to_quantize=["Conv"],
-                per_channel=True,
-                activation_type=q.QuantType.QInt8,
-                weight_type=q.QuantType.QInt8,
-                nodes_to_exclude=thin,
-                calibrate_method=q.CalibrationMethod.MinMax,
-                extra_options={
-                    "ActivationSymmetric": True,
-                    "WeightSymmetric": True,
-                    "QuantizeBias": False,  # TensorRT has no int32 DequantizeLinear
-                    "CalibMovingAverage": True,
-                },
-            )
-        return onnx.load(target)

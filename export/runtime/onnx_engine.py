@@ -31,6 +31,9 @@ class OnnxEngine(BaseEngine):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Its int8 kernels need rounded outputs, and overflow on a CPU without VNNI. Looking for
+        # them only costs time: edge took 379 ms with them, 274 ms without, 244 in float32 (AVX2).
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.intra_op_num_threads = threads or 0
         try:
             self._session: Any = onnxruntime.InferenceSession(
