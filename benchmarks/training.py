@@ -89,14 +89,14 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
     found = []
     for seed in seeds:
         own = (f"seed={seed}",)
-        edge = Job(f"edge-kvasir-{seed}", "kvasir-seg", "edge-kvasir", own, "Kvasir-SEG",
-                   "Med-DisSeg, edge", **held_out)  # fmt: skip
+        edge = Job(f"edge-gpu-{seed}", "kvasir-seg", "edge-gpu", own, "Kvasir-SEG",
+                   "Med-DisSeg, edge, GPU recipe", **held_out)  # fmt: skip
         found += [Job(f"full-kvasir-{seed}", "kvasir-seg", "short", own, "Kvasir-SEG"), edge]
     for seed in (0, 1, 2):
         for form, (label, *changes) in FORMS.items():
             own = (f"seed={seed}", *changes, *SHORT)
             found.append(
-                Job(f"dispersive-{form}-{seed}", "kvasir-seg", "edge-kvasir", own, STUDY, label,
+                Job(f"dispersive-{form}-{seed}", "kvasir-seg", "edge-gpu", own, STUDY, label,
                     against="none", share=0, **held_out)
             )  # fmt: skip
     for seed in seeds:
