@@ -17,9 +17,6 @@ from torch import Tensor
 
 from kernels.triton_ops.launch import DTYPES, device_of, power_of_two
 
-# One warp: the softmaxes' weights are one number a position, which every further warp would
-# compute again (H200, float16, 16 x 128 x 128 x 128: 1.9 ms forward at four warps, 1.1 at one).
-WARPS = 1
 DEEPEST = 32  # channels of a head; more of them spill
 _PAIRS = tl.constexpr(81)
 
@@ -70,13 +67,21 @@ def _launch(
     depth = power_of_two(channels // heads)
     block = block_for(depth)
     grid = (triton.cdiv(height * width, block), batch * heads)
-    meta = {"BLOCK": block, "DEPTH": depth, "num_warps": WARPS}
+    meta = {"BLOCK": block, "DEPTH": depth, "num_warps": warps_for(depth)}
     return grid, (height, width, heads, channels // heads), meta
 
 
 def block_for(depth: int) -> int:
     """Positions a program: a tile of values [BLOCK, DEPTH] is 32 numbers a thread."""
     return 1024 // max(depth, 16)
+
+
+def warps_for(depth: int) -> int:
+    """As few as registers allow: a softmax's weights are one number a position, which every further
+    warp computes again (H200, 16 x 128 x 128 x 128 of 32 channels a head in float16: 1.9 ms forward
+    at four warps, 1.1 at one). Shallow heads have twice the positions, whose weights one warp of an
+    RTX 30 or 40 cannot hold."""
+    return 1 if depth > 16 else 2
 
 
 @triton.jit

@@ -22,7 +22,11 @@ def test_quick_run(name: str, tmp_path: Path) -> None:
     assert not module.main(["--out", str(tmp_path), "--quick", "--device", "cpu"])
     whole = json.loads((tmp_path / f"{name}.json").read_text())
     assert whole["machine"]["cores"] >= 1 and whole["machine"]["torch"] and whole["machine"]["date"]
-    failed = {row.get("backend") for row in whole["rows"] if "failed" in row}
+    failed = {
+        row.get("backend")
+        for row in whole["rows"]
+        if "failed" in row and "this CPU does not compute in bf16" not in row["failed"]
+    }
     assert failed <= {"tensorrt", "tensorrt-rtx", "torch-tensorrt"}, "GPU engines alone may fail"
     numbers = [
         value

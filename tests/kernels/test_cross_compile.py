@@ -76,7 +76,7 @@ def test_window_mix_compiles_and_spills_nothing(target: int, tmp_path: Path) -> 
             window_mix.logits_gradient_kernel,
             window_mix.values_gradient_kernel,
         ):
-            found = compiled(kernel, target, types, sizes, num_warps=window_mix.WARPS)
+            found = compiled(kernel, target, types, sizes, num_warps=window_mix.warps_for(depth))
             assert spilled(found, target, tmp_path) == 0, kernel.__name__
 
 
