@@ -30,9 +30,6 @@ RTX_GPUS = ("sm86", "sm89")  # RTX 30 and RTX 40
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, build, stream; print a table, leave ``report.json`` and ``report.html``."""
-    # Read when PyTorch is imported, here and in the steps. On 2 cores with three other programs a
-    # training step of 4 images took 30 s with threads that wait by spinning and 8 s without.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = parse(argv)
     out: Path = args.out
     check_inputs(args)
