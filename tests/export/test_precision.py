@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -212,9 +214,9 @@ def test_the_worst_are_found_without_asking_about_each() -> None:
     harms = {f"{i}": 1e-3 for i in range(128)} | {"17": 0.5, "90": 0.9}
     asked = []
 
-    def harm(names: object) -> float:
+    def harm(names: Collection[str]) -> float:
         asked.append(names)
-        return float(np.sqrt(sum(harms[name] ** 2 for name in names)))  # type: ignore[attr-defined]
+        return float(np.sqrt(sum(harms[name] ** 2 for name in names)))
 
     worst = int8.by_harm(list(harms), harm)
     assert [next(worst), next(worst)] == ["90", "17"] and len(asked) < 30

@@ -20,9 +20,7 @@ def learn(stage: int, graphed: bool, where: str) -> tuple[torch.nn.Module, list[
     """Take three steps at two sizes; return the network and its losses."""
     torch.manual_seed(0)
     network = create_model("edge", stage=stage).to(where).train()
-    call: Any = GraphedNetwork(network, torch.float32)
-    if not graphed:
-        call = lambda *views: [network(view) for view in views]  # noqa: E731
+    graphs = GraphedNetwork(network, torch.float32)
     objective = StageOneObjective() if stage == 1 else StageTwoObjective()
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
     losses = []
@@ -30,7 +28,8 @@ def learn(stage: int, graphed: bool, where: str) -> tuple[torch.nn.Module, list[
         torch.manual_seed(step)
         views = [torch.randn(4, 3, side, side).to(where) for _ in range(3 - stage)]
         target = (views[0].mean(1) > 0.3).long()
-        total, _ = objective(*call(*views), target)
+        outputs = graphs(*views) if graphed else [network(view) for view in views]
+        total, _ = objective(*outputs, target)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
