@@ -89,8 +89,8 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
     found = []
     for seed in seeds:
         own = (f"seed={seed}",)
-        edge = Job(f"edge-gpu-{seed}", "kvasir-seg", "edge-gpu", own, "Kvasir-SEG",
-                   "Med-DisSeg, edge, GPU recipe", **held_out)  # fmt: skip
+        edge = Job(f"edge-kvasir-{seed}", "kvasir-seg", "edge-kvasir", own, "Kvasir-SEG",
+                   "Med-DisSeg, edge, again", **held_out)  # fmt: skip
         found += [Job(f"full-kvasir-{seed}", "kvasir-seg", "short", own, "Kvasir-SEG"), edge]
     for seed in (0, 1, 2):
         for form, (label, *changes) in FORMS.items():
@@ -105,7 +105,7 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
             Job(f"full-glas-{seed}", "glas", "short", (*own, "split.validation=test"), "GlaS",
                 reported="test", share=0.5),
             Job(f"full-isic2016-{seed}", "isic2018-256", "short", (*own, *ISIC), "ISIC-2016",
-                reported="isic2016_test", share=0.5,
+                reported="isic2016_test",
                 note="ISIC-2016: the images of its lists that ISIC-2018 has (nine in ten), with "
                 "ISIC-2018's masks."),
         ]  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,22 @@ import numpy.typing as npt
 import torch
 
 from export.runtime.engine import BaseEngine
+from export.runtime.lanes import Lanes
 from export.traits import Traits
 from medisseg.errors import UserError
 from medisseg.model.blocks import TeLU
+from medisseg.model.network import StageTwo
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PARTS = 64  # compiled forms of one class of part: its levels, inputs and batch sizes
 
 
 class TorchEngine(BaseEngine):
     """A network in PyTorch.
 
-    On a GPU each batch size is captured once into a CUDA graph, with the convolution algorithms
-    that were fastest in a trial: the last bits may differ from one process to the next. Copies go
-    through pinned memory on the same stream.
+    On a GPU each batch size is captured once into a CUDA graph, Stage II on lanes (lanes.py), with
+    the convolution algorithms that were fastest in a trial: the last bits may differ from one
+    process to the next. Copies go through pinned memory on the same stream.
 
     Args:
         network: What ``model.for_inference()`` returned. For a GPU, with ``portable=False``: our
@@ -58,11 +62,22 @@ class TorchEngine(BaseEngine):
         self._graphs: dict[int, tuple[Any, torch.Tensor, Any]] = {}
         network = network.to(self.device, self.dtype).eval()
         self._network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        wrap: Callable[[Any], Any] = lambda form: form  # noqa: E731
         if compiled:
+            wrap = functools.partial(torch.compile, fullgraph=True, dynamic=False)
             for part in self._network.modules():
                 if isinstance(part, TeLU):
                     part.portable = True
-            self._network = torch.compile(self._network, fullgraph=True, dynamic=False)
+        self._in_turn: Callable[[], Any] = contextlib.nullcontext
+        self._compiling: Callable[[], Any] = contextlib.nullcontext
+        if compiled:
+            limit = {"recompile_limit": PARTS}
+            self._compiling = functools.partial(torch._dynamo.config.patch, limit)
+        if cuda and isinstance(network, StageTwo):
+            self._network = Lanes(network, wrap)
+            self._in_turn = self._network.in_turn
+        else:
+            self._network = wrap(self._network)
         where = torch.cuda.get_device_name(self.device) if cuda else "CPU"
         how = ", torch.compile" if compiled else ""
         super().__init__(traits, f"PyTorch {torch.__version__} {precision} on {where}{how}")
@@ -104,12 +119,15 @@ class TorchEngine(BaseEngine):
         return dict(zip(("logits", "uncertainty"), answer, strict=True))
 
     def _capture(self, images: torch.Tensor) -> tuple[Any, torch.Tensor, Any]:
-        with torch.cuda.device(self.device), _convolutions(exact=self.dtype == torch.float32):
+        exact = self.dtype == torch.float32
+        with torch.cuda.device(self.device), _convolutions(exact), self._compiling():
             inside = images.to(self.device, copy=True)
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # outside the capture: compilation, trials, allocation
-                for _ in range(3):
+                with self._in_turn():  # a trial beside other parts would time those too
+                    self._forward(inside)
+                for _ in range(2):
                     self._forward(inside)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()

@@ -1,11 +1,12 @@
-"""CDFA window mixing on a GPU: softmax, 5 x 5 filter and 25 taps in one kernel.
+"""CDFA window mixing on a GPU: the 5 x 5 filters of every position and head, then their 25 taps.
 
-A program serves one head of one image at BLOCK positions. Forward it keeps the nine softmaxes'
-highest logits and inverse sums, then gathers every tap's weight from at most nine attention
-entries. Backward, one kernel gives the logits' gradient and leaves each softmax's log-sum-exp,
-with which a second one gathers the values' gradient; nothing is scattered, so nothing is atomic.
-Loops over taps stay loops: unrolled, their loads are hoisted together and registers spill.
-Logits, values and outputs come with their strides: any layout is read in place.
+Forward, one kernel turns the nine softmaxes around a position into its filter (float32, 25 numbers
+where the logits have 81) and a second one applies the filters. Backward, the same two give the
+values' gradient; the filters' gradient is 25 products over channels, from which the last kernel
+gathers the logits'. Nothing is scattered, so nothing is atomic, and a softmax is computed once a
+position, not once a channel. Logits, values and outputs come with their strides: any layout is read
+in place; logits are read best with positions innermost, values with channels innermost. Loops over
+taps stay loops: unrolled, their loads are hoisted together and registers spill.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from kernels.triton_ops.launch import DTYPES, device_of, power_of_two
 
-DEEPEST = 32  # channels of a head; more of them spill
+DEEPEST = 32  # channels of a head
+PIXELS = 128  # positions a program where there are no channels, one a thread
+WARPS = 4
 _PAIRS = tl.constexpr(81)
+_TAPS = tl.constexpr(25)
 
 
 def takes(logits: Tensor, values: Tensor) -> bool:
@@ -32,92 +36,116 @@ def takes(logits: Tensor, values: Tensor) -> bool:
 def forward(logits: Tensor, values: Tensor) -> Tensor:
     """Return the mixed values in the layout of ``values``."""
     out = torch.empty_like(values)
-    grid, sizes, meta = _launch(logits, values)
     with device_of(values):
-        forward_kernel[grid](
-            logits, values, out, *sizes, *logits.stride(), *values.stride(), *out.stride(), **meta
-        )
+        _apply(_filters(logits), values, out, transposed=False)
     return out
 
 
 def backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients by logits and values, each in its own layout."""
     dlogits, dvalues = torch.empty_like(logits), torch.empty_like(values)
-    batch, channels, height, width = logits.shape
-    log_sums = logits.new_empty(batch, channels // 9, height, width, dtype=torch.float32)
-    grid, sizes, meta = _launch(logits, values)
     with device_of(values):
+        filters = _filters(logits)
+        _apply(filters, gradient, dvalues, transposed=True)
+        grid, sizes, meta = _tiles(filters, values)
+        filters_gradient_kernel[grid](  # into the same memory
+            gradient, values, filters, *sizes, *gradient.stride(), *values.stride(), **meta
+        )
+        grid, sizes, meta = _pixels(logits)
         logits_gradient_kernel[grid](
-            gradient, logits, values, dlogits, log_sums, *sizes, *gradient.stride(),
-            *logits.stride(), *values.stride(), *dlogits.stride(), **meta,
-        )  # fmt: skip
-        values_gradient_kernel[grid](
-            gradient, logits, log_sums, dvalues, *sizes, *gradient.stride(), *logits.stride(),
-            *dvalues.stride(), **meta,
-        )  # fmt: skip
+            filters, logits, dlogits, *sizes, *logits.stride(), *dlogits.stride(), **meta
+        )
     return dlogits, dvalues
 
 
-def _launch(
-    logits: Tensor, values: Tensor
-) -> tuple[tuple[int, int], tuple[int, ...], dict[str, int]]:
-    """Return the grid, (height, width, heads, depth) and the compile-time sizes."""
+def _filters(logits: Tensor) -> Tensor:
+    """W: [B * heads, 25, H * W], float32."""
+    batch, channels, height, width = logits.shape
+    shape = batch * channels // _PAIRS.value, _TAPS.value, height * width
+    filters = logits.new_empty(shape, dtype=torch.float32)
+    grid, sizes, meta = _pixels(logits)
+    filters_kernel[grid](logits, filters, *sizes, *logits.stride(), **meta)
+    return filters
+
+
+def _apply(filters: Tensor, values: Tensor, out: Tensor, transposed: bool) -> None:
+    grid, sizes, meta = _tiles(filters, values)
+    apply_kernel[grid](
+        filters, values, out, *sizes, *values.stride(), *out.stride(), TRANSPOSED=transposed, **meta
+    )
+
+
+Launch = tuple[tuple[int, int], tuple[int, ...], dict[str, int]]
+
+
+def _pixels(logits: Tensor) -> Launch:
+    """The grid, (height, width, heads) and the compile-time sizes of a kernel without channels."""
+    batch, channels, height, width = logits.shape
+    heads = channels // _PAIRS.value
+    grid = (triton.cdiv(height * width, PIXELS), batch * heads)
+    return grid, (height, width, heads), {"BLOCK": PIXELS, "num_warps": WARPS}
+
+
+def _tiles(filters: Tensor, values: Tensor) -> Launch:
+    """The grid, (height, width, heads, depth) and the compile-time sizes of one with channels."""
     batch, channels, height, width = values.shape
-    heads = logits.shape[1] // _PAIRS.value
+    heads = len(filters) // batch
     depth = power_of_two(channels // heads)
     block = block_for(depth)
     grid = (triton.cdiv(height * width, block), batch * heads)
-    meta = {"BLOCK": block, "DEPTH": depth, "num_warps": warps_for(depth)}
+    meta = {"BLOCK": block, "DEPTH": depth, "num_warps": WARPS}
     return grid, (height, width, heads, channels // heads), meta
 
 
 def block_for(depth: int) -> int:
-    """Positions a program: a tile of values [BLOCK, DEPTH] is 32 numbers a thread."""
+    """Positions a program: a tile of values [BLOCK, DEPTH] is 8 numbers a thread."""
     return 1024 // max(depth, 16)
 
 
-def warps_for(depth: int) -> int:
-    """As few as registers allow: a softmax's weights are one number a position, which every further
-    warp computes again (H200, 16 x 128 x 128 x 128 of 32 channels a head in float16: 1.9 ms forward
-    at four warps, 1.1 at one). Shallow heads have twice the positions, whose weights one warp of an
-    RTX 30 or 40 cannot hold."""
-    return 1 if depth > 16 else 2
-
-
 @triton.jit
-def forward_kernel(
-    logits, values, out, height, width, heads, depth,
-    lb, lc, lh, lw, vb, vc, vh, vw, ob, oc, oh, ow,
-    BLOCK: tl.constexpr, DEPTH: tl.constexpr,
+def filters_kernel(
+    logits, filters, height, width, heads, lb, lc, lh, lw, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """out[p] = sum over taps d of W[p, d] v[p + d]."""
+    """W[p, d] = sum over q of A[p - q, q, q + d]."""
     y, x, here, batch, head = _place(height, width, heads, BLOCK)
     logits += batch * lb + head * _PAIRS * lc
-    values += batch * vb + head * depth * vc
-    channel = tl.arange(0, DEPTH)
-    highest = ()
-    inverse = ()
+    chances = ()
     for q in tl.static_range(9):
         sy, sx = y - (q // 3 - 1), x - (q % 3 - 1)
         inside = here & _within(sy, sx, height, width)
-        at = logits + sy.to(tl.int64) * lh + sx.to(tl.int64) * lw
-        top, total = _softmax(at, q, lc, inside)
-        highest = highest + (top,)
-        inverse = inverse + (1.0 / total,)
-    mixed = tl.zeros((BLOCK, DEPTH), tl.float32)
-    for d in range(25):
+        at = logits + sy.to(tl.int64) * lh + sx.to(tl.int64) * lw + q * 9 * lc
+        chances = chances + _softmax(at, lc, inside)
+    filters += _start(height, width, heads, batch, head, y, x)
+    for d in tl.static_range(25):
         weight = tl.zeros((BLOCK,), tl.float32)
         for q in tl.static_range(9):
-            ky, kx = _input(q, d)
-            if ky >= 0 and ky <= 2 and kx >= 0 and kx <= 2:
-                sy, sx = y - (q // 3 - 1), x - (q % 3 - 1)
-                inside = here & _within(sy, sx, height, width)
-                at = logits + sy.to(tl.int64) * lh + sx.to(tl.int64) * lw
-                logit = _load(at + (q * 9 + ky * 3 + kx) * lc, inside)
-                weight += tl.where(inside, tl.exp(logit - highest[q]) * inverse[q], 0.0)
-        vy, vx = y + (d // 5 - 2), x + (d % 5 - 2)
-        inside = here & _within(vy, vx, height, width)
-        mixed += weight[:, None] * _tile(values, vy, vx, channel, depth, inside, vc, vh, vw)
+            # The input k = q + d has a row and a column of the window, 0 to 2.
+            low = q // 3 + d // 5 >= 2 and q % 3 + d % 5 >= 2
+            if low and q // 3 + d // 5 <= 4 and q % 3 + d % 5 <= 4:
+                weight += chances[q * 9 + q + d // 5 * 3 + d % 5 - 8]
+        tl.store(filters + d * _area(height, width), weight, mask=here)
+
+
+@triton.jit
+def apply_kernel(
+    filters, values, out, height, width, heads, depth, vb, vc, vh, vw, ob, oc, oh, ow,
+    TRANSPOSED: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """out[p] = sum over d of W[p, d] v[p + d] or, transposed, of W[p - d, d] v[p - d]."""
+    y, x, here, batch, head = _place(height, width, heads, BLOCK)
+    values += batch * vb + head * depth * vc
+    channel = tl.arange(0, DEPTH)
+    mixed = tl.zeros((BLOCK, DEPTH), tl.float32)
+    own = filters + _start(height, width, heads, batch, head, y, x)
+    for row in range(5):
+        for column in range(5):
+            dy, dx = row - 2, column - 2
+            sy, sx = (y - dy, x - dx) if TRANSPOSED else (y + dy, x + dx)
+            inside = here & _within(sy, sx, height, width)
+            at = own + (row * 5 + column) * _area(height, width)
+            weight = _load(at - (dy * width + dx if TRANSPOSED else 0), inside)
+            tile = _tile(values, sy, sx, channel, depth, inside, vc, vh, vw)
+            mixed += weight[:, None] * tile
     out += batch * ob + head * depth * oc
     at = out + _offsets(y, x, channel, oc, oh, ow)
     mask = here[:, None] & (channel < depth)[None, :]
@@ -125,89 +153,50 @@ def forward_kernel(
 
 
 @triton.jit
-def logits_gradient_kernel(
-    gradient, logits, values, dlogits, log_sums, height, width, heads, depth,
-    gb, gc, gh, gw, lb, lc, lh, lw, vb, vc, vh, vw, db, dc, dh, dw,
+def filters_gradient_kernel(
+    gradient, values, dfilters, height, width, heads, depth, gb, gc, gh, gw, vb, vc, vh, vw,
     BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """dA[p, q, k] = g[p + q] . v[p + k]; dlogits = A (dA - sum_k A dA); and log_sums[p, q]."""
+    """dW[p, d] = g[p] . v[p + d]."""
+    y, x, here, batch, head = _place(height, width, heads, BLOCK)
+    gradient += batch * gb + head * depth * gc
+    values += batch * vb + head * depth * vc
+    channel = tl.arange(0, DEPTH)
+    own = dfilters + _start(height, width, heads, batch, head, y, x)
+    g = _tile(gradient, y, x, channel, depth, here, gc, gh, gw)
+    for row in range(5):
+        for column in range(5):
+            sy, sx = y + (row - 2), x + (column - 2)
+            inside = here & _within(sy, sx, height, width)
+            tile = _tile(values, sy, sx, channel, depth, inside, vc, vh, vw)
+            at = own + (row * 5 + column) * _area(height, width)
+            tl.store(at, tl.sum(g * tile, 1), mask=here)
+
+
+@triton.jit
+def logits_gradient_kernel(
+    dfilters, logits, dlogits, height, width, heads, lb, lc, lh, lw, db, dc, dh, dw,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dA[p, q, k] = dW[p + q, k - q]; dlogits = A (dA - sum over k of A dA)."""
     y, x, here, batch, head = _place(height, width, heads, BLOCK)
     logits += batch * lb + head * _PAIRS * lc + y.to(tl.int64) * lh + x.to(tl.int64) * lw
     dlogits += batch * db + head * _PAIRS * dc + y.to(tl.int64) * dh + x.to(tl.int64) * dw
-    gradient += batch * gb + head * depth * gc
-    values += batch * vb + head * depth * vc
-    area = tl.cast(height, tl.int64) * width  # a height of 1 has no .to
-    log_sums += (batch * heads + head) * 9 * area + y.to(tl.int64) * width + x
-    channel = tl.arange(0, DEPTH)
+    own = dfilters + _start(height, width, heads, batch, head, y, x)
     for q in range(9):
-        top, total = _softmax(logits, q, lc, here)
-        tl.store(log_sums + q * area, top + tl.log(total), mask=here)
-        gy, gx = y + (q // 3 - 1), x + (q % 3 - 1)
-        inside = here & _within(gy, gx, height, width)
-        g = _tile(gradient, gy, gx, channel, depth, inside, gc, gh, gw)
+        qy, qx = q // 3 - 1, q % 3 - 1
+        inside = here & _within(y + qy, x + qx, height, width)
+        chances = _softmax(logits + q * 9 * lc, lc, here)
+        slopes = ()
         mean = tl.zeros((BLOCK,), tl.float32)
-        for k in range(9):
-            chance, slope = _pair(
-                logits + (q * 9 + k) * lc, values, g, y, x, k, top, total, here, channel,
-                height, width, depth, vc, vh, vw,
-            )  # fmt: skip
-            mean += chance * slope
-        for k in range(9):  # computed again: nine slopes do not fit beside their tiles
-            chance, slope = _pair(
-                logits + (q * 9 + k) * lc, values, g, y, x, k, top, total, here, channel,
-                height, width, depth, vc, vh, vw,
-            )  # fmt: skip
-            found = chance * (slope - mean)
+        for k in tl.static_range(9):
+            d = (k // 3 - 1 - qy + 2) * 5 + k % 3 - 1 - qx + 2
+            slope = _load(own + d * _area(height, width) + qy * width + qx, inside)
+            slopes = slopes + (slope,)
+            mean += chances[k] * slope
+        for k in tl.static_range(9):
+            found = chances[k] * (slopes[k] - mean)
             tl.store(dlogits + (q * 9 + k) * dc, found.to(dlogits.dtype.element_ty), mask=here)
-
-
-@triton.jit
-def _pair(at, values, g, y, x, k, top, total, here, channel, height, width, depth, vc, vh, vw):
-    """A[p, q, k] and dA[p, q, k] = g . v[p + k]."""
-    vy, vx = y + (k // 3 - 1), x + (k % 3 - 1)
-    inside = here & _within(vy, vx, height, width)
-    v = _tile(values, vy, vx, channel, depth, inside, vc, vh, vw)
-    return tl.exp(_load(at, here) - top) / total, tl.sum(g * v, 1)
-
-
-@triton.jit
-def values_gradient_kernel(
-    gradient, logits, log_sums, dvalues, height, width, heads, depth,
-    gb, gc, gh, gw, lb, lc, lh, lw, db, dc, dh, dw,
-    BLOCK: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    """dv[p] = sum over taps d of W[p - d, d] g[p - d], W from A at p - k for every k - q = d."""
-    y, x, here, batch, head = _place(height, width, heads, BLOCK)
-    logits += batch * lb + head * _PAIRS * lc
-    gradient += batch * gb + head * depth * gc
-    area = tl.cast(height, tl.int64) * width  # a height of 1 has no .to
-    log_sums += (batch * heads + head) * 9 * area
-    channel = tl.arange(0, DEPTH)
-    mixed = tl.zeros((BLOCK, DEPTH), tl.float32)
-    for d in range(25):
-        weight = tl.zeros((BLOCK,), tl.float32)
-        for q in range(9):
-            ky, kx = _input(q, d)
-            if ky >= 0 and ky <= 2 and kx >= 0 and kx <= 2:
-                sy, sx = y - (ky - 1), x - (kx - 1)
-                inside = here & _within(sy, sx, height, width)
-                at = logits + sy.to(tl.int64) * lh + sx.to(tl.int64) * lw
-                logit = _load(at + (q * 9 + ky * 3 + kx) * lc, inside)
-                log_sum = _load(log_sums + q * area + sy.to(tl.int64) * width + sx, inside)
-                weight += tl.where(inside, tl.exp(logit - log_sum), 0.0)
-        gy, gx = y - (d // 5 - 2), x - (d % 5 - 2)
-        inside = here & _within(gy, gx, height, width)
-        mixed += weight[:, None] * _tile(gradient, gy, gx, channel, depth, inside, gc, gh, gw)
-    dvalues += batch * db + head * depth * dc
-    at = dvalues + _offsets(y, x, channel, dc, dh, dw)
-    mask = here[:, None] & (channel < depth)[None, :]
-    tl.store(at, mixed.to(dvalues.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _input(q, d):
-    """Row and column, 0 to 2, of the window input k with k - q = tap d; outside where none is."""
-    return q // 3 + d // 5 - 2, q % 3 + d % 5 - 2
 
 
 @triton.jit
@@ -221,6 +210,17 @@ def _place(height, width, heads, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _area(height, width):
+    return tl.cast(height, tl.int64) * width  # a height of 1 has no .to
+
+
+@triton.jit
+def _start(height, width, heads, batch, head, y, x):
+    """Where the filters of the program's positions start: their tap 0."""
+    return (batch * heads + head) * _TAPS * _area(height, width) + y.to(tl.int64) * width + x
+
+
+@triton.jit
 def _within(y, x, height, width):
     return (y >= 0) & (y < height) & (x >= 0) & (x < width)
 
@@ -231,15 +231,23 @@ def _load(at, mask):
 
 
 @triton.jit
-def _softmax(at, q, stride, mask):
-    """Highest of the nine logits of window output ``q`` and the sum of exp(logit - highest)."""
-    top = _load(at + q * 9 * stride, mask)
+def _softmax(at, stride, mask):
+    """The nine chances of one window output; 0 where the mask is not."""
+    logits = ()
+    for k in tl.static_range(9):
+        logits = logits + (_load(at + k * stride, mask),)
+    top = logits[0]
     for k in tl.static_range(1, 9):
-        top = tl.maximum(top, _load(at + (q * 9 + k) * stride, mask))
+        top = tl.maximum(top, logits[k])
+    powers = ()
     total = tl.zeros_like(top)
     for k in tl.static_range(9):
-        total += tl.exp(_load(at + (q * 9 + k) * stride, mask) - top)
-    return top, total
+        powers = powers + (tl.exp(logits[k] - top),)
+        total += powers[k]
+    chances = ()
+    for k in tl.static_range(9):
+        chances = chances + (tl.where(mask, powers[k] / total, 0.0),)
+    return chances
 
 
 @triton.jit

@@ -7,6 +7,7 @@ Image and mask go through one warp; the background's mask is the complement of t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -20,7 +21,8 @@ from kornia.enhance import (
     adjust_saturation_with_gray_subtraction,
 )
 from kornia.filters import gaussian_blur2d
-from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+from kornia.geometry.conversions import normalize_homography
+from kornia.geometry.transform import get_affine_matrix2d
 from torch import Tensor
 from torch.nn import functional
 
@@ -60,23 +62,25 @@ def geometry(
     """
     matrix, moved = _matrix(images, config, uniform)
     if moved.any():
-        size = (images.shape[2], images.shape[3])
-        which = moved.nonzero().flatten()
+        which = _chosen(moved, images.device)
         images, masks = images.clone(), masks.clone()
-        warped = warp_affine(
-            images[which], matrix[which], size, padding_mode="reflection", align_corners=True
+        here, labels = images[which], masks[which].unsqueeze(1).float()
+        grid = functional.affine_grid(
+            _sent(matrix[moved].to(images.dtype), images.device), list(here.shape), True
         )
-        labels = warp_affine(
-            masks[which].unsqueeze(1).float(), matrix[which], size, mode="nearest",
-            padding_mode="reflection", align_corners=True,
-        )  # fmt: skip
-        images[which] = warped
-        masks[which] = labels.squeeze(1).round().to(masks.dtype)
+        sample = functools.partial(
+            functional.grid_sample, grid=grid, padding_mode="reflection", align_corners=True
+        )
+        images[which] = sample(here)
+        masks[which] = sample(labels, mode="nearest").squeeze(1).round().to(masks.dtype)
     return _holes(images, config, uniform[:, 8:]), masks
 
 
 def _matrix(images: Tensor, config: AugmentConfig, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the forward map of pixel coordinates [B, 2, 3] and which images move, bool [B]."""
+    """Return where each output pixel comes from, [B, 2, 3] in [-1, 1], and which images move.
+
+    Both on the CPU: a GPU would be waited for.
+    """
     count, _, height, width = images.shape
     turned = uniform[:, 0] < config.rotate_p
     angle = torch.where(turned, (2 * uniform[:, 1] - 1) * config.rotate, 0.0)
@@ -91,7 +95,18 @@ def _matrix(images: Tensor, config: AugmentConfig, uniform: Tensor) -> tuple[Ten
     mirror = torch.diag_embed(torch.cat([sign, sign.new_ones(count, 1)], 1))
     mirror[:, :2, 2] = center * (1 - sign)
     moved = turned | zoomed | flips.any(1) | (shift != 0).any(1)
-    return (matrix @ mirror)[:, :2].to(images), moved.to(images.device)
+    forward = normalize_homography(matrix @ mirror, (height, width), (height, width))
+    return torch.linalg.inv(forward)[:, :2], moved
+
+
+def _chosen(which: Tensor, device: torch.device) -> Tensor:
+    """Indices of what is True, on the images' device."""
+    return _sent(which.nonzero().flatten(), device)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """To the images' device; a GPU that is busy with the step before is not waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _holes(images: Tensor, config: AugmentConfig, uniform: Tensor) -> Tensor:
@@ -118,13 +133,11 @@ def color(images: Tensor, config: ColorConfig, uniform: Tensor) -> Tensor:
         config: Ranges and probabilities.
         uniform: Draws, float32 [B, COLOR_DRAWS].
     """
-    uniform = uniform.to(images.device)
-    jittered = (uniform[:, 0] < config.jitter_p).nonzero().flatten()
-    if len(jittered) and max(config.jitter) > 0:
-        images = images.index_copy(
-            0, jittered, _jitter(images[jittered], config, uniform[jittered])
-        )
-    grayed = (uniform[:, 5] < config.gray_p).nonzero().flatten()
+    device, picked = images.device, uniform[:, 0] < config.jitter_p
+    if picked.any() and max(config.jitter) > 0:
+        jittered = _chosen(picked, device)
+        images = images.index_copy(0, jittered, _jitter(images[jittered], config, uniform[picked]))
+    grayed = _chosen(uniform[:, 5] < config.gray_p, device)
     if len(grayed):
         gray = rgb_to_grayscale(images[grayed]).expand(-1, 3, -1, -1)
         images = images.index_copy(0, grayed, gray)
@@ -134,7 +147,7 @@ def color(images: Tensor, config: ColorConfig, uniform: Tensor) -> Tensor:
 
 
 def _jitter(images: Tensor, config: ColorConfig, uniform: Tensor) -> Tensor:
-    change = (2 * uniform[:, 1:5] - 1) * uniform.new_tensor(config.jitter)
+    change = _sent((2 * uniform[:, 1:5] - 1) * uniform.new_tensor(config.jitter), images.device)
     images = adjust_brightness_accumulative(images, 1 + change[:, 0])
     images = adjust_contrast_with_mean_subtraction(images, 1 + change[:, 1])
     images = adjust_saturation_with_gray_subtraction(images, 1 + change[:, 2])
@@ -143,11 +156,12 @@ def _jitter(images: Tensor, config: ColorConfig, uniform: Tensor) -> Tensor:
 
 def _blur(images: Tensor, config: ColorConfig, uniform: Tensor) -> Tensor:
     """Blur with probability ``blur_p``; one draw decides whether and, rescaled, how much."""
-    which = (uniform < config.blur_p).nonzero().flatten()
-    if not len(which):
+    blurry = uniform < config.blur_p
+    if not blurry.any():
         return images
     low, high = config.blur
-    sigma = low + (high - low) * uniform[which] / config.blur_p
+    which = _chosen(blurry, images.device)
+    sigma = _sent(low + (high - low) * uniform[blurry] / config.blur_p, images.device)
     side = 2 * math.ceil(2.5 * high) + 1  # 2.5 sigma holds 98.8% of the Gaussian
     blurred = gaussian_blur2d(
         images[which], (side, side), sigma.unsqueeze(1).expand(-1, 2), border_type="replicate"
@@ -159,8 +173,10 @@ def normalize(images: Tensor, convention: InputConvention) -> Tensor:
     """Turn RGB in [0, 1], float [B, 3, h, w], into the convention's input."""
     if convention.color == "BGR":
         images = images.flip(1)
-    mean = images.new_tensor(convention.mean).view(3, 1, 1)
-    std = images.new_tensor(convention.std).view(3, 1, 1)
+    mean, std = (
+        _sent(torch.tensor(values, dtype=images.dtype).view(3, 1, 1), images.device)
+        for values in (convention.mean, convention.std)
+    )
     return (images * (255 * convention.scale) - mean) / std
 
 

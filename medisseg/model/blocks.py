@@ -5,6 +5,8 @@ All maps are [N, C, H, W]. Upsampling is bilinear with aligned corners, as in th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,9 +40,18 @@ def activation(name: str) -> nn.Module:
 
 def upsample(x: Tensor, scale: int = 2) -> Tensor:
     """Enlarge [N, C, H, W] ``scale`` times, bilinear with aligned corners."""
-    if scale == 1:
-        return x
-    return F.interpolate(x, scale_factor=float(scale), mode="bilinear", align_corners=True)
+    return x if scale == 1 else resize(x, scale_factor=float(scale))
+
+
+def resize(x: Tensor, **to: Any) -> Tensor:
+    """Resize to ``size`` or by ``scale_factor``, bilinear with aligned corners, in x's precision.
+
+    Autocast alone would answer in float32 and double what all that follows moves.
+    """
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return F.interpolate(x, mode="bilinear", align_corners=True, **to)
+    return F.interpolate(x, mode="bilinear", align_corners=True, **to)
 
 
 class CBT(nn.Module):
@@ -96,9 +107,10 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""
-        average, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-        pooled = torch.cat([average, peak], 2)  # both through the MLP in one launch
-        return x * torch.sigmoid(self.expand(F.relu(self.reduce(pooled))).sum(2, keepdim=True))
+        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)  # both in one product
+        hidden = F.relu(F.linear(pooled, self.reduce.weight.flatten(1)))
+        gate = torch.sigmoid(F.linear(hidden, self.expand.weight.flatten(1)).sum(1))
+        return x * gate[:, :, None, None]
 
 
 class SpatialGate(nn.Module):

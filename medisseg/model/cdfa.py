@@ -7,10 +7,12 @@ and overlapping windows are summed. That equals one 5 x 5 filter a position and 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kernels import window_mix, window_mix_convolution
-from medisseg.model.blocks import CBT
+from medisseg.model.blocks import CBT, upsample
 
 PAIRS = 81  # 9 window outputs x 9 window inputs
 
@@ -37,13 +39,44 @@ class CDFA(nn.Module):
             CBT(width, width, 3, act=act, separable=separable),
         )
 
-    def forward(self, x: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-        """[N, in, H, W] and two guides [N, width, H, W] -> [N, width, H, W]."""
+    def forward(
+        self, x: Tensor, foreground: Tensor, background: Tensor, coarser: Tensor | None = None
+    ) -> Tensor:
+        """Aggregate one level.
+
+        Args:
+            x: The level's feature [N, C, H, W].
+            foreground: Guide [N, width, H, W].
+            background: Guide [N, width, H, W].
+            coarser: The aggregated feature of the next coarser level [N, width, H / 2, W / 2];
+                ``in_channels`` counts its channels too.
+
+        Returns:
+            [N, width, H, W].
+        """
+        if coarser is not None:
+            x = torch.cat([x, upsample(coarser)], 1)
         mix = window_mix_convolution if self.portable else window_mix
         values = self.value(self.before(x))
         for attend, guide in (
             (self.attend_foreground, foreground),
             (self.attend_background, background),
         ):
-            values = self.project(mix(attend(guide) * self.scale, values))
+            values = self.project(mix(self.logits(attend, guide), values))
         return self.after(values)
+
+    def logits(self, attend: nn.Conv2d, guide: Tensor) -> Tensor:
+        """Attention logits [N, heads * 81, H, W]; the weights are scaled, not the large map.
+
+        A GPU gets them with positions innermost, as window mixing reads them.
+        """
+        weight, bias = attend.weight * self.scale, self.scale * attend.bias  # type: ignore[operator]
+        if self.portable or not guide.is_cuda:
+            return F.conv2d(guide, weight, bias)
+        return positions_innermost(guide, weight, bias)
+
+
+def positions_innermost(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 1 x 1 convolution whose output is contiguous, whatever the layout of ``x``."""
+    filters = weight.flatten(1).expand(len(x), -1, -1)
+    return torch.baddbmm(bias[:, None], filters, x.flatten(2)).unflatten(2, x.shape[2:])

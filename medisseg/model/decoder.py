@@ -62,7 +62,8 @@ class OutputBlock(nn.Module):
         self.reduce = CBT(width, hidden, 1, act=act)
         self.logits = nn.Conv2d(hidden, classes, 1)
 
-    def forward(self, small: Tensor, medium: Tensor, large: Tensor) -> Tensor:
-        """Three maps at H, H/2, H/4 -> logits [N, classes, 2H, 2W]."""
+    def forward(self, small: Tensor, medium: Tensor, large: Tensor, height: int) -> Tensor:
+        """Three maps at h, h/2, h/4 -> logits [N, classes, H, W]; H = ``height`` = 2 h or 4 h."""
         x = self.fuse(torch.cat([small, upsample(medium, 2), upsample(large, 4)], 1))
-        return self.logits(self.reduce(self.refine(upsample(x))))
+        logits = self.logits(self.reduce(self.refine(upsample(x))))
+        return upsample(logits, height // logits.shape[-2])

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from medisseg.checkpoint import Checkpoint, new_checkpoint
 from medisseg.errors import UserError
 from medisseg.model.attention import ATTENTIONS
-from medisseg.model.blocks import CBT, ELAT, upsample
+from medisseg.model.blocks import CBT, ELAT, resize, upsample
 from medisseg.model.cdfa import CDFA
 from medisseg.model.decoder import Decoder, MultiReceptiveField, OutputBlock
 from medisseg.model.decoupling import BRANCHES, AuxiliaryHead, Guide, SemanticDecoupling
@@ -64,7 +64,7 @@ class StageOneHead(nn.Module):
         for x, part, gate in zip(features, self.projections, self.gates, strict=True):
             block = cast(CBT, part)
             projected = block.project(x)
-            full = F.interpolate(projected, size, mode="bilinear", align_corners=True)
+            full = resize(projected, size=size)
             maps.append(gate(block.finish(full)))
         joined = torch.cat(maps, 1)
         return self.logits(joined), projected, joined
@@ -183,14 +183,12 @@ class StageTwo(Network):
         """CDFA coarse to fine: d1..d4 [N, width, ...] -> c1..c4 of the same sizes."""
         aggregated: list[Tensor] = []
         for level in (3, 2, 1, 0):
-            x = maps[level]
-            if aggregated:
-                x = torch.cat([x, upsample(aggregated[0])], 1)
             guides = (
                 self.guides_foreground[level](foreground),
                 self.guides_background[level](background),
             )
-            aggregated.insert(0, self.aggregations[level](x, *guides))
+            coarser = aggregated[0] if aggregated else None
+            aggregated.insert(0, self.aggregations[level](maps[level], *guides, coarser))
         return aggregated
 
     def answer(self, x: Tensor) -> Any:
@@ -202,8 +200,7 @@ class StageTwo(Network):
         small = self.decoders["small"](c2, c1)
         medium = self.decoders["medium"](c3, c2)
         large = self.decoders["large"](c4, c3)
-        logits = self.output(small, medium, large)
-        logits = upsample(logits, x.shape[-2] // logits.shape[-2])
+        logits = self.output(small, medium, large, x.shape[-2])
         if self.training:
             auxiliary = self.auxiliary(parts, self.auxiliary_scale)
             kept = {"early": features[-1], "middle": maps[-1], "late": small}

@@ -121,11 +121,16 @@ def train_batches(
         )
     order = train_order(len(arrays), batch, key)
     shares = [part[: len(part) - len(part) % world][rank::world] for part in order]
-    return DataLoader(arrays, batch_size=None, sampler=[part.tolist() for part in shares])
+    return _loader(arrays, [part.tolist() for part in shares])
 
 
 def validation_batches(arrays: Arrays, batch: int, rank: int = 0, world: int = 1) -> DataLoader:
     """Return this process's share of the validation images, each in one process only."""
     indices = list(range(len(arrays)))[rank::world]
     parts = [indices[start : start + batch] for start in range(0, len(indices), batch)]
-    return DataLoader(arrays, batch_size=None, sampler=parts)
+    return _loader(arrays, parts)
+
+
+def _loader(arrays: Arrays, parts: list[list[int]]) -> DataLoader:
+    """Batches in pinned memory where there is a GPU, which then copies them beside its work."""
+    return DataLoader(arrays, batch_size=None, sampler=parts, pin_memory=torch.cuda.is_available())

@@ -56,6 +56,7 @@ class SegmentationModule(LightningModule):
         self.stage: StageConfig = config.stage(number)
         self.ema = _frozen_copy(network) if self.stage.ema else None
         self._pairs: Pairs | None = None
+        self._watched: Watched | None = None
         self.elapsed = 0.0
         self.validation_seconds = 0.0
         self._quickest = math.inf  # seconds of a step: the first ones also compile and allocate
@@ -86,13 +87,22 @@ class SegmentationModule(LightningModule):
             self.trainer.world_size,
         )
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Send the images; their indices stay on the CPU, where random numbers are drawn."""
+        return {
+            name: part if name == "index" else part.to(device, non_blocking=True)
+            for name, part in batch.items()
+        }
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Tensor]:
         """Augment (training only) and normalise, on the device."""
         with torch.autocast(self.device.type, enabled=False):
             images, masks = batch["image"].float() / 255, batch["mask"]
             if not self.trainer.training:
                 return {**batch, "input": self._input(images)}
-            indices, settings = batch["index"].cpu(), self.stage.augment
+            indices, settings = batch["index"], self.stage.augment
             draw = (self.config.seed, self.number, self.current_epoch)
             uniform = augment.draws((GEOMETRY, *draw), indices, augment.GEOMETRY_DRAWS)
             images, masks = augment.geometry(images, masks, settings, uniform)
@@ -127,12 +137,21 @@ class SegmentationModule(LightningModule):
 
     # Steps
 
+    def on_train_start(self) -> None:
+        """Start the stage's clock; validation and writing count too."""
+        self._clock = time.monotonic()
+
+    def on_train_end(self) -> None:
+        """Count the last validation too."""
+        self._tick()
+
     def on_train_epoch_start(self) -> None:
         """Seed what draws from the global generator (dropout), from the epoch alone."""
         seed = hash((self.config.seed, self.number, self.current_epoch, self.global_rank))
         torch.manual_seed(seed % 2**63)
         self.losses.clear()
-        self._clock = time.monotonic()
+        if self.current_epoch + 1 >= self.stage.epochs:
+            self._validate_this_epoch()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate from how much of the stage is over."""
@@ -148,26 +167,29 @@ class SegmentationModule(LightningModule):
         views = [batch[name] for name in ("input", "second") if name in batch]
         outputs = self.graphed(*views) if self.graphed else [self.network(view) for view in views]
         total, parts = self.objective(*outputs, target)
-        if not torch.isfinite(total):
-            self._stop_at_nan(total.detach(), parts, batch)
+        self.check_loss()  # of the step before: asked for this one's, a GPU would stand still
+        self._watched = Watched(total.detach(), parts, batch["index"], self.global_step)
         for name, value in {"loss": total, **parts}.items():
             self.losses[name].append(torch.as_tensor(value).detach().float())
         return total
 
-    def _stop_at_nan(
-        self, total: Tensor, parts: Mapping[str, Any], batch: dict[str, Tensor]
-    ) -> None:
-        names = [self.data.train.names[index] for index in batch["index"].tolist()]
+    def check_loss(self) -> None:
+        """Stop where the last watched step's loss was not finite."""
+        if self._watched is None or self._watched.finite():
+            return
+        total, parts, indices, step = self._watched.told()
+        names = [self.data.train.names[index] for index in indices.tolist()]
         broken = [name for name, value in parts.items() if not math.isfinite(float(value))]
         raise UserError(
             f"the loss is {float(total)} in stage {self.number}, epoch {self.current_epoch + 1}, "
-            f"step {self.global_step} (part: {', '.join(broken) or 'sum'}; images: "
+            f"step {step} (part: {', '.join(broken) or 'sum'}; images: "
             f"{', '.join(names[:4])}); the checkpoints before it are kept. Lower stage"
             f"{self.number}.lr, set stage{self.number}.clip=1 or hardware.precision=fp32"
         )
 
     def check_weights(self) -> None:
         """Refuse weights that the epoch's last step made infinite, before they are kept."""
+        self.check_loss()
         finite = torch.stack([weights.isfinite().all() for weights in self.network.parameters()])
         if not finite.all():
             raise UserError(
@@ -186,6 +208,11 @@ class SegmentationModule(LightningModule):
         self._quickest = min(self._quickest, self.elapsed - before)
         if self.budget and self.elapsed + self._reserve() >= self.budget:
             self.trainer.should_stop = True
+            self._validate_this_epoch()
+
+    def _validate_this_epoch(self) -> None:
+        """A stage's last epoch is validated whatever ``validate_every`` says: it is often the best."""
+        self.trainer.check_val_every_n_epoch = 1
 
     def _reserve(self) -> float:
         """Return the seconds to keep for the last validation: as long as the one before it took,
@@ -300,6 +327,27 @@ class SegmentationModule(LightningModule):
         self.elapsed = state["elapsed"]
         self.validation_seconds = state["validation_seconds"]
         self.plateau = state["plateau"]
+
+
+class Watched:
+    """A step's loss on its way to the CPU."""
+
+    def __init__(self, total: Tensor, parts: Mapping[str, Any], indices: Tensor, step: int) -> None:
+        self._about = total, parts, indices, step
+        self._finite = torch.isfinite(total).to("cpu", non_blocking=True)
+        self._there = torch.cuda.Event() if total.is_cuda else None
+        if self._there:
+            self._there.record()
+
+    def finite(self) -> bool:
+        """Wait for the loss and say whether it is finite."""
+        if self._there:
+            self._there.synchronize()
+        return bool(self._finite)
+
+    def told(self) -> tuple[Tensor, Mapping[str, Any], Tensor, int]:
+        """The loss, its parts, the indices of its images, and the step."""
+        return self._about
 
 
 def image_scores(logits: Tensor, target: Tensor) -> Tensor:

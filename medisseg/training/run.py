@@ -115,11 +115,6 @@ def run_stage(
     if resume.is_file():
         say(f"stage {number}: going on after the last complete epoch")
     fit(module, recorder, config, folder, resume if resume.is_file() else None)
-    if not recorder.best:
-        raise UserError(
-            f"stage {number} ended before its first validation; "
-            f"expected validate_every <= epochs (got {config.stage(number).validate_every})"
-        )
     summary = {
         "stage": number,
         "best": recorder.best,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,32 +66,31 @@ def test_telu_moves_128_bits_and_spills_nothing(target: int, dtype: str, tmp_pat
         assert spilled(found, target, tmp_path) == 0
 
 
+def mix_kernels(dtype: str, depth: int) -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """Every kernel of window mixing with its types and compile-time sizes."""
+    half = ("logits", "values", "out", "gradient", "dlogits")
+    types = {name: f"*{dtype}" for name in half} | {"filters": "*fp32", "dfilters": "*fp32"}
+    tile = {"BLOCK": window_mix.block_for(depth), "DEPTH": depth}
+    for transposed in (False, True):
+        yield window_mix.apply_kernel, types, tile | {"TRANSPOSED": transposed}
+    yield window_mix.filters_gradient_kernel, types, tile
+    for kernel in (window_mix.filters_kernel, window_mix.logits_gradient_kernel):
+        yield kernel, types, {"BLOCK": window_mix.PIXELS}
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_window_mix_compiles_and_spills_nothing(target: int, tmp_path: Path) -> None:
     for dtype, depth in (("fp16", 16), ("fp32", 32)):
-        sizes = {"BLOCK": window_mix.block_for(depth), "DEPTH": depth}
-        half = ("logits", "values", "out", "gradient", "dlogits", "dvalues")
-        types = {name: f"*{dtype}" for name in half} | {"log_sums": "*fp32"}
-        for kernel in (
-            window_mix.forward_kernel,
-            window_mix.logits_gradient_kernel,
-            window_mix.values_gradient_kernel,
-        ):
-            found = compiled(kernel, target, types, sizes, num_warps=window_mix.warps_for(depth))
+        for kernel, types, sizes in mix_kernels(dtype, depth):
+            found = compiled(kernel, target, types, sizes, num_warps=window_mix.WARPS)
             assert spilled(found, target, tmp_path) == 0, kernel.__name__
 
 
 def test_sizes_of_one_compile() -> None:
     """A launch makes an integer 1 a compile-time constant, which has no methods of a tensor."""
-    half = ("logits", "values", "out", "gradient", "dlogits", "dvalues")
-    types = {name: "*fp16" for name in half} | {"log_sums": "*fp32"}
-    for kernel in (
-        window_mix.forward_kernel,
-        window_mix.logits_gradient_kernel,
-        window_mix.values_gradient_kernel,
-    ):
+    for kernel, types, sizes in mix_kernels("fp16", 1):
         ones = {name: 1 for name in kernel.arg_names if name not in types}
-        compiled(kernel, 90, types, ones | {"BLOCK": 64, "DEPTH": 1}, num_warps=4)
+        compiled(kernel, 90, types, ones | sizes, num_warps=4)
     single = {"x": "*fp32", "norms": "*fp32", "shift": "*fp32", "out": "*fp32", "h": "*fp32"}
     single |= {name: "*fp32" for name in ("highest", "total", "grams", "squares", "matrix")}
     single |= {"offsets": "*fp32", "factor": "fp32", "margin": "fp32"}

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medisseg.errors import UserError
 from medisseg.model.blocks import TeLU
-from medisseg.model.cdfa import CDFA
+from medisseg.model.cdfa import CDFA, positions_innermost
 from medisseg.model.network import StageOneHead, TrainingOutput, create_model
 from medisseg.model.options import PRESETS, NetworkOptions
 
@@ -112,6 +112,15 @@ def test_cdfa_equals_its_literal_form_with_gradients(portable: bool) -> None:
     theirs = torch.autograd.grad((expected * weight).sum(), (x, fg, bg))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_attention_logits_of_a_gpu_are_the_convolution(layout: torch.memory_format) -> None:
+    x = torch.randn(2, 16, 5, 7).contiguous(memory_format=layout)
+    convolution = torch.nn.Conv2d(16, 24, 1)
+    given = positions_innermost(x, convolution.weight, convolution.bias)
+    torch.testing.assert_close(given, convolution(x))
+    assert given.is_contiguous()
 
 
 def literal_head(head: StageOneHead, features: list[Tensor], size: tuple[int, int]) -> Tensor:
