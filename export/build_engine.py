@@ -60,8 +60,7 @@ def build(checkpoint: str | Path, out: str | Path | None = None, **options: Any)
     chosen = asked.resolved()
     place = Path(out) if out else _default_place(checkpoint, chosen)
     refuse_other(place)
-    say = Steps(chosen.quiet)
-    with building(place):
+    with Steps(chosen.quiet) as say, building(place):
         source = open_source(checkpoint, chosen, say)
         try:
             return _build(source, place, chosen, say)

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from typing import Any
 
 
 class Steps:
-    """Says each step with the time it took, and shows bars on a terminal."""
+    """Says each step with the time it took, and shows bars on a terminal.
+
+    Entered as a context, it remembers Ctrl-C: a library that is interrupted in a callback loses
+    the exception, and the next step raises it again.
+    """
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
         self._last = time.perf_counter()
+        self._before: Any = None
+        self._stopped = False
+
+    def __enter__(self) -> Steps:
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and callable(handler):
+            self._before = signal.signal(signal.SIGINT, self._stop)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self._stopped = True
+        self._before(number, frame)
 
     def __call__(self, text: str) -> None:
+        if self._stopped:
+            raise KeyboardInterrupt
         now = time.perf_counter()
         if not self.quiet:
             print(f"{now - self._last:6.1f} s  {text}", flush=True)

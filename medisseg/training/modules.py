@@ -211,7 +211,7 @@ class SegmentationModule(LightningModule):
             self._validate_this_epoch()
 
     def _validate_this_epoch(self) -> None:
-        """A stage's last epoch is validated whatever ``validate_every`` says: it is often the best."""
+        """Validate a last epoch whatever ``validate_every`` says: it is often the best."""
         self.trainer.check_val_every_n_epoch = 1
 
     def _reserve(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -22,6 +23,7 @@ from export.bundle import Bundle
 from export.options import BuildOptions
 from export.runtime import load_engine
 from export.samples import frames_from
+from export.steps import Steps
 from medisseg.errors import UserError
 from medisseg.files import sha256
 
@@ -258,6 +260,16 @@ def test_a_stopped_build_leaves_nothing(
     _, errors = child.communicate(timeout=120)
     assert child.returncode != 0 and list(tmp_path.iterdir()) == []
     assert how == signal.SIGKILL or "Traceback" not in errors
+
+
+def test_an_interrupt_that_a_library_swallows_stops_the_next_step() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Steps(quiet=True) as say:
+        say("first")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        say("second")
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_command_in_the_manifest_builds_the_same_again(checkpoint: Path) -> None:
