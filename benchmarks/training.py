@@ -89,8 +89,8 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
     found = []
     for seed in seeds:
         own = (f"seed={seed}",)
-        edge = Job(f"edge-kvasir-{seed}", "kvasir-seg", "edge-kvasir", own, "Kvasir-SEG",
-                   "Med-DisSeg, edge, again", **held_out)  # fmt: skip
+        edge = Job(f"edge-320-{seed}", "kvasir-seg", "edge-320", own, "Kvasir-SEG",
+                   "Med-DisSeg, edge, 320 x 320", **held_out)  # fmt: skip
         found += [Job(f"full-kvasir-{seed}", "kvasir-seg", "short", own, "Kvasir-SEG"), edge]
     for seed in (0, 1, 2):
         for form, (label, *changes) in FORMS.items():

@@ -62,22 +62,21 @@ class TorchEngine(BaseEngine):
         self._graphs: dict[int, tuple[Any, torch.Tensor, Any]] = {}
         network = network.to(self.device, self.dtype).eval()
         self._network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        wrap: Callable[[Any], Any] = lambda form: form  # noqa: E731
-        if compiled:
-            wrap = functools.partial(torch.compile, fullgraph=True, dynamic=False)
-            for part in self._network.modules():
-                if isinstance(part, TeLU):
-                    part.portable = True
+        compiler = functools.partial(torch.compile, fullgraph=True, dynamic=False)
+        form: Callable[[Any], Any] = compiler if compiled else lambda forward: forward
         self._in_turn: Callable[[], Any] = contextlib.nullcontext
         self._compiling: Callable[[], Any] = contextlib.nullcontext
         if compiled:
             limit = {"recompile_limit": PARTS}
             self._compiling = functools.partial(torch._dynamo.config.patch, limit)
+            for part in self._network.modules():
+                if isinstance(part, TeLU):
+                    part.portable = True
         if cuda and isinstance(network, StageTwo):
-            self._network = Lanes(network, wrap)
+            self._network = Lanes(network, form)
             self._in_turn = self._network.in_turn
         else:
-            self._network = wrap(self._network)
+            self._network = form(self._network)
         where = torch.cuda.get_device_name(self.device) if cuda else "CPU"
         how = ", torch.compile" if compiled else ""
         super().__init__(traits, f"PyTorch {torch.__version__} {precision} on {where}{how}")

@@ -70,7 +70,8 @@ class CDFA(nn.Module):
 
         A GPU gets them with positions innermost, as window mixing reads them.
         """
-        weight, bias = attend.weight * self.scale, self.scale * attend.bias  # type: ignore[operator]
+        assert attend.bias is not None
+        weight, bias = attend.weight * self.scale, attend.bias * self.scale
         if self.portable or not guide.is_cuda:
             return F.conv2d(guide, weight, bias)
         return positions_innermost(guide, weight, bias)
