@@ -26,6 +26,7 @@ class Frozen(modules.SegmentationModule):
 
     def on_train_start(self) -> None:
         """Take the statistics of all images, or features and gradients vanish with the depth."""
+        super().on_train_start()
         norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
         for module in norms:
             module.momentum = 1.0
