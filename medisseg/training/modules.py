@@ -7,6 +7,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -141,10 +142,6 @@ class SegmentationModule(LightningModule):
         """Start the stage's clock; validation and writing count too."""
         self._clock = time.monotonic()
 
-    def on_train_end(self) -> None:
-        """Count the last validation too."""
-        self._tick()
-
     def on_train_epoch_start(self) -> None:
         """Seed what draws from the global generator (dropout), from the epoch alone."""
         seed = hash((self.config.seed, self.number, self.current_epoch, self.global_rank))
@@ -175,16 +172,17 @@ class SegmentationModule(LightningModule):
 
     def check_loss(self) -> None:
         """Stop where the last watched step's loss was not finite."""
-        if self._watched is None or self._watched.finite():
+        last = self._watched
+        if last is None or last.finite():
             return
-        total, parts, indices, step = self._watched.told()
-        names = [self.data.train.names[index] for index in indices.tolist()]
-        broken = [name for name, value in parts.items() if not math.isfinite(float(value))]
+        names = [self.data.train.names[index] for index in last.indices.tolist()]
+        broken = [name for name, value in last.parts.items() if not math.isfinite(float(value))]
         raise UserError(
-            f"the loss is {float(total)} in stage {self.number}, epoch {self.current_epoch + 1}, "
-            f"step {step} (part: {', '.join(broken) or 'sum'}; images: "
-            f"{', '.join(names[:4])}); the checkpoints before it are kept. Lower stage"
-            f"{self.number}.lr, set stage{self.number}.clip=1 or hardware.precision=fp32"
+            f"the loss is {float(last.total)} in stage {self.number}, "
+            f"epoch {self.current_epoch + 1}, step {last.step} "
+            f"(part: {', '.join(broken) or 'sum'}; images: {', '.join(names[:4])}); the "
+            f"checkpoints before it are kept. Lower stage{self.number}.lr, set "
+            f"stage{self.number}.clip=1 or hardware.precision=fp32"
         )
 
     def check_weights(self) -> None:
@@ -227,7 +225,8 @@ class SegmentationModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start the sums over images."""
         self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        self._validation_start = time.monotonic()
+        self._tick()
+        self._validation_start = self._clock
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add a batch's loss, Dice and IoU per image."""
@@ -236,11 +235,14 @@ class SegmentationModule(LightningModule):
         self._sums += torch.cat([scores.sum(0), scores.new_tensor([len(scores)])])
 
     def on_validation_epoch_end(self) -> None:
-        """Average over all images of all processes."""
+        """Average over all images of all processes; stop if nothing of the budget is left."""
         sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
         loss, dice, iou, count = torch.as_tensor(sums).tolist()
         self.scores = {"loss": loss / count, "dice": dice / count, "iou": iou / count}
-        self.validation_seconds = time.monotonic() - self._validation_start
+        self._tick()
+        self.validation_seconds = self._clock - self._validation_start
+        if self.budget and self.elapsed >= self.budget:
+            self.trainer.should_stop = True
         if self.stage.schedule == "plateau":
             self._wait_on_plateau(self.scores["dice"])
 
@@ -329,13 +331,18 @@ class SegmentationModule(LightningModule):
         self.plateau = state["plateau"]
 
 
+@dataclass
 class Watched:
-    """A step's loss on its way to the CPU."""
+    """A step's loss on its way to the CPU, its parts and the indices of its images."""
 
-    def __init__(self, total: Tensor, parts: Mapping[str, Any], indices: Tensor, step: int) -> None:
-        self._about = total, parts, indices, step
-        self._finite = torch.isfinite(total).to("cpu", non_blocking=True)
-        self._there = torch.cuda.Event() if total.is_cuda else None
+    total: Tensor
+    parts: Mapping[str, Any]
+    indices: Tensor
+    step: int
+
+    def __post_init__(self) -> None:
+        self._finite = torch.isfinite(self.total).to("cpu", non_blocking=True)
+        self._there = torch.cuda.Event() if self.total.is_cuda else None
         if self._there:
             self._there.record()
 
@@ -344,10 +351,6 @@ class Watched:
         if self._there:
             self._there.synchronize()
         return bool(self._finite)
-
-    def told(self) -> tuple[Tensor, Mapping[str, Any], Tensor, int]:
-        """The loss, its parts, the indices of its images, and the step."""
-        return self._about
 
 
 def image_scores(logits: Tensor, target: Tensor) -> Tensor:

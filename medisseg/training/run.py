@@ -196,7 +196,7 @@ def fit(
         strategy="ddp" if world > 1 else "auto",
         sync_batchnorm=world > 1 and where["accelerator"] == "cuda",  # the CPU has none
         max_epochs=module.stage.epochs,
-        check_val_every_n_epoch=min(module.stage.validate_every, module.stage.epochs),
+        check_val_every_n_epoch=module.stage.validate_every,
         reload_dataloaders_every_n_epochs=1,
         gradient_clip_val=module.stage.clip or None,
         use_distributed_sampler=False,

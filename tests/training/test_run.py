@@ -133,23 +133,25 @@ def test_a_budget_ends_the_stages_in_time(
     ticks = itertools.count(step=0.4)
     clock = types.SimpleNamespace(monotonic=lambda: next(ticks))
     monkeypatch.setattr(modules, "time", clock)
-    settings = ("epochs=100000", "budget_minutes=0.2", "validate_every=1000")
-    train(tiny(blobs, tmp_path / "run", *settings))
+    train(tiny(blobs, tmp_path / "run", "epochs=100000", "budget_minutes=0.2"))
     stages = json.loads((tmp_path / "run" / "summary.json").read_text())["stages"]
     # Twelve seconds less the time to read the images, one part to five.
-    assert 1 <= stages[0]["seconds"] <= 3.7 and 4 <= stages[1]["seconds"] <= 11
+    assert 1 <= stages[0]["seconds"] <= 2.9 and 4 <= stages[1]["seconds"] <= 11
     rows = curve(tmp_path / "run")
     assert 2 <= len(rows) < 20
-    assert [bool(row["val_dice"]) for row in rows] == [False] * (len(rows) - 1) + [True]
     # The cosine was fitted to the time: the last step's rate is near its end.
     assert float(rows[-1]["lr"]) < 0.2 * 1e-3 < max(float(row["lr"]) for row in rows)
 
 
-def test_the_last_epoch_is_validated(blobs: Path, tmp_path: Path) -> None:
+def test_the_last_epoch_is_validated_whatever_ends_the_stage(blobs: Path, tmp_path: Path) -> None:
     from medisseg.training.run import train
 
     train(tiny(blobs, tmp_path / "run", "stages=[1]", "epochs=3", "validate_every=2"))
     assert [bool(row["val_dice"]) for row in curve(tmp_path / "run")] == [False, True, True]
+    settings = ("stages=[1]", "epochs=100000", "validate_every=1000", "budget_minutes=0.05")
+    train(tiny(blobs, tmp_path / "timed", *settings))
+    validated = [bool(row["val_dice"]) for row in curve(tmp_path / "timed")]
+    assert validated == [False] * (len(validated) - 1) + [True]
 
 
 def test_interrupted_run_can_go_on(blobs: Path, tmp_path: Path) -> None:
