@@ -6,6 +6,7 @@ import argparse
 import json
 
 from medisseg.config import TrainConfig, load_config
+from medisseg.training.memory import keep_freed_memory
 
 HELP = "train a network in two stages, or run a study"
 EXAMPLE = "medisseg train edge data=kvasir-seg out=runs/edge stage2.epochs=40"
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
     """Train what the arguments say."""
     config = read_config(args)
+    keep_freed_memory()
     if args.study:
         from medisseg.training.studies import parse_seeds, run_study
 
