@@ -35,4 +35,5 @@ def test_freed_memory_is_used_again_without_new_pages(monkeypatch: pytest.Monkey
         )
         return int(done.stdout)
 
-    assert faults("keep") < faults() / 10
+    assert faults("keep") < 100  # in huge pages alone, given back each time, some 400
+    assert faults() > 300
