@@ -1,6 +1,6 @@
-"""Collect run summaries and write ``docs/results.md`` from them, the paper's numbers beside.
+"""Collect run summaries and write ``docs/measurements/results.md``, beside the paper's numbers.
 
-    python -m benchmarks.results                      write docs/results.md
+    python -m benchmarks.results                      write docs/measurements/results.md
     python -m benchmarks.results --check              exit 1 if that would change it
     python -m benchmarks.results add RUN EVALUATION --name edge-kvasir-0 \\
         --table Kvasir-SEG --label "Med-DisSeg, edge" --protocol held-out
@@ -34,7 +34,7 @@ from medisseg.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "benchmarks" / "results" / "runs"
-PAGE = ROOT / "docs" / "results.md"
+PAGE = ROOT / "docs" / "measurements" / "results.md"
 FROM_RUN = ("config.yaml", "curves.csv")
 FROM_EVALUATION = ("metrics.json", "per_image.csv", "evaluation.json")
 PLACES = ("data", "out", "stage_one", "start_from", "encoder_weights")

@@ -1,4 +1,4 @@
-"""The text of ``docs/results.md``: one table a data set or study, and the tests below it."""
+"""The text of ``docs/measurements/results.md``: a table a data set or study, tests below."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def section(title: str, runs: Sequence[Run], paper: dict[str, list[float]]) -> s
         parts += ["Collapse of the features (mean over the seeds):", _table(headers, collapse)]
     notes = dict.fromkeys(run.about["note"] for run in runs if run.about.get("note"))
     parts += list(notes)
-    links = ", ".join(f"[{run.name}](../benchmarks/results/runs/{run.name})" for run in runs)
+    links = ", ".join(f"[{run.name}](../../benchmarks/results/runs/{run.name})" for run in runs)
     return "\n\n".join([*parts, f"Summaries: {links}."])
 
 

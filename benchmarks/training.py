@@ -1,4 +1,4 @@
-"""Every training run of docs/results.md, side by side on one GPU, within a budget of time.
+"""Every training run of docs/measurements/results.md, side by side on one GPU, within a budget.
 
     python -m benchmarks.training DATA --out FOLDER [--minutes 20] [--device cuda] [--only edge]
 
@@ -59,7 +59,7 @@ class Job:
         name: Of its folder and its summaries.
         data: Folder below DATA.
         config: Of ``medisseg train``, with ``settings``.
-        table: Heading in docs/results.md, ``label`` its row there.
+        table: Heading in docs/measurements/results.md, ``label`` its row there.
         reported: List of names that is reported on.
         epochs: Pairs of checkpoint ("best", "last") and protocol.
         against: Row it is tested against; such runs are measured for collapse too.

@@ -71,7 +71,7 @@ def examine() -> list[Finding]:
             "no GPU is used",
             "apt install nvidia-driver (Ubuntu: ubuntu-drivers install)",
         ),
-        Finding("GPUs", _gpus(), "networks run on the CPU", "docs/install.md, RTX and Jetson"),
+        Finding("GPUs", _gpus(), "networks run on the CPU", "docs/guide/install.md: RTX, Jetson"),
         Finding(
             "Triton", _version("triton"), "PyTorch's own kernels run on a GPU", "pip install triton"
         ),

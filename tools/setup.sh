@@ -39,7 +39,7 @@ explain() { # what pip printed -> the one line that helps
   if grep -q "No space left" "$log"; then
     fail "the disk is full; free $needed_mb MB and repeat"
   elif grep -qE "$unfetched" "$log"; then
-    fail "packages could not be fetched; check the network, or install from a folder of wheels (docs/install.md)"
+    fail "packages could not be fetched; check the network, or install from a folder of wheels (docs/guide/install.md)"
   fi
   tail -n 12 "$log" >&2
   fail "$1 could not be installed; the lines above say why"

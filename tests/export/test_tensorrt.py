@@ -311,5 +311,5 @@ def test_missing_backends_say_what_to_install(checkpoint: Path) -> None:
 
 
 def test_documents_name_what_never_ran() -> None:
-    text = (ROOT / "docs" / "export.md").read_text()
+    text = (ROOT / "docs" / "guide" / "export.md").read_text()
     assert "never ran" in text, textwrap.shorten(text, 80)
