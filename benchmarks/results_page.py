@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import yaml
 
-from benchmarks.results import PROTOCOLS, Run
+from benchmarks.summaries import PROTOCOLS, Run
 from medisseg.evaluation.metrics import paired_test
 
 PAPER = Path(__file__).with_name("paper.yaml")

@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from benchmarks.common import machine, parser
-from benchmarks.results import RUNS, add
+from benchmarks.summaries import RUNS, add
 from medisseg.errors import UserError, command
 
 STUDY = "Does the dispersive loss matter? (edge, 160 x 160, 12 epochs, Kvasir-SEG)"

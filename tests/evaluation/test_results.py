@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import results
+from benchmarks import results, summaries
 from benchmarks.results_page import page
 from medisseg.errors import UserError
 
@@ -39,7 +39,7 @@ def write_run(root: Path, dice: float, seed: int) -> tuple[Path, Path]:
 def collect(tmp_path: Path, name: str, dice: float, seed: int, **about: str) -> None:
     told = {"table": "Kvasir-SEG", "label": "Med-DisSeg", "protocol": "paper", **about}
     run, evaluation = write_run(tmp_path / "made" / name, dice, seed)
-    results.add(run, evaluation, name, told, tmp_path / "runs")
+    summaries.add(run, evaluation, name, told, tmp_path / "runs")
 
 
 def cells(text: str, start: str) -> list[str]:
@@ -50,19 +50,19 @@ def cells(text: str, start: str) -> list[str]:
 def test_seeds_share_a_row_beside_the_papers_number(tmp_path: Path) -> None:
     for seed, dice in enumerate((0.90, 0.91, 0.92)):
         collect(tmp_path, f"full-{seed}", dice, seed)
-    text = page(results.read_runs(tmp_path / "runs"))
+    text = page(summaries.read_runs(tmp_path / "runs"))
     row = cells(text, "Med-DisSeg")
     assert row[1:4] == ["paper", "3", "20"]
     assert row[4] == "81.0 ± 1.0" and row[5] == "91.0 ± 1.0"
     assert row[-2:] == ["85.9 / 91.6", "-4.9"]
     assert cells(text, "ConDSeg")[-2] == "84.6 / 90.5"
-    assert text == page(results.read_runs(tmp_path / "runs"))
+    assert text == page(summaries.read_runs(tmp_path / "runs"))
     assert "[full-1](../benchmarks/results/runs/full-1)" in text
 
 
 def test_one_seed_shows_the_interval_and_an_unknown_row_no_paper(tmp_path: Path) -> None:
     collect(tmp_path, "edge", 0.88, 0, label="edge", protocol="held-out")
-    row = cells(page(results.read_runs(tmp_path / "runs")), "edge")
+    row = cells(page(summaries.read_runs(tmp_path / "runs")), "edge")
     assert row[5] == "88.0 (68.0 to 93.0)" and row[-2:] == ["–", "–"]
     assert row[8] == "0.8 (0.7 to 0.9)"  # HD95 is in pixels, not percent
 
@@ -73,7 +73,7 @@ def test_variants_are_tested_image_by_image_on_common_seeds(tmp_path: Path) -> N
         collect(tmp_path, f"none-{seed}", 0.80, seed, label="none", **study)
         collect(tmp_path, f"ours-{seed}", 0.83, seed, label="ours", against="none", **study)
     collect(tmp_path, "ours-7", 0.20, 7, label="ours", against="none", **study)
-    text = page(results.read_runs(tmp_path / "runs"))
+    text = page(summaries.read_runs(tmp_path / "runs"))
     line = next(line for line in text.splitlines() if line.startswith("| ours | none"))
     assert "+3.00" in line and "20 / 0 of 20" in line
     assert float(line.split("|")[5]) < 1e-4
@@ -85,8 +85,8 @@ def test_collapse_measures_are_shown(tmp_path: Path) -> None:
     told = {"placement": "early", "models": [{"name": "a", "image": measured}]}
     (evaluation / "explain.json").write_text(json.dumps(told))
     about = {"table": "T", "label": "L", "protocol": "paper", "note": "A note."}
-    results.add(run, evaluation, "a", about, tmp_path / "runs")
-    text = page(results.read_runs(tmp_path / "runs"))
+    summaries.add(run, evaluation, "a", about, tmp_path / "runs")
+    text = page(summaries.read_runs(tmp_path / "runs"))
     assert "| L | early, image | 12.50 | -2.00 | 0.25 |" in text and "A note." in text
 
 
@@ -95,15 +95,15 @@ def test_damaged_or_partial_summaries_are_refused(tmp_path: Path) -> None:
     about = {"table": "T", "label": "L", "protocol": "paper"}
     (evaluation / "metrics.json").rename(tmp_path / "away.json")
     with pytest.raises(UserError, match="metrics.json not found"):
-        results.add(run, evaluation, "a", about, tmp_path / "runs")
+        summaries.add(run, evaluation, "a", about, tmp_path / "runs")
     (tmp_path / "away.json").rename(evaluation / "metrics.json")
     with pytest.raises(UserError, match="expected paper or held-out"):
-        results.add(run, evaluation, "a", {**about, "protocol": "best"}, tmp_path / "runs")
+        summaries.add(run, evaluation, "a", {**about, "protocol": "best"}, tmp_path / "runs")
     assert not list((tmp_path / "runs").glob("*"))
-    results.add(run, evaluation, "a", about, tmp_path / "runs")
+    summaries.add(run, evaluation, "a", about, tmp_path / "runs")
     (tmp_path / "runs/a/per_image.csv").unlink()
     with pytest.raises(UserError, match="no whole run summary"):
-        results.read_runs(tmp_path / "runs")
+        summaries.read_runs(tmp_path / "runs")
 
 
 def test_page_in_the_repository_is_up_to_date() -> None:
