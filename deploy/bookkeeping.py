@@ -11,9 +11,10 @@ from typing import Any
 
 from deploy.drawing import greyed
 from deploy.guard import EngineGuard
-from deploy.live import LIVE, OFFLINE, STALE, Live, StreamStatus
+from deploy.live import Live
 from deploy.pictures import to_rgb
 from deploy.results import Results
+from deploy.status import LIVE, OFFLINE, STALE, StreamStatus
 from deploy.stream import Frame, Stream, brief
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from deploy.chaos_bench import (
     expect,
     scene,
 )
-from deploy.live import AI_OFF, LIVE, OFFLINE
 from deploy.loopback import FPS, LoopbackSource
+from deploy.status import AI_OFF, LIVE, OFFLINE
 from medisseg.errors import UserError
 
 FRAMES = 30

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.live import AI_OFF, LIVE, OFFLINE, STALE, StreamStatus
+from deploy.status import AI_OFF, LIVE, OFFLINE, STALE, StreamStatus, accounts, notice
 
 if TYPE_CHECKING:
     from deploy.temporal import Track
@@ -64,25 +64,6 @@ def text_scale(rgb: Picture) -> float:
     """Return the size of letters for a picture: half a one's at 640 x 480, but always legible."""
     height, width = rgb.shape[:2]
     return max(0.42, min(height / 480, width / 640) * 0.5)
-
-
-def notice(status: StreamStatus) -> str:
-    """Return the words beside the state."""
-    words = []
-    if status.state in (STALE, OFFLINE) and status.age_s is not None:
-        words.append(f"picture is {status.age_s:.1f} s old")
-    if status.reason:
-        words.append(status.reason)
-    if status.quality != "good":
-        words.append(f"{status.quality}: not segmented")
-    return ", ".join(words)[:60]
-
-
-def accounts(status: StreamStatus) -> str:
-    """Return the counters and the latency as one line."""
-    frames = status.frames
-    counted = "in {in} = {processed} + {dropped} dropped + {failed} failed".format(**frames)
-    return f"{counted}   {status.latency_ms.get('last', 0.0):.0f} ms   {status.fps:.1f} fps"
 
 
 def greyed(rgb: Picture, status: StreamStatus) -> Picture:

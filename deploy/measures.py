@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from deploy.live import StreamStatus
+    from deploy.status import StreamStatus
 
 STAGES = ("decode", "preprocess", "infer", "postprocess", "temporal", "draw", "record")
 OUTCOMES = ("processed", "dropped", "failed")
@@ -182,7 +182,7 @@ def prometheus_text(statuses: list[StreamStatus], timings: list[Timing]) -> byte
 def _families(statuses: list[StreamStatus], timings: list[Timing]) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
-    from deploy.live import STATES
+    from deploy.status import STATES
 
     frames = CounterMetricFamily("medisseg_frames", "Frames", labels=["stream", "outcome"])
     state = GaugeMetricFamily("medisseg_state", "1 for the state", labels=["stream", "state"])

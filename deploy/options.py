@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from deploy.live import MAX_HOLD_OFF, Settings
+from deploy.status import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
 
 PIXELS = ("rgb24", "bgr24", "yuv420p", "nv12", "gray")

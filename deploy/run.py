@@ -32,10 +32,10 @@ from deploy.measures import prometheus_text  # noqa: E402
 from deploy.options import Options  # noqa: E402
 from deploy.pipeline import Pipeline  # noqa: E402
 from deploy.recording import Recorder  # noqa: E402
+from deploy.report import rows, summarize, write  # noqa: E402
 from deploy.results import Results, Score, Truth  # noqa: E402
 from deploy.sources import open_source  # noqa: E402
 from deploy.stream import Stream  # noqa: E402
-from deploy.summary import rows, summarize, write  # noqa: E402
 from deploy.watchers import Watchers  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 

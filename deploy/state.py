@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from deploy.live import AI_OFF, LIVE, OFFLINE, STALE
+from deploy.status import AI_OFF, LIVE, OFFLINE, STALE
 
 MOST_CHANGES = 10_000  # kept in memory; a source that flaps for days only counts on
 

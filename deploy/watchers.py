@@ -12,9 +12,9 @@ import sys
 import time
 from typing import Any
 
-from deploy.drawing import accounts
 from deploy.live import Live
 from deploy.options import Options
+from deploy.status import accounts
 from medisseg.errors import UserError
 from medisseg.files import replacing
 

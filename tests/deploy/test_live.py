@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.live import AI_OFF, LIVE, OFFLINE, STALE, Controls, Live, Settings, StreamStatus
+from deploy.live import Controls, Live
 from deploy.state import Standing
+from deploy.status import AI_OFF, LIVE, OFFLINE, STALE, Settings, StreamStatus
 
 
 @pytest.mark.parametrize("ms", [60, 300])

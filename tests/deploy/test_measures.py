@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from deploy.channel import Aborted, Channel, Crew
-from deploy.live import StreamStatus
 from deploy.measures import Histogram, Ledger, Timing, prometheus_text
+from deploy.status import StreamStatus
 
 
 @pytest.mark.parametrize("shape", ["log-normal", "two peaks", "constant"])

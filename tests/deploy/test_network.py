@@ -16,7 +16,7 @@ import pytest
 
 from deploy import connections
 from deploy.connections import NetworkSource, reconnect_delay, without_password
-from deploy.live import LIVE, OFFLINE, STALE
+from deploy.status import LIVE, OFFLINE, STALE
 
 HERE = Path(__file__).parent
 PYTHON = "/usr/bin/python3"

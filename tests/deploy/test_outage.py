@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from deploy import connections
-from deploy.live import LIVE, OFFLINE, STALE
 from deploy.loopback import LoopbackSource
+from deploy.status import LIVE, OFFLINE, STALE
 
 
 @contextlib.contextmanager

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.live import AI_OFF, LIVE, OFFLINE, Live, StreamStatus
+from deploy.live import Live
 from deploy.loopback import LoopbackSource
 from deploy.page import serve
 from deploy.page.gate import Address, Gate
+from deploy.status import AI_OFF, LIVE, OFFLINE, StreamStatus
 from medisseg.errors import UserError
 
 TOKEN = "a-token-of-24-characters"

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from deploy import compare, replay
-from deploy.live import Controls, Live, Settings
+from deploy.live import Controls, Live
 from deploy.recorded import RecordedRun
 from deploy.replay import Replayer, draw
+from deploy.status import Settings
 from medisseg.errors import UserError
 
 
