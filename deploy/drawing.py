@@ -10,7 +10,7 @@ import numpy.typing as npt
 from deploy.status import AI_OFF, LIVE, OFFLINE, STALE, StreamStatus, accounts, notice
 
 if TYPE_CHECKING:
-    from deploy.temporal import Track
+    from deploy.analysis.tracking import Track
 
 Picture = npt.NDArray[np.uint8]
 MASK = (0, 220, 170)  # RGB; rare in mucosa, and apart from red and green for the colour blind

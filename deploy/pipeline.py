@@ -21,17 +21,17 @@ from functools import partial
 
 import numpy as np
 
+from deploy.analysis.quality import GOOD, QualityGate
+from deploy.analysis.regions import findings, foreground, shown_part
 from deploy.bookkeeping import END, Books
 from deploy.channel import Channel, Crew
 from deploy.drawing import draw_mask, draw_tag
-from deploy.findings import findings, foreground, shown_part
 from deploy.guard import EngineGuard, EngineOff
 from deploy.live import Live
 from deploy.options import Options
 from deploy.outputs import Outputs
 from deploy.pictures import to_rgb
 from deploy.placement import OnCPU, choose
-from deploy.quality import GOOD, QualityGate
 from deploy.results import Results
 from deploy.sources import Arrival
 from deploy.stream import Frame, Stream, brief

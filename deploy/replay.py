@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from deploy.analysis.tracking import Track
 from deploy.drawing import draw_mask, draw_status, draw_tag
 from deploy.live import Controls, Live
 from deploy.options import Parser
 from deploy.recorded import Entry, Picture, RecordedRun
 from deploy.recording import CLOCK, Canvas
 from deploy.status import Settings, StreamStatus
-from deploy.temporal import Track
 from medisseg.errors import UserError
 from medisseg.files import replacing
 

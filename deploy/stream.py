@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from deploy.analysis.quality import GOOD
+from deploy.analysis.tracking import Judgement, TemporalFilter
 from deploy.measures import Ledger, Timing
-from deploy.quality import GOOD
 from deploy.recording import Canvas, Recorder
 from deploy.results import Results, Score
 from deploy.sources import Source
 from deploy.state import Standing
 from deploy.status import Settings, StreamStatus
-from deploy.temporal import Judgement, TemporalFilter
 
 if TYPE_CHECKING:
     from kernels.frames import Mask

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from deploy.analysis.tracking import Finding
 from deploy.stream import Frame
-from deploy.temporal import Finding
 from medisseg.convention import InputConvention
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.quality import GOOD, QualityGate, measure
+from deploy.analysis.quality import GOOD, QualityGate, measure
 
 
 def mucosa(size: tuple[int, int] = (288, 384)) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.temporal import RELEASE, Finding, TemporalFilter, overlap
+from deploy.analysis.tracking import RELEASE, Finding, TemporalFilter, overlap
 
 POLYP = Finding((100, 80, 40, 30), 900, 0.9)
 FAINT = Finding((100, 80, 40, 30), 900, 0.55)
