@@ -64,7 +64,7 @@ def soak_row(pipeline: Any, samples: list[tuple[float, float, int, int]]) -> dic
 
 def serve(pipe: Any) -> None:
     """Serve pictures from a process of its own, whose memory is not the runner's."""
-    from deploy.loopback import LoopbackSource
+    from deploy.chaos.loopback import LoopbackSource
 
     source = LoopbackSource(picture)
     source.start()

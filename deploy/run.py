@@ -40,7 +40,11 @@ from deploy.watchers import Watchers  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 
 log = logging.getLogger("deploy")
-OTHER_COMMANDS = ("replay", "compare", "chaos")
+OTHER_COMMANDS = {
+    "replay": "deploy.replay",
+    "compare": "deploy.compare",
+    "chaos": "deploy.chaos.command",
+}
 SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
 
@@ -215,7 +219,7 @@ def _open_engine(options: Options) -> Any:
 def _other(name: str, words: list[str]) -> int:
     from importlib import import_module
 
-    return import_module(f"deploy.{name}").main(words) or 0
+    return import_module(OTHER_COMMANDS[name]).main(words) or 0
 
 
 def entry(run_command: Callable[[Sequence[str] | None], int | None] = main) -> NoReturn:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deploy import connections
-from deploy.loopback import LoopbackSource
+from deploy.chaos.loopback import LoopbackSource
 from deploy.status import LIVE, OFFLINE, STALE
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.chaos.loopback import LoopbackSource
 from deploy.live import Live
-from deploy.loopback import LoopbackSource
 from deploy.page import serve
 from deploy.page.gate import Address, Gate
 from deploy.status import AI_OFF, LIVE, OFFLINE, StreamStatus

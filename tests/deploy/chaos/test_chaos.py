@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from deploy import chaos
-from deploy.chaos import FAILED, MET, NOT_RUN, run_faults
-from deploy.chaos_faults import WITHIN
-from deploy.chaos_processes import APART
+from deploy.chaos import command as chaos
+from deploy.chaos.command import FAILED, MET, NOT_RUN, run_faults
+from deploy.chaos.faults import WITHIN
+from deploy.chaos.processes import APART
 from medisseg.errors import UserError
 
-FAKE_RUNNER = (sys.executable, str(Path(__file__).with_name("fake.py")))
+FAKE_RUNNER = (sys.executable, str(Path(__file__).parents[1] / "fake.py"))
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def test_every_fault_is_met(attempt: Any) -> None:
 
 
 def test_a_runner_that_queues_is_told_on(attempt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deploy import chaos_faults, pipeline
+    from deploy import pipeline
+    from deploy.chaos import faults as chaos_faults
 
     monkeypatch.setattr(chaos_faults, "SLOW_MS", 90)
     monkeypatch.setattr(pipeline, "newest_of", lambda frame: None)
@@ -85,7 +86,7 @@ def test_the_command(
 def test_killed_before_anything_was_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from unittest.mock import Mock
 
-    from deploy import chaos_processes
+    from deploy.chaos import processes as chaos_processes
 
     line = {"outcome": "processed", "overlay": 0, "raw": 0, "time_s": 0.5}
     (tmp_path / "results.jsonl").write_text(f"{json.dumps(line)}\n" * 2)

@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.chaos_bench import Bench, Failed, Unable
-from deploy.chaos_faults import WITHIN
-from deploy.chaos_processes import APART, APART_S, start
+from deploy.chaos.bench import Bench, Failed, Unable
+from deploy.chaos.faults import WITHIN
+from deploy.chaos.processes import APART, APART_S, start
 from deploy.options import Parser
 from medisseg.errors import UserError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.chaos_bench import (
+from deploy.chaos.bench import (
     Bench,
     Failed,
     Unable,
@@ -22,7 +22,7 @@ from deploy.chaos_bench import (
     expect,
     scene,
 )
-from deploy.loopback import FPS, LoopbackSource
+from deploy.chaos.loopback import FPS, LoopbackSource
 from deploy.status import AI_OFF, LIVE, OFFLINE
 from medisseg.errors import UserError
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.chaos_bench import (
+from deploy.chaos.bench import (
     Bench,
     Failed,
     check_accounts,
@@ -21,7 +21,7 @@ from deploy.chaos_bench import (
     expect,
     noise,
 )
-from deploy.chaos_faults import LONG
+from deploy.chaos.faults import LONG
 
 APART_S = 50.0  # with the loading
 

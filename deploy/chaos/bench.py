@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from deploy import options as options_module
-from deploy.loopback import FPS, Picture
+from deploy.chaos.loopback import FPS, Picture
 
-RUNNER = Path(__file__).with_name("run.py")
+RUNNER = Path(__file__).parents[1] / "run.py"
 Hook = Callable[[int, np.ndarray], Any]  # (number of the batch, batch) -> an answer, or None
 
 

@@ -1,0 +1,1 @@
+"""Faults tried on this machine: ``python deploy/run.py chaos``."""
