@@ -35,7 +35,7 @@ SLOW_MS = 100.0  # one inference of the slow model: 2.5 intervals of the video
 
 
 class Shared:
-    """One engine for all, in a thread of its own as the runner has it (``deploy.guard`` says why).
+    """One engine for all, in a thread of its own as the runner has it: ``deploy.engine.supervisor``.
 
     With ``takes_ms`` it answers a fixed square after so many milliseconds instead.
     """

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from deploy.drawing import greyed
-from deploy.guard import EngineGuard
+from deploy.engine.supervisor import EngineGuard
 from deploy.live import Live
 from deploy.pictures import to_rgb
 from deploy.results import Results

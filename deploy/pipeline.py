@@ -26,12 +26,12 @@ from deploy.analysis.regions import findings, foreground, shown_part
 from deploy.bookkeeping import END, Books
 from deploy.channel import Channel, Crew
 from deploy.drawing import draw_mask, draw_tag
-from deploy.guard import EngineGuard, EngineOff
+from deploy.engine.device import OnCPU, choose
+from deploy.engine.supervisor import EngineGuard, EngineOff
 from deploy.live import Live
 from deploy.options import Options
 from deploy.outputs import Outputs
 from deploy.pictures import to_rgb
-from deploy.placement import OnCPU, choose
 from deploy.results import Results
 from deploy.sources import Arrival
 from deploy.stream import Frame, Stream, brief
@@ -67,7 +67,7 @@ class Pipeline:
         self.books = Books(streams, guard, live, results)
         self.outputs = Outputs(self.books, live, options, results is not None)
         self.stopping = threading.Event()
-        self.place = choose(guard)
+        self.place = choose(guard.convention, guard.device, guard.classes)
         self._gate = QualityGate() if options.quality else None
         self._expected_ms = 0.0  # smoothed time of one inference
         self._warm_up()

@@ -14,7 +14,7 @@ from medisseg.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deploy.guard import EngineGuard
+    from deploy.engine.supervisor import EngineGuard
     from deploy.options import Options
 
 

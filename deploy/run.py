@@ -26,7 +26,7 @@ if sys.path[0] == str(ROOT / "deploy"):  # a module of ours must never hide a li
 
 from deploy import options as options_module  # noqa: E402
 from deploy.bookkeeping import END  # noqa: E402
-from deploy.guard import EngineGuard  # noqa: E402
+from deploy.engine.supervisor import EngineGuard  # noqa: E402
 from deploy.live import Controls, Live  # noqa: E402
 from deploy.measures import prometheus_text  # noqa: E402
 from deploy.options import Options  # noqa: E402

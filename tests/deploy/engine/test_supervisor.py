@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy import guard as guard_module
-from deploy.guard import EngineGuard, EngineOff
+from deploy.engine import supervisor as guard_module
+from deploy.engine.supervisor import EngineGuard, EngineOff
 
 BATCH = np.zeros((1, 3, 128, 128), np.float32)
 

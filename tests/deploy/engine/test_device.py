@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from deploy import placement
-from deploy.guard import EngineGuard
-from deploy.placement import OnCPU, OnGPU, choose
+from deploy.engine import device as placement
+from deploy.engine.device import OnCPU, OnGPU, choose
+from deploy.engine.supervisor import EngineGuard
 from medisseg.convention import InputConvention
 
 WORDS = ("--hold-off", 0, "--record", "none")
@@ -39,7 +39,7 @@ def test_a_run_on_a_gpu_finds_what_one_on_the_cpu_finds(
         for where in ("cuda", "cpu")
     }
     with contextlib.closing(EngineGuard(opened["cuda"])) as guard:
-        assert type(choose(guard)) is OnGPU
+        assert type(choose(guard.convention, guard.device, guard.classes)) is OnGPU
     runs = [lines(play(numbered, *WORDS, engine=opened[where])) for where in ("cuda", "cpu")]
     for one, other in zip(*runs, strict=True):
         assert one["area"] == pytest.approx(other["area"], rel=0.02, abs=50)
@@ -100,18 +100,18 @@ def test_a_way_that_differs_is_not_taken(
 ) -> None:
     guard = EngineGuard(lambda: tensor_engine(fake))
     guard.convention = InputConvention(color=color, size=(128, 128))
-    assert type(choose(guard)) is placement.OnGPU
+    assert type(choose(guard.convention, guard.device, guard.classes)) is placement.OnGPU
     honest = Tensors.preprocess
     monkeypatch.setattr(Tensors, "preprocess", lambda self, image: honest(self, image).flip(0))
     with caplog.at_level(logging.WARNING):
-        assert type(choose(guard)) is OnCPU
+        assert type(choose(guard.convention, guard.device, guard.classes)) is OnCPU
     assert "prepares a frame otherwise, by" in caplog.text
     monkeypatch.setattr(Tensors, "preprocess", honest)
     monkeypatch.setattr(
         placement.OnGPU, "finish", lambda self, logits, *rest: OnCPU.finish(self, -logits, *rest)
     )
     with caplog.at_level(logging.WARNING):
-        assert type(choose(guard)) is OnCPU
+        assert type(choose(guard.convention, guard.device, guard.classes)) is OnCPU
     assert "makes another mask" in caplog.text
     guard.close()
 
@@ -120,5 +120,8 @@ def test_without_cuda_the_cpu_does_it(fake: Any, caplog: pytest.LogCaptureFixtur
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     guard = EngineGuard(lambda: tensor_engine(fake))
-    assert type(choose(guard)) is OnCPU and "frames stay on the CPU" in caplog.text
+    assert (
+        type(choose(guard.convention, guard.device, guard.classes)) is OnCPU
+        and "frames stay on the CPU" in caplog.text
+    )
     guard.close()

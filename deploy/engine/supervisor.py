@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -19,14 +20,30 @@ from typing import Any
 
 import numpy as np
 
-from deploy.placement import ask, finite
-
 log = logging.getLogger(__name__)
 RESTARTS_PER_MINUTE = 5
 
 
 class EngineOff(Exception):
     """There is no answer for these frames; the message says why, for the screen."""
+
+
+def ask(engine: Any, batch: Any) -> Any:
+    """Return an engine's logits float32 [N, K, h, w]: an array's as an array, a tensor's as one."""
+    if isinstance(batch, np.ndarray):
+        return engine.infer(batch)
+    import torch
+
+    # The engine's own memory is overwritten by its next run.
+    logits = engine.run_on_device(batch)["logits"].to(torch.float32, copy=True)
+    torch.cuda.current_stream(logits.device).synchronize()
+    return logits
+
+
+def finite(answer: Any) -> bool:
+    """Return whether every logit is; summed in float64, so that large ones do not overflow."""
+    array = isinstance(answer, np.ndarray)
+    return math.isfinite(answer.sum(dtype=np.float64) if array else answer.double().sum())
 
 
 class _Worker:

@@ -9,14 +9,12 @@ at a time. Outlines and words are drawn on the CPU, where the encoder and the pa
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from deploy.guard import EngineGuard
     from kernels.frames import Mask
     from medisseg.convention import InputConvention
 
@@ -85,32 +83,14 @@ class OnGPU(OnCPU):
             return Mask(mask.on_cpu, mask.area), logits.cpu().numpy()
 
 
-def ask(engine: Any, batch: Any) -> Any:
-    """Return an engine's logits float32 [N, K, h, w]: an array's as an array, a tensor's as one."""
-    if isinstance(batch, np.ndarray):
-        return engine.infer(batch)
-    import torch
-
-    # The engine's own memory is overwritten by its next run.
-    logits = engine.run_on_device(batch)["logits"].to(torch.float32, copy=True)
-    torch.cuda.current_stream(logits.device).synchronize()
-    return logits
-
-
-def finite(answer: Any) -> bool:
-    """Return whether every logit is; summed in float64, so that large ones do not overflow."""
-    array = isinstance(answer, np.ndarray)
-    return math.isfinite(answer.sum(dtype=np.float64) if array else answer.double().sum())
-
-
-def choose(guard: EngineGuard) -> OnCPU:
+def choose(convention: InputConvention, device: object, classes: int) -> OnCPU:
     """Return the GPU where the engine runs on one and a trial comes out there as on the CPU."""
-    on_cpu = OnCPU(guard.convention)
-    if not str(guard.device).startswith("cuda"):
+    on_cpu = OnCPU(convention)
+    if not str(device).startswith("cuda"):
         return on_cpu
     try:
-        on_gpu = OnGPU(guard.convention, guard.device)
-        fault = _difference(on_cpu, on_gpu, guard.classes)
+        on_gpu = OnGPU(convention, device)
+        fault = _difference(on_cpu, on_gpu, classes)
     except Exception as error:  # no CUDA in the extension, another GPU: the CPU can always do it
         fault = str(error)
     if fault:
