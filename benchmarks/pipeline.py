@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.common import cores, machine, parser, show, write
 from benchmarks.pipeline_loop import FPS, Usage, loop, picture, write_video
 from deploy import options, run
-from deploy.pipeline import Pipeline
+from deploy.pipeline.pipeline import Pipeline
 from medisseg.errors import UserError, command
 
 Row = dict[str, Any]
@@ -35,7 +35,7 @@ SLOW_MS = 100.0  # one inference of the slow model: 2.5 intervals of the video
 
 
 class Shared:
-    """One engine for all, in a thread of its own as the runner has it: ``deploy.engine.supervisor``.
+    """One engine for all, in a thread of its own: see ``deploy.engine.supervisor``.
 
     With ``takes_ms`` it answers a fixed square after so many milliseconds instead.
     """

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.measures import OUTCOMES
 from deploy.pictures import to_rgb
+from deploy.pipeline.state import OUTCOMES
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:

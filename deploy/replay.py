@@ -21,8 +21,8 @@ import numpy as np
 
 from deploy.analysis.tracking import Track
 from deploy.drawing import draw_mask, draw_status, draw_tag
-from deploy.live import Controls, Live
 from deploy.options import Parser
+from deploy.pipeline.live import Controls, Live
 from deploy.recorded import Entry, Picture, RecordedRun
 from deploy.recording import CLOCK, Canvas
 from deploy.status import Settings, StreamStatus

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import medisseg
-from deploy.measures import OUTCOMES, Histogram
-from deploy.stream import Stream
+from deploy.pipeline.state import OUTCOMES
+from deploy.pipeline.stream import Stream
+from deploy.pipeline.timing import Histogram
 from medisseg.files import replacing
 
 if TYPE_CHECKING:

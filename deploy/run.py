@@ -25,17 +25,17 @@ if sys.path[0] == str(ROOT / "deploy"):  # a module of ours must never hide a li
     del sys.path[0]
 
 from deploy import options as options_module  # noqa: E402
-from deploy.bookkeeping import END  # noqa: E402
 from deploy.engine.supervisor import EngineGuard  # noqa: E402
-from deploy.live import Controls, Live  # noqa: E402
-from deploy.measures import prometheus_text  # noqa: E402
 from deploy.options import Options  # noqa: E402
-from deploy.pipeline import Pipeline  # noqa: E402
+from deploy.pipeline.accounting import END  # noqa: E402
+from deploy.pipeline.live import Controls, Live  # noqa: E402
+from deploy.pipeline.pipeline import Pipeline  # noqa: E402
+from deploy.pipeline.stream import Stream  # noqa: E402
 from deploy.recording import Recorder  # noqa: E402
 from deploy.report import rows, summarize, write  # noqa: E402
 from deploy.results import Results, Score, Truth  # noqa: E402
 from deploy.sources import open_source  # noqa: E402
-from deploy.stream import Stream  # noqa: E402
+from deploy.watch.prometheus import prometheus_text  # noqa: E402
 from deploy.watchers import Watchers  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 

@@ -12,8 +12,8 @@ import sys
 import time
 from typing import Any
 
-from deploy.live import Live
 from deploy.options import Options
+from deploy.pipeline.live import Live
 from deploy.status import accounts
 from medisseg.errors import UserError
 from medisseg.files import replacing

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.live import Live
+from deploy.pipeline.live import Live
 
 
 class Window:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deploy.analysis.tracking import Finding
-from deploy.stream import Frame
+from deploy.pipeline.stream import Frame
 from medisseg.convention import InputConvention
 
 

@@ -4,7 +4,7 @@
         print(page.url)
 
 One HTML, one CSS and one JavaScript file, served by Starlette under uvicorn in a thread of its own.
-It watches ``deploy.live.Live`` and never slows the pipeline: see ``deploy.page.session``.
+It watches ``deploy.pipeline.live.Live`` and never slows the pipeline: see ``deploy.page.session``.
 """
 
 from deploy.page.server import Served, serve

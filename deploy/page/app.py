@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
     from starlette.websockets import WebSocket
 
-    from deploy.live import Live, View
     from deploy.page.gate import Gate
+    from deploy.pipeline.live import Live, View
 
 HERE = Path(__file__).parent
 FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}

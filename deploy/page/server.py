@@ -20,8 +20,8 @@ from deploy.page.gate import Address, Gate
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
-    from deploy.live import Live
     from deploy.page.session import Player
+    from deploy.pipeline.live import Live
 
 log = logging.getLogger(__name__)
 START_S, STOP_S = 10.0, 3.0

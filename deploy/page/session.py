@@ -26,7 +26,7 @@ from starlette.websockets import WebSocketDisconnect
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
-    from deploy.live import Live, View
+    from deploy.pipeline.live import Live, View
 
 MOST_UNDRAWN = 2  # messages on their way: the next picture travels while one is being drawn
 PATIENCE_S = 15.0  # a browser that draws nothing for so long is let go

@@ -184,7 +184,7 @@ def test_no_display_is_no_obstacle_unless_a_window_was_asked_for(
 def test_a_fault_of_ours_ends_the_run_with_a_report_and_is_raised(
     play: Any, lab: Any, numbered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploy import outputs
+    from deploy.pipeline import stages as outputs
 
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a fault of ours")

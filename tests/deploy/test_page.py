@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from deploy.chaos.loopback import LoopbackSource
-from deploy.live import Live
 from deploy.page import serve
 from deploy.page.gate import Address, Gate
+from deploy.pipeline.live import Live
 from deploy.status import AI_OFF, LIVE, OFFLINE, StreamStatus
 from medisseg.errors import UserError
 

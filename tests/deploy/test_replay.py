@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from deploy import compare, replay
-from deploy.live import Controls, Live
+from deploy.pipeline.live import Controls, Live
 from deploy.recorded import RecordedRun
 from deploy.replay import Replayer, draw
 from deploy.status import Settings

@@ -42,8 +42,8 @@ def test_every_fault_is_met(attempt: Any) -> None:
 
 
 def test_a_runner_that_queues_is_told_on(attempt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deploy import pipeline
     from deploy.chaos import faults as chaos_faults
+    from deploy.pipeline import pipeline
 
     monkeypatch.setattr(chaos_faults, "SLOW_MS", 90)
     monkeypatch.setattr(pipeline, "newest_of", lambda frame: None)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.live import Controls, Live
-from deploy.state import Standing
+from deploy.pipeline.live import Controls, Live
+from deploy.pipeline.state import Standing
 from deploy.status import AI_OFF, LIVE, OFFLINE, STALE, Settings, StreamStatus
 
 

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from deploy.analysis.quality import GOOD
 from deploy.analysis.tracking import Judgement, TemporalFilter
-from deploy.measures import Ledger, Timing
+from deploy.pipeline.state import Ledger, Standing
+from deploy.pipeline.timing import Timing
 from deploy.recording import Canvas, Recorder
 from deploy.results import Results, Score
 from deploy.sources import Source
-from deploy.state import Standing
 from deploy.status import Settings, StreamStatus
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from deploy.bookkeeping import Books
-from deploy.channel import Channel
 from deploy.drawing import draw_mask, draw_status
-from deploy.live import Live
 from deploy.options import Options
 from deploy.pictures import to_yuv
-from deploy.stream import Frame, Stream
+from deploy.pipeline.accounting import Books
+from deploy.pipeline.channel import Channel
+from deploy.pipeline.live import Live
+from deploy.pipeline.stream import Frame, Stream
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from deploy.drawing import greyed
 from deploy.engine.supervisor import EngineGuard
-from deploy.live import Live
 from deploy.pictures import to_rgb
+from deploy.pipeline.live import Live
+from deploy.pipeline.stream import Frame, Stream, brief
 from deploy.results import Results
 from deploy.status import LIVE, OFFLINE, STALE, StreamStatus
-from deploy.stream import Frame, Stream, brief
 
 log = logging.getLogger(__name__)
 WATCH_S = 0.1

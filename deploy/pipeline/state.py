@@ -8,6 +8,7 @@ from typing import Any
 
 from deploy.status import AI_OFF, LIVE, OFFLINE, STALE
 
+OUTCOMES = ("processed", "dropped", "failed")
 MOST_CHANGES = 10_000  # kept in memory; a source that flaps for days only counts on
 
 
@@ -79,3 +80,33 @@ class Standing:
         if self._ai_reason:
             return AI_OFF, self._ai_reason
         return LIVE, ""
+
+
+class Ledger:
+    """The accounts of one stream. ``in`` is what has been settled: processed, dropped or failed.
+
+    ``in_flight`` frames are in the pipeline; at the end there are none, and then ``in`` is every
+    frame that the source gave.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._settled = dict.fromkeys(OUTCOMES, 0)
+
+    def take(self) -> int:
+        """Count a frame that entered, and return its id."""
+        with self._lock:
+            self._taken += 1
+            return self._taken - 1
+
+    def settle(self, outcome: str) -> None:
+        """Count a frame that left, once."""
+        with self._lock:
+            self._settled[outcome] += 1
+
+    def snapshot(self) -> dict[str, int]:
+        """Return in, processed, dropped, failed, in_flight, all of one moment."""
+        with self._lock:
+            done = sum(self._settled.values())
+            return {"in": done, **self._settled, "in_flight": self._taken - done}

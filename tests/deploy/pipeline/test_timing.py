@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.channel import Aborted, Channel, Crew
-from deploy.measures import Histogram, Ledger, Timing, prometheus_text
+from deploy.pipeline.channel import Aborted, Channel, Crew
+from deploy.pipeline.state import Ledger
+from deploy.pipeline.timing import Histogram, Timing
 from deploy.status import StreamStatus
+from deploy.watch.prometheus import prometheus_text
 
 
 @pytest.mark.parametrize("shape", ["log-normal", "two peaks", "constant"])

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from deploy.status import StreamStatus
-
 STAGES = ("decode", "preprocess", "infer", "postprocess", "temporal", "draw", "record")
-OUTCOMES = ("processed", "dropped", "failed")
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 WARM_UP_FRAMES = 5
 IDLE_S = 1.0  # the first frame after a longer pause counts apart
@@ -85,36 +79,6 @@ class Histogram:
         return self.LEAST_MS * np.exp(steps * self.GROWTH), np.array(self.counts[first : last + 1])
 
 
-class Ledger:
-    """The accounts of one stream. ``in`` is what has been settled: processed, dropped or failed.
-
-    ``in_flight`` frames are in the pipeline; at the end there are none, and then ``in`` is every
-    frame that the source gave.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._taken = 0
-        self._settled = dict.fromkeys(OUTCOMES, 0)
-
-    def take(self) -> int:
-        """Count a frame that entered, and return its id."""
-        with self._lock:
-            self._taken += 1
-            return self._taken - 1
-
-    def settle(self, outcome: str) -> None:
-        """Count a frame that left, once."""
-        with self._lock:
-            self._settled[outcome] += 1
-
-    def snapshot(self) -> dict[str, int]:
-        """Return in, processed, dropped, failed, in_flight, all of one moment."""
-        with self._lock:
-            done = sum(self._settled.values())
-            return {"in": done, **self._settled, "in_flight": self._taken - done}
-
-
 class Timing:
     """The times of one stream: each stage, and from arrival to shown."""
 
@@ -164,59 +128,3 @@ class Timing:
     def latency_summary(self) -> dict[str, float]:
         """Return the latency after warm-up; of the warm-up where there was nothing after it."""
         return (self.latency if self.latency.count else self.warm_up).summary()
-
-
-def prometheus_text(statuses: list[StreamStatus], timings: list[Timing]) -> bytes:
-    """Return the text exposition of all streams for Prometheus."""
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    class Collector:
-        def collect(self) -> Iterator[Any]:
-            yield from _families(statuses, timings)
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())  # type: ignore[arg-type]
-    return generate_latest(registry)
-
-
-def _families(statuses: list[StreamStatus], timings: list[Timing]) -> Iterator[Any]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
-
-    from deploy.status import STATES
-
-    frames = CounterMetricFamily("medisseg_frames", "Frames", labels=["stream", "outcome"])
-    state = GaugeMetricFamily("medisseg_state", "1 for the state", labels=["stream", "state"])
-    latency = SummaryMetricFamily(
-        "medisseg_stage_seconds",
-        "Time in a stage; stage all: arrival to shown",
-        labels=["stream", "stage"],
-    )
-    gauges = {
-        "fps": "Shown frames a second",
-        "frame_age_seconds": "Seconds since the newest frame",
-        "alarm": "Whether a polyp is shown",
-        "recording": "Whether both videos are written",
-        "in_flight": "Frames in the pipeline",
-    }
-    families = {
-        name: GaugeMetricFamily(f"medisseg_{name}", text, labels=["stream"])
-        for name, text in gauges.items()
-    }
-    for status, timing in zip(statuses, timings, strict=True):
-        stream = str(status.stream)
-        for outcome in OUTCOMES:
-            frames.add_metric([stream, outcome], status.frames.get(outcome, 0))
-        for name in STATES:
-            state.add_metric([stream, name], float(status.state == name))
-        for stage, histogram in {**timing.stages, "all": timing.latency}.items():
-            latency.add_metric([stream, stage], histogram.count, histogram.total / 1e3)
-        values = (
-            status.fps,
-            status.age_s if status.age_s is not None else math.nan,
-            float(status.alarm),
-            float(status.recording),
-            status.frames.get("in_flight", 0),
-        )
-        for family, value in zip(families.values(), values, strict=True):
-            family.add_metric([stream], value)
-    yield from (frames, state, latency, *families.values())

@@ -2,8 +2,8 @@
 
     decode -> preprocess -> infer -> postprocess -> temporal -> draw -> record
 
-Each stage is a method (the last two are those of ``deploy.outputs``) that fills in its part of a
-:class:`Frame`, in a thread of its own behind a bounded queue (``deploy.channel``). A mask is only
+Each stage is a method (the last two are those of :class:`Outputs`) that fills in its part of a
+:class:`Frame`, in a thread of its own behind a bounded queue (:class:`Channel`). A mask is only
 ever drawn on its own frame because it never leaves it. Up to the engine, live streams keep their
 newest frame only: what is displaced is counted and written down as dropped. Of a file only a few
 frames are on their way at once: queues that fill up would add their length to the latency and
@@ -23,18 +23,18 @@ import numpy as np
 
 from deploy.analysis.quality import GOOD, QualityGate
 from deploy.analysis.regions import findings, foreground, shown_part
-from deploy.bookkeeping import END, Books
-from deploy.channel import Channel, Crew
 from deploy.drawing import draw_mask, draw_tag
 from deploy.engine.device import OnCPU, choose
 from deploy.engine.supervisor import EngineGuard, EngineOff
-from deploy.live import Live
 from deploy.options import Options
-from deploy.outputs import Outputs
 from deploy.pictures import to_rgb
+from deploy.pipeline.accounting import END, Books
+from deploy.pipeline.channel import Channel, Crew
+from deploy.pipeline.live import Live
+from deploy.pipeline.stages import Outputs
+from deploy.pipeline.stream import Frame, Stream, brief
 from deploy.results import Results
 from deploy.sources import Arrival
-from deploy.stream import Frame, Stream, brief
 
 log = logging.getLogger(__name__)
 # Frames: the first second of a network stream comes at once, before the encoder is open. A disk
