@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.pictures import to_rgb
+from deploy.outputs.pixels import to_rgb
 from deploy.pipeline.state import OUTCOMES
 from medisseg.errors import UserError
 

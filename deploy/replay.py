@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from deploy.analysis.tracking import Track
-from deploy.drawing import draw_mask, draw_status, draw_tag
 from deploy.options import Parser
+from deploy.outputs.drawing import draw_mask, draw_status, draw_tag
+from deploy.outputs.pixels import Canvas
+from deploy.outputs.recording import CLOCK
 from deploy.pipeline.live import Controls, Live
 from deploy.recorded import Entry, Picture, RecordedRun
-from deploy.recording import CLOCK, Canvas
 from deploy.status import Settings, StreamStatus
 from medisseg.errors import UserError
 from medisseg.files import replacing

@@ -27,13 +27,13 @@ if sys.path[0] == str(ROOT / "deploy"):  # a module of ours must never hide a li
 from deploy import options as options_module  # noqa: E402
 from deploy.engine.supervisor import EngineGuard  # noqa: E402
 from deploy.options import Options  # noqa: E402
+from deploy.outputs.recording import Recorder  # noqa: E402
+from deploy.outputs.results import Results, Score, Truth  # noqa: E402
 from deploy.pipeline.accounting import END  # noqa: E402
 from deploy.pipeline.live import Controls, Live  # noqa: E402
 from deploy.pipeline.pipeline import Pipeline  # noqa: E402
 from deploy.pipeline.stream import Stream  # noqa: E402
-from deploy.recording import Recorder  # noqa: E402
 from deploy.report import rows, summarize, write  # noqa: E402
-from deploy.results import Results, Score, Truth  # noqa: E402
 from deploy.sources import open_source  # noqa: E402
 from deploy.watch.prometheus import prometheus_text  # noqa: E402
 from deploy.watchers import Watchers  # noqa: E402

@@ -9,12 +9,12 @@ import logging
 import threading
 from typing import Any
 
-from deploy.drawing import greyed
 from deploy.engine.supervisor import EngineGuard
-from deploy.pictures import to_rgb
+from deploy.outputs.drawing import greyed
+from deploy.outputs.pixels import to_rgb
+from deploy.outputs.results import Results
 from deploy.pipeline.live import Live
 from deploy.pipeline.stream import Frame, Stream, brief
-from deploy.results import Results
 from deploy.status import LIVE, OFFLINE, STALE, StreamStatus
 
 log = logging.getLogger(__name__)

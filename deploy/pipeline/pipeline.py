@@ -23,17 +23,17 @@ import numpy as np
 
 from deploy.analysis.quality import GOOD, QualityGate
 from deploy.analysis.regions import findings, foreground, shown_part
-from deploy.drawing import draw_mask, draw_tag
 from deploy.engine.device import OnCPU, choose
 from deploy.engine.supervisor import EngineGuard, EngineOff
 from deploy.options import Options
-from deploy.pictures import to_rgb
+from deploy.outputs.drawing import draw_mask, draw_tag
+from deploy.outputs.pixels import to_rgb
+from deploy.outputs.results import Results
 from deploy.pipeline.accounting import END, Books
 from deploy.pipeline.channel import Channel, Crew
 from deploy.pipeline.live import Live
 from deploy.pipeline.stages import Outputs
 from deploy.pipeline.stream import Frame, Stream, brief
-from deploy.results import Results
 from deploy.sources import Arrival
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from deploy.drawing import draw_mask, draw_status
 from deploy.options import Options
-from deploy.pictures import to_yuv
+from deploy.outputs.drawing import draw_mask, draw_status
+from deploy.outputs.pixels import to_yuv
 from deploy.pipeline.accounting import Books
 from deploy.pipeline.channel import Channel
 from deploy.pipeline.live import Live

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from deploy.analysis.quality import GOOD
 from deploy.analysis.tracking import Judgement, TemporalFilter
+from deploy.outputs.pixels import Canvas
+from deploy.outputs.recording import Recorder
+from deploy.outputs.results import Results, Score
 from deploy.pipeline.state import Ledger, Standing
 from deploy.pipeline.timing import Timing
-from deploy.recording import Canvas, Recorder
-from deploy.results import Results, Score
 from deploy.sources import Source
 from deploy.status import Settings, StreamStatus
 

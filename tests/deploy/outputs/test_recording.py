@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.recording import Canvas, Recorder
+from deploy.outputs.pixels import Canvas
+from deploy.outputs.recording import Recorder
 
 
 def wait_for(condition: Any, seconds: float = 20.0) -> None:
