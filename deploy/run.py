@@ -41,8 +41,8 @@ from medisseg.errors import UserError, command  # noqa: E402
 
 log = logging.getLogger("deploy")
 OTHER_COMMANDS = {
-    "replay": "deploy.replay",
-    "compare": "deploy.compare",
+    "replay": "deploy.replay.player",
+    "compare": "deploy.replay.compare",
     "chaos": "deploy.chaos.command",
 }
 SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}

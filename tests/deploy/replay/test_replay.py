@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy import compare, replay
 from deploy.pipeline.live import Controls, Live
-from deploy.recorded import RecordedRun
-from deploy.replay import Replayer, draw
+from deploy.replay import compare
+from deploy.replay import player as replay
+from deploy.replay.player import Replayer, draw
+from deploy.replay.recorded import RecordedRun
 from deploy.status import Settings
 from medisseg.errors import UserError
 
@@ -182,7 +183,11 @@ def spawn_main() -> Any:
     started: list[Any] = []
 
     def start(*words: object) -> tuple[Any, str]:
-        command = [sys.executable, str(Path(replay.__file__).parent / "run.py"), *map(str, words)]
+        command = [
+            sys.executable,
+            str(Path(replay.__file__).parents[1] / "run.py"),
+            *map(str, words),
+        ]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stderr is not None

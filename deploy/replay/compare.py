@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from deploy.options import Parser
-from deploy.recorded import Entry, Picture, RecordedRun
+from deploy.replay.recorded import Entry, Picture, RecordedRun
 from medisseg.errors import UserError
 from medisseg.files import replacing
 

@@ -25,7 +25,7 @@ from deploy.outputs.drawing import draw_mask, draw_status, draw_tag
 from deploy.outputs.pixels import Canvas
 from deploy.outputs.recording import CLOCK
 from deploy.pipeline.live import Controls, Live
-from deploy.recorded import Entry, Picture, RecordedRun
+from deploy.replay.recorded import Entry, Picture, RecordedRun
 from deploy.status import Settings, StreamStatus
 from medisseg.errors import UserError
 from medisseg.files import replacing

@@ -1,0 +1,1 @@
+"""Recorded runs: shown again, and compared."""
