@@ -34,7 +34,7 @@ from deploy.pipeline.live import Controls, Live  # noqa: E402
 from deploy.pipeline.pipeline import Pipeline  # noqa: E402
 from deploy.pipeline.stream import Stream  # noqa: E402
 from deploy.report import rows, summarize, write  # noqa: E402
-from deploy.sources import open_source  # noqa: E402
+from deploy.sources.opening import open_source  # noqa: E402
 from deploy.watch.prometheus import prometheus_text  # noqa: E402
 from deploy.watchers import Watchers  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.sources import IMAGES, natural_order
+from deploy.sources.source import IMAGES, natural_order
 from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from deploy.pipeline.channel import Channel, Crew
 from deploy.pipeline.live import Live
 from deploy.pipeline.stages import Outputs
 from deploy.pipeline.stream import Frame, Stream, brief
-from deploy.sources import Arrival
+from deploy.sources.source import Arrival
 
 log = logging.getLogger(__name__)
 # Frames: the first second of a network stream comes at once, before the encoder is open. A disk

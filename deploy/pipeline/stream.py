@@ -18,7 +18,7 @@ from deploy.outputs.recording import Recorder
 from deploy.outputs.results import Results, Score
 from deploy.pipeline.state import Ledger, Standing
 from deploy.pipeline.timing import Timing
-from deploy.sources import Source
+from deploy.sources.source import Source
 from deploy.status import Settings, StreamStatus
 
 if TYPE_CHECKING:

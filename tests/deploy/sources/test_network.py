@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from deploy import connections
-from deploy.connections import NetworkSource, reconnect_delay, without_password
+from deploy.sources import live as connections
+from deploy.sources.live import NetworkSource, reconnect_delay, without_password
 from deploy.status import LIVE, OFFLINE, STALE
 
 HERE = Path(__file__).parent

@@ -11,14 +11,14 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from deploy.decoding import Arrival, check_video, decode, paced, why
 from deploy.options import without_password
+from deploy.sources.decoding import check_video, decode, paced, why
+from deploy.sources.source import Arrival, Link
 from medisseg.errors import UserError
 
-Link = Callable[[bool, str], None]  # (connected, reason): how a source tells where it stands
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 
 

@@ -1,95 +1,23 @@
-"""Where frames come from. A source yields what really arrived, and never anything else.
-
-A finished source (file, folder, standard input) is read to its end and every frame is kept; a live
-one (``deploy.connections``) comes and goes.
-"""
+"""Sources that are read to their end, every frame kept: files, folders, standard input."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
-import logging
-import re
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from deploy.connections import CameraSource, Link, NetworkSource
-from deploy.decoding import Arrival, check_video, decode, hardware_decoder, paced, why
 from deploy.options import Options
+from deploy.sources.decoding import check_video, decode, hardware_decoder, paced, why
+from deploy.sources.source import Arrival, Link
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-
-log = logging.getLogger(__name__)
-SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt", "tcp", "rtp")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
-
-class Source(Protocol):
-    """What the pipeline reads from.
-
-    Attributes:
-        name: For people: no passwords.
-        live: Whether frames come at their own pace, so that old ones lose their worth.
-    """
-
-    name: str
-    live: bool
-
-    def frames(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
-        """Yield frames until the end or ``stop``; call ``link`` at every connect and loss."""
-
-
-def open_source(given: str, options: Options) -> Source:
-    """Return the source that a word on the command line names; files are checked at once.
-
-    Raises:
-        UserError: Nothing there, or nothing in it that is a video.
-    """
-    if given == "-":
-        return RawSource(options)
-    if re.fullmatch(r"\d{1,3}", given) and not Path(given).exists():
-        return CameraSource(int(given))
-    scheme = given.split("://", 1)[0].lower() if "://" in given else ""
-    if scheme in SCHEMES:
-        return NetworkSource(given, options.timeout_s)
-    if scheme:
-        raise UserError(f"{given}: unknown address; expected one of {', '.join(SCHEMES)}://")
-    return _open_path(given, options)
-
-
-def _open_path(given: str, options: Options) -> Source:
-    path = Path(given)
-    if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix.lower() in IMAGES]
-    elif path.exists():
-        if path.suffix.lower() not in IMAGES:
-            return FileSource(path, options.realtime)
-        found = [path]
-    else:
-        matches = [Path(match) for match in glob.glob(given)]
-        found = [file for file in matches if file.suffix.lower() in IMAGES]
-        if not matches:
-            raise UserError(f"{given}: no such file, folder or camera")
-    if not found:
-        raise UserError(f"{given} holds no images; expected some of {', '.join(IMAGES)}")
-    return FolderSource(given, natural_order(found), options.input_fps, options.realtime)
-
-
-def natural_order(paths: list[Path]) -> list[Path]:
-    """Sort by the numbers in the names: 2.png before 10.png."""
-
-    def key(path: Path) -> list[tuple[int, int, str]]:
-        parts = re.findall(r"\d+|\D+", path.name)
-        return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
-
-    return sorted(paths, key=key)
 
 
 class FileSource:

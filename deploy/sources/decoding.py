@@ -6,34 +6,16 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.sources.source import Arrival
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
-    import av
     from av.container import InputContainer
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """One frame as it came.
-
-    Attributes:
-        picture: The decoded frame; None where a packet could not be decoded.
-        time: The source's own time in seconds, from its first frame on.
-        error: Why there is no picture, or what is wrong with it.
-        connection: Number of the connection that it came over, from 0.
-    """
-
-    picture: av.VideoFrame | None
-    time: float
-    error: str = ""
-    connection: int = 0
 
 
 def decode(container: InputContainer, name: str, live: bool = False) -> Iterator[Arrival]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy import connections
 from deploy.chaos.loopback import LoopbackSource
+from deploy.sources import live as connections
 from deploy.status import LIVE, OFFLINE, STALE
 
 

@@ -1,0 +1,1 @@
+"""Where frames come from: files, folders, standard input, cameras and network streams."""

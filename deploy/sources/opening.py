@@ -1,0 +1,51 @@
+"""From a word on the command line to the source that it names."""
+
+from __future__ import annotations
+
+import glob
+import re
+from pathlib import Path
+
+from deploy.options import Options
+from deploy.sources.files import FileSource, FolderSource, RawSource
+from deploy.sources.live import CameraSource, NetworkSource
+from deploy.sources.source import IMAGES, Source, natural_order
+from medisseg.errors import UserError
+
+SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt", "tcp", "rtp")
+
+
+def open_source(given: str, options: Options) -> Source:
+    """Return the source that a word on the command line names; files are checked at once.
+
+    Raises:
+        UserError: Nothing there, or nothing in it that is a video.
+    """
+    if given == "-":
+        return RawSource(options)
+    if re.fullmatch(r"\d{1,3}", given) and not Path(given).exists():
+        return CameraSource(int(given))
+    scheme = given.split("://", 1)[0].lower() if "://" in given else ""
+    if scheme in SCHEMES:
+        return NetworkSource(given, options.timeout_s)
+    if scheme:
+        raise UserError(f"{given}: unknown address; expected one of {', '.join(SCHEMES)}://")
+    return _open_path(given, options)
+
+
+def _open_path(given: str, options: Options) -> Source:
+    path = Path(given)
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.suffix.lower() in IMAGES]
+    elif path.exists():
+        if path.suffix.lower() not in IMAGES:
+            return FileSource(path, options.realtime)
+        found = [path]
+    else:
+        matches = [Path(match) for match in glob.glob(given)]
+        found = [file for file in matches if file.suffix.lower() in IMAGES]
+        if not matches:
+            raise UserError(f"{given}: no such file, folder or camera")
+    if not found:
+        raise UserError(f"{given} holds no images; expected some of {', '.join(IMAGES)}")
+    return FolderSource(given, natural_order(found), options.input_fps, options.realtime)
