@@ -94,10 +94,6 @@ class Options:
             raise UserError(f"no source given; for example: {EXAMPLE.splitlines()[1].strip()}")
         if not self.model:
             raise UserError("no --model given: a bundle, a checkpoint or a checkpoint's name")
-        if self.serve is not None:  # before a model is loaded for it
-            from deploy.page.gate import Address, Gate
-
-            Gate(Address.parse(self.serve), self.token)
         if self.truth is not None and len(self.sources) > 1:
             raise UserError(f"--truth goes with one source; got {len(self.sources)}")
 

@@ -36,7 +36,7 @@ from deploy.pipeline.stream import Stream  # noqa: E402
 from deploy.report import rows, summarize, write  # noqa: E402
 from deploy.sources.opening import open_source  # noqa: E402
 from deploy.watch.prometheus import prometheus_text  # noqa: E402
-from deploy.watchers import Watchers  # noqa: E402
+from deploy.watch.watchers import Watchers  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 
 log = logging.getLogger("deploy")
@@ -72,6 +72,10 @@ def run(
         UserError: Before anything runs: a source, the engine or the folder is not usable.
     """
     began = time.monotonic()
+    if options.serve is not None:  # a wrong address is said before a model is loaded for it
+        from deploy.watch.page.gate import Address, Gate
+
+        Gate(Address.parse(options.serve), options.token)
     sources = [open_source(given, options) for given in options.sources]
     truth = Truth(options.truth) if options.truth else None
     patience = options.too_slow_ms / 1e3 if any(source.live for source in sources) else None

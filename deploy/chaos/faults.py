@@ -210,7 +210,7 @@ def deaf_browser(bench: Bench) -> str:
     """the pipeline does not notice"""
     from websockets.sync.client import connect
 
-    from deploy.page import serve
+    from deploy.watch.page import serve
 
     run = bench.start(bench.video("long.mp4", LONG), "--realtime", "--frames", 35)
     run.wait_for(lambda s: s.frames.get("processed", 0) > 2, "picture")

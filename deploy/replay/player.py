@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(run: RecordedRun, shown: list[Entry], address: str, token: str | None, pace: float) -> int:
     """Serve the page until Ctrl-C."""
-    from deploy.page import serve
+    from deploy.watch.page import serve
 
     first = run.line(shown[0])["settings"]
     live = Live([run.source(i) for i in range(run.streams)], Controls(Settings(**first)))

@@ -75,8 +75,10 @@ def test_a_wrong_configuration_is_answered_with_the_nearest(
     ],
 )
 def test_a_wrong_option_is_answered_in_one_line(words: list[object], message: str) -> None:
+    from deploy import run
+
     with pytest.raises(UserError) as error:
-        parse("v.mp4", "--model", "m", *words)
+        run.main(["v.mp4", "--model", "m", *map(str, words)])
     assert message in str(error.value)
 
 

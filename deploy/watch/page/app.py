@@ -14,15 +14,15 @@ from starlette.applications import Starlette
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from deploy.page.session import Pictures, Player, Session
+from deploy.watch.page.session import Pictures, Player, Session
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
     from starlette.websockets import WebSocket
 
-    from deploy.page.gate import Gate
     from deploy.pipeline.live import Live, View
+    from deploy.watch.page.gate import Gate
 
 HERE = Path(__file__).parent
 FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}

@@ -1,4 +1,4 @@
-// The page of deploy/page: draws what the runner sends, sends what a person wishes.
+// The page of deploy/watch/page: draws what the runner sends, sends what a person wishes.
 // It never claims more than it knows: silence of the runner is STALE, then OFFLINE, on its own clock.
 "use strict";
 

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 from deploy.chaos.loopback import LoopbackSource
-from deploy.page import serve
-from deploy.page.gate import Address, Gate
 from deploy.pipeline.live import Live
 from deploy.status import AI_OFF, LIVE, OFFLINE, StreamStatus
+from deploy.watch.page import serve
+from deploy.watch.page.gate import Address, Gate
 from medisseg.errors import UserError
 
 TOKEN = "a-token-of-24-characters"
@@ -240,7 +240,7 @@ def test_pictures_settings_streams_and_mistakes(live: Live) -> None:
 def test_a_picture_never_comes_under_another_streams_name(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploy.page import session
+    from deploy.watch.page import session
 
     slow = session.jpeg
 
@@ -264,7 +264,7 @@ def test_the_end_is_said_to_who_changes_streams_at_that_moment(
 ) -> None:
     from websockets.exceptions import ConnectionClosed
 
-    from deploy.page import session
+    from deploy.watch.page import session
 
     begun, go_on = threading.Event(), threading.Event()
     compress = session.jpeg
@@ -328,7 +328,7 @@ def test_who_draws_nothing_or_talks_nonsense_is_let_go(
 ) -> None:
     from websockets.exceptions import ConnectionClosed
 
-    from deploy.page import session
+    from deploy.watch.page import session
 
     monkeypatch.setattr(session, "PATIENCE_S", 0.5)
     with serve(live, "127.0.0.1:0") as page:

@@ -4,9 +4,9 @@
         print(page.url)
 
 One HTML, one CSS and one JavaScript file, served by Starlette under uvicorn in a thread of its own.
-It watches ``deploy.pipeline.live.Live`` and never slows the pipeline: see ``deploy.page.session``.
+It watches ``deploy.pipeline.live.Live`` and never slows the pipeline: see :mod:`.session`.
 """
 
-from deploy.page.server import Served, serve
+from deploy.watch.page.server import Served, serve
 
 __all__ = ["Served", "serve"]

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from deploy.page.app import make_app
-from deploy.page.gate import Address, Gate
+from deploy.watch.page.app import make_app
+from deploy.watch.page.gate import Address, Gate
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
-    from deploy.page.session import Player
     from deploy.pipeline.live import Live
+    from deploy.watch.page.session import Player
 
 log = logging.getLogger(__name__)
 START_S, STOP_S = 10.0, 3.0

@@ -63,7 +63,7 @@ class Watchers:
     def _serve(self, stack: contextlib.ExitStack) -> None:
         if self._options.serve is None:
             return
-        from deploy.page import serve
+        from deploy.watch.page import serve
 
         page = stack.enter_context(serve(self._live, self._options.serve, self._options.token))
         print(f"live page: {page.url}", file=sys.stderr)
@@ -72,7 +72,7 @@ class Watchers:
         wanted = self._options.window
         if wanted == "off" or (wanted == "auto" and not has_display()):
             return None
-        from deploy.window import Window
+        from deploy.watch.window import Window
 
         try:
             return stack.enter_context(contextlib.closing(Window(self._live)))
