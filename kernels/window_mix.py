@@ -45,15 +45,21 @@ def window_mix(attention_logits: Tensor, values: Tensor) -> Tensor:
 
 
 def window_mix_convolution(attention_logits: Tensor, values: Tensor) -> Tensor:
-    """The same in standard operators, for export: Softmax, a grouped convolution, 30 slices."""
+    """The same in standard operators, for export: Softmax, two convolutions, 30 slices.
+
+    The fixed sum A -> W is written as a depthwise 3 x 3 convolution that shifts each weight to
+    where it is read, and a 1 x 1 that adds those of one displacement: 6.5 times fewer operations
+    than one convolution of 81 to 25 channels.
+    """
     _check(attention_logits, values)
     batch, channels, height, width = values.shape
     heads = attention_logits.shape[1] // PAIRS
     logits = attention_logits.to(values.dtype)
     attention = logits.reshape(batch, heads * CELLS, CELLS, height, width).softmax(2)
-    gather = ONE_HOT.to(values).repeat(heads, 1, 1, 1)
     flat = attention.reshape(batch, heads * PAIRS, height, width)
-    filters = F.conv2d(flat, gather, padding=1, groups=heads)
+    shift, add = (part.to(values).repeat(heads, 1, 1, 1) for part in (SHIFT, ADD))
+    shifted = F.conv2d(flat, shift, padding=1, groups=heads * PAIRS)
+    filters = F.conv2d(shifted, add, groups=heads)
     filters = filters.reshape(batch, heads, TAPS, height, width)
     padded = F.pad(values, (2, 2, 2, 2)).reshape(batch, heads, -1, height + 4, width + 4)
     columns = [padded[..., x : x + width] for x in range(5)]
@@ -77,19 +83,20 @@ def _check(logits: Tensor, values: Tensor) -> None:
         )
 
 
-def _one_hot() -> Tensor:
-    """The fixed convolution A -> W of one head: [25, 81, 3, 3]."""
-    weight = torch.zeros(TAPS, PAIRS, 3, 3)
+def _one_hot() -> tuple[Tensor, Tensor]:
+    """The fixed convolutions A -> W of one head: shift [81, 1, 3, 3], then add [25, 81, 1, 1]."""
+    shift, add = torch.zeros(PAIRS, 1, 3, 3), torch.zeros(TAPS, PAIRS, 1, 1)
     for q in range(CELLS):
         for k in range(CELLS):
-            dy, dx = k // 3 - q // 3, k % 3 - q % 3
             # W[p] reads A at p - q; a convolution's kernel cell (1, 1) is p itself.
-            weight[(dy + 2) * 5 + dx + 2, q * CELLS + k, 2 - q // 3, 2 - q % 3] = 1
-    return weight
+            shift[q * CELLS + k, 0, 2 - q // 3, 2 - q % 3] = 1
+            dy, dx = k // 3 - q // 3, k % 3 - q % 3
+            add[(dy + 2) * 5 + dx + 2, q * CELLS + k] = 1
+    return shift, add
 
 
 # Made here, not on first use: made while a graph is traced it would be part of that graph.
-ONE_HOT = _one_hot()
+SHIFT, ADD = _one_hot()
 
 
 torch.library.define("medisseg::window_mix", "(Tensor logits, Tensor values) -> Tensor")

@@ -53,17 +53,49 @@ class Decoder(nn.Module):
 
 
 class OutputBlock(nn.Module):
-    """Fuse the three decoder outputs at the finest one's size and answer one map a class."""
+    """Fuse the decoders' outputs at the finest one's size and answer one map a class.
 
-    def __init__(self, width: int, hidden: int, classes: int, act: str, separable: bool) -> None:
+    ``detail`` adds an encoder feature of that many channels at twice that size, projected 1x1;
+    ``shuffle`` makes the last convolution answer a square of that side for each position
+    (sub-pixel convolution, Shi et al. 2016), which no bilinear enlargement then blurs.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        classes: int,
+        act: str,
+        separable: bool,
+        maps: int = 3,
+        detail: int = 0,
+        shuffle: int = 1,
+    ) -> None:
         super().__init__()
-        self.fuse = CBT(3 * width, width, 3, act=act, separable=separable)
+        self.fuse = CBT(maps * width, width, 3, act=act, separable=separable)
+        self.detail = CBT(detail, width, 1, act="none") if detail else None
         self.refine = CBT(width, width, 3, act=act, separable=separable)
         self.reduce = CBT(width, hidden, 1, act=act)
-        self.logits = nn.Conv2d(hidden, classes, 1)
+        self.logits = nn.Conv2d(hidden, classes * shuffle**2, 1)
+        self.shuffle = shuffle
 
-    def forward(self, small: Tensor, medium: Tensor, large: Tensor, height: int) -> Tensor:
-        """Three maps at h, h/2, h/4 -> logits [N, classes, H, W]; H = ``height`` = 2 h or 4 h."""
-        x = self.fuse(torch.cat([small, upsample(medium, 2), upsample(large, 4)], 1))
-        logits = self.logits(self.reduce(self.refine(upsample(x))))
+    def forward(self, decoded: list[Tensor], height: int, finer: Tensor | None = None) -> Tensor:
+        """Map the decoders' outputs to logits.
+
+        Args:
+            decoded: [N, width, h, w], then each half the size of the one before.
+            height: H, a multiple of 2 ``shuffle`` h.
+            finer: The encoder's feature [N, detail, 2 h, 2 w].
+
+        Returns:
+            Logits [N, classes, H, W].
+        """
+        x = self.fuse(torch.cat([upsample(m, 2**i) for i, m in enumerate(decoded)], 1))
+        x = upsample(x)
+        if self.detail is not None:
+            assert finer is not None
+            x = x + self.detail(finer)
+        logits = self.logits(self.reduce(self.refine(x)))
+        if self.shuffle > 1:
+            logits = F.pixel_shuffle(logits, self.shuffle)
         return upsample(logits, height // logits.shape[-2])

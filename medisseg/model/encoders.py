@@ -220,3 +220,11 @@ def initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+# The strides of every encoder's features, for checks that need no network.
+STRIDES = {
+    "r50": ResNet.strides,
+    "r18": ResNet.strides,
+    "efficientnet-lite0": EfficientNetLite0.strides,
+}

@@ -1,4 +1,4 @@
-"""Med-DisSeg in its two stages, and ConDSeg and the small ``edge`` network as options of it.
+"""Med-DisSeg in its two stages, and ConDSeg and the small ``edge`` networks as options of it.
 
 Stage I trains the encoder under a light head; Stage II decouples the deepest feature into
 foreground, background and uncertainty and lets the first two guide the aggregation of all levels
@@ -157,32 +157,40 @@ class StageTwo(Network):
 
     def __init__(self, options: NetworkOptions, classes: int) -> None:
         super().__init__(options, classes)
-        o, channels = options, self.encoder.channels
+        o, channels = options, self.encoder.channels[-options.levels :]
         light: dict[str, Any] = {"act": o.activation, "separable": o.separable}
         self.fields = nn.ModuleList(
             MultiReceptiveField(c, o.width, o.dilations, **light) for c in channels
         )
         self.decoupling = SemanticDecoupling(channels[-1], o.decouple_width, o.width, o.activation)
         self.auxiliary = AuxiliaryHead(o.width, o.aux_widths, **light)
-        doublings = (3, 2, 1, 0)
+        doublings = range(o.levels - 1, -1, -1)
         self.guides_foreground = nn.ModuleList(Guide(o.width, d, **light) for d in doublings)
         self.guides_background = nn.ModuleList(Guide(o.width, d, **light) for d in doublings)
         self.aggregations = nn.ModuleList(
-            CDFA(o.width if level == 3 else 2 * o.width, o.width, o.heads, **light)
-            for level in range(4)
+            CDFA(2 * o.width if d else o.width, o.width, o.heads, **light) for d in doublings
         )
         self.decoders = nn.ModuleDict(
             {
                 name: Decoder(o.width, ATTENTIONS[o.attention](o.width, o.activation), **light)
-                for name in ("small", "medium", "large")
+                for name in ("small", "medium", "large")[-o.levels + 1 :]
             }
         )
-        self.output = OutputBlock(o.width, o.head_width, classes, **light)
+        finer = self.encoder.channels[-o.levels - 1] if o.detail else 0
+        self.output = OutputBlock(
+            o.width,
+            o.head_width,
+            classes,
+            maps=o.levels - 1,
+            detail=finer,
+            shuffle=o.shuffle,
+            **light,
+        )
 
     def aggregate(self, maps: list[Tensor], foreground: Tensor, background: Tensor) -> list[Tensor]:
-        """CDFA coarse to fine: d1..d4 [N, width, ...] -> c1..c4 of the same sizes."""
+        """CDFA from the coarsest of the maps [N, width, ...] on -> as many of the same sizes."""
         aggregated: list[Tensor] = []
-        for level in (3, 2, 1, 0):
+        for level in reversed(range(len(maps))):
             guides = (
                 self.guides_foreground[level](foreground),
                 self.guides_background[level](background),
@@ -194,16 +202,21 @@ class StageTwo(Network):
     def answer(self, x: Tensor) -> Any:
         """See :meth:`Network.forward`."""
         features = self.encoder(x)
-        maps = [field(feature) for field, feature in zip(self.fields, features, strict=True)]
+        levels = features[-self.options.levels :]
+        maps = [field(feature) for field, feature in zip(self.fields, levels, strict=True)]
         parts = self.decoupling(features[-1])
-        c1, c2, c3, c4 = self.aggregate(maps, parts["foreground"], parts["background"])
-        small = self.decoders["small"](c2, c1)
-        medium = self.decoders["medium"](c3, c2)
-        large = self.decoders["large"](c4, c3)
-        logits = self.output(small, medium, large, x.shape[-2])
+        aggregated = self.aggregate(maps, parts["foreground"], parts["background"])
+        decoded = [
+            decoder(coarse, fine)
+            for decoder, fine, coarse in zip(
+                self.decoders.values(), aggregated, aggregated[1:], strict=False
+            )
+        ]
+        finer = features[-self.options.levels - 1] if self.options.detail else None
+        logits = self.output(decoded, x.shape[-2], finer)
         if self.training:
             auxiliary = self.auxiliary(parts, self.auxiliary_scale)
-            kept = {"early": features[-1], "middle": maps[-1], "late": small}
+            kept = {"early": features[-1], "middle": maps[-1], "late": decoded[0]}
             foreground, background, uncertainty = (auxiliary[name] for name in BRANCHES)
             return TrainingOutput(logits, foreground, background, uncertainty, kept)
         if self.with_uncertainty:
@@ -233,8 +246,8 @@ def create_model(
     """Build a network by its preset's name.
 
     Args:
-        architecture: "medisseg-r50", "condseg-r50", "medisseg-r18" or "edge"; or a baseline,
-            "unet", "unetpp" or "attention-unet" (one stage, the option ``width`` alone).
+        architecture: "medisseg-r50", "condseg-r50", "medisseg-r18", "edge" or "edge-lite"; or a
+            baseline, "unet", "unetpp" or "attention-unet" (one stage, the option ``width`` alone).
         stage: 1 (encoder and light head) or 2 (the full network).
         classes: Number of logit maps: 1 for binary masks, else one a class, background included.
         encoder_weights: "imagenet" (packaged, ``efficientnet-lite0`` only), the path of a weights

@@ -9,7 +9,7 @@ from typing import Any
 from medisseg.errors import UserError
 from medisseg.fields import build
 from medisseg.model.blocks import ACTIVATIONS
-from medisseg.model.encoders import ENCODERS
+from medisseg.model.encoders import ENCODERS, STRIDES
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class NetworkOptions:
         separable: Whether 3x3 CBTs are depthwise-separable (the decoupling's stay full).
         head_at_input: Whether the Stage I head joins its maps at the input's size (published) or
             at the finest feature's.
+        levels: How many of the encoder's four features, the coarsest ones, are aggregated and
+            decoded: 4 (published), 3 or 2.
+        detail: Whether the output block adds the next finer feature to what it enlarges.
+        shuffle: The logits' convolution answers this many times finer (pixel shuffle).
     """
 
     encoder: str = "r50"
@@ -47,6 +51,9 @@ class NetworkOptions:
     head_width: int = 64
     separable: bool = False
     head_at_input: bool = True
+    levels: int = 4
+    detail: bool = False
+    shuffle: int = 1
 
     def __post_init__(self) -> None:
         from medisseg.model.attention import ATTENTIONS, NOT_FOUND
@@ -70,6 +77,19 @@ class NetworkOptions:
                 raise UserError(f"{name} is {sizes}; expected at least 1")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is no multiple of heads {self.heads}")
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        if self.levels not in (2, 3, 4):
+            raise UserError(f"levels is {self.levels}; expected 2, 3 or 4")
+        if self.detail and self.levels == 4:
+            raise UserError("detail needs levels below 4: a finer feature to add; got levels=4")
+        # Logits are made at half the finest decoded stride; no answer may be finer than the input.
+        finest = STRIDES[self.encoder][-self.levels]
+        known = [s for s in (1, 2, 4, 8) if 2 * s <= finest]
+        if self.shuffle not in known:
+            said = ", ".join(map(str, known))
+            raise UserError(f"shuffle is {self.shuffle}; expected one of {said}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
@@ -89,6 +109,20 @@ PRESETS: dict[str, NetworkOptions] = {
         aux_widths=(48, 48, 32, 32),
         head_width=32,
         head_at_input=False,
+    ),
+    "edge-lite": NetworkOptions(
+        encoder="efficientnet-lite0",
+        width=32,
+        heads=2,
+        dilations=(2, 4, 6),
+        decouple_width=96,
+        aux_widths=(48, 48, 32, 32),
+        head_width=32,
+        separable=True,
+        head_at_input=False,
+        levels=3,
+        detail=True,
+        shuffle=4,
     ),
 }
 

@@ -50,13 +50,14 @@ def test_parameters_are_the_published_ones(preset: str, stage: int) -> None:
     assert parameters(create_model(preset, stage=stage)) == COUNTS[preset, stage]
 
 
-def test_edge_keeps_its_bounds() -> None:
-    model = create_model("edge", encoder_weights="imagenet").eval()
+@pytest.mark.parametrize(("preset", "most"), [("edge", 6e9), ("edge-lite", 1.5e9)])
+def test_edge_keeps_its_bounds(preset: str, most: float) -> None:
+    model = create_model(preset, encoder_weights="imagenet").eval()
     assert parameters(model) <= 8_000_000
     inference = model.for_inference()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         inference(torch.zeros(1, 3, 256, 256))
-    assert counter.get_total_flops() <= 6e9
+    assert counter.get_total_flops() <= most
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -150,7 +151,10 @@ def test_stage_one_head_projects_first_and_equals_the_literal_form() -> None:
 
 @pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"separable": True, "attention": "emcad"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"separable": True, "attention": "emcad"}, {"levels": 3, "detail": True, "shuffle": 4}],
+)
 def test_inference_form_answers_the_same(stage: int, portable: bool, options: dict) -> None:
     model = shake(small(stage, **options))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -166,6 +170,23 @@ def test_inference_form_answers_the_same(stage: int, portable: bool, options: di
     assert torch.equal((logits > 0)[clear], (expected > 0)[clear])
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_detail_reaches_the_mask_and_shuffle_sharpens_it() -> None:
+    model = shake(small(levels=3, detail=True, shuffle=4))
+    made: dict[str, Tensor] = {}
+    for name in ("refine", "logits"):
+        part = getattr(model.output, name)
+        part.register_forward_hook(lambda _m, _i, out, name=name: made.update({name: out}))
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        logits = model(x)
+    assert made["refine"].shape == (1, 32, 16, 24)  # stride 4
+    for row, column in ((0, 0), (1, 2), (3, 3)):
+        assert torch.equal(made["logits"][:, 4 * row + column], logits[:, 0, row::4, column::4])
+    with torch.no_grad():
+        model.output.detail.norm.weight.zero_()
+        assert not torch.allclose(model(x), logits)
 
 
 def test_inference_form_can_keep_the_uncertainty() -> None:
@@ -201,6 +222,11 @@ def test_portable_telu_is_telu() -> None:
         ({"dilations": []}, "dilations is .*; expected at least 1"),
         ({"cbat": False, "attention": "se"}, "contradicts"),
         ({"width": 30, "heads": 4}, "multiple"),
+        ({"levels": 1}, "levels is 1; expected 2, 3 or 4"),
+        ({"levels": 5}, "levels is 5; expected 2, 3 or 4"),
+        ({"detail": True}, "detail needs levels below 4"),
+        ({"levels": 3, "shuffle": 3}, "shuffle is 3; expected one of 1, 2, 4"),
+        ({"shuffle": 4}, "shuffle is 4; expected one of 1, 2"),
         ({"encoder_weights": "nowhere.pth"}, "no file"),
     ],
 )
