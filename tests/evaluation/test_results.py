@@ -57,7 +57,7 @@ def test_seeds_share_a_row_beside_the_papers_number(tmp_path: Path) -> None:
     assert row[-2:] == ["85.9 / 91.6", "-4.9"]
     assert cells(text, "ConDSeg")[-2] == "84.6 / 90.5"
     assert text == page(summaries.read_runs(tmp_path / "runs"))
-    assert "[full-1](../benchmarks/results/runs/full-1)" in text
+    assert "[full-1](../../benchmarks/results/runs/full-1)" in text
 
 
 def test_one_seed_shows_the_interval_and_an_unknown_row_no_paper(tmp_path: Path) -> None:
