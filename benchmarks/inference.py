@@ -28,7 +28,8 @@ from torch import nn
 
 from benchmarks.common import machine, parser, percentiles, show, timed, write
 from benchmarks.network import straightforward
-from export import builders
+from export.builders import registry
+from export.builders.spec import Spec
 from export.graph import trace
 from export.runtime.engine import BaseEngine
 from export.runtime.onnx_engine import OnnxEngine
@@ -180,7 +181,7 @@ def tensorrt_cases(model: Network, traits: Traits, options: argparse.Namespace) 
     """Yield TensorRT, TensorRT for RTX and Torch-TensorRT in FP16, built on the spot."""
 
     def opened(backend: str) -> BaseEngine:
-        if reason := builders.available(backend):
+        if reason := registry.available(backend):
             raise UserError(reason)
         if options.device != "cuda":
             raise UserError(f"{backend} engines run on NVIDIA GPUs; use --device cuda")
@@ -188,8 +189,8 @@ def tensorrt_cases(model: Network, traits: Traits, options: argparse.Namespace) 
         network = model.for_inference()
         graph = trace(network, traits.convention.size, ("logits",), 20)
         settled = replace(settle(graph, "fp16", [pictures(1, shape)]), network=network)
-        spec = builders.Spec("fp16", (1, 1, traits.max_batch), "images", shape)
-        built = builders.BUILDERS[backend](settled, spec, Steps(quiet=True).task)
+        spec = Spec("fp16", (1, 1, traits.max_batch), "images", shape)
+        built = registry.BUILDERS[backend](settled, spec, Steps(quiet=True).task)
         if built.open is None:
             raise UserError(f"{backend} does not build for this GPU")
         return built.open(traits)

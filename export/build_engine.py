@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # run as a script, from any folder
     sys.path[0] = str(ROOT)
 
-from export import builders, proof, verify  # noqa: E402
+from export import proof, verify  # noqa: E402
+from export.builders import registry  # noqa: E402
+from export.builders.spec import Built, Spec  # noqa: E402
 from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: E402
 from export.options import BuildOptions, add_arguments, from_arguments  # noqa: E402
 from export.samples import Frame, frames_from, source_name  # noqa: E402
@@ -80,7 +82,7 @@ def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bu
 
     subject, graph, frames = source.subject, source.graph, source.frames
     traits, convention = subject.traits, subject.traits.convention
-    wanted, rest = builders.graph_precision(options.backend, options.precision)
+    wanted, rest = registry.graph_precision(options.backend, options.precision)
     settled = settle(
         graph,
         wanted,
@@ -106,8 +108,8 @@ def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bu
         )  # fmt: skip
     check(settled.model)
 
-    built = builders.BUILDERS[options.backend](settled, _spec(options, traits), say.task)
-    share = builders.audit(built, options.precision, options.backend)
+    built = registry.BUILDERS[options.backend](settled, _spec(options, traits), say.task)
+    share = registry.audit(built, options.precision, options.backend)
     say(f"built for {options.backend} {built.backend_version}: {_counts(built.convolutions)}")
 
     checked = _verify(subject, graph, plain, built, settled, frames, options, say)
@@ -133,9 +135,9 @@ def _calibration(convention: Any, options: BuildOptions) -> list[verify.Array]:
     return [convention.preprocess(frame.image)[None] for frame in frames]
 
 
-def _spec(options: BuildOptions, traits: Traits) -> builders.Spec:
+def _spec(options: BuildOptions, traits: Traits) -> Spec:
     raw = traits.frame_size
-    return builders.Spec(
+    return Spec(
         precision=options.precision,
         batch=options.batch,
         input_name="frames" if raw else "images",
@@ -153,7 +155,7 @@ def _verify(
     subject: Subject,
     graph: Any,
     plain: Settled,
-    built: builders.Built,
+    built: Built,
     settled: Settled,
     frames: Sequence[Frame],
     options: BuildOptions,
@@ -203,7 +205,7 @@ def _facts(
     place: Path,
     subject: Subject,
     options: BuildOptions,
-    built: builders.Built,
+    built: Built,
     islands: Sequence[str],
     share: float,
     checked: verify.Verification,

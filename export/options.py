@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export import builders
-from export.tensorrt_family import local_gpu
+from export.builders import registry
+from export.builders.spec import GPUS, local_gpu
 from export.traits import BACKENDS, PRECISIONS, parse_size
 from export.verify import TOLERANCES
 from medisseg.errors import UserError
@@ -77,7 +77,7 @@ class BuildOptions:
         _one_of("--precision", self.precision, ("auto", *PRECISIONS))
         _one_of("--raw-color", self.raw_color, ("RGB", "BGR"))
         for gpu in self.gpu:
-            _one_of("--gpu", gpu, builders.GPUS)
+            _one_of("--gpu", gpu, GPUS)
         if self.size and any(side < 16 or side % 16 for side in self.size):
             height, width = (max(16, round(side / 16) * 16) for side in self.size)
             raise UserError(
@@ -123,7 +123,7 @@ class BuildOptions:
             UserError: The backend is not installed.
         """
         backend = self.backend if self.backend != "auto" else self._automatic()
-        reason = builders.available(backend)
+        reason = registry.available(backend)
         if reason:
             raise UserError(reason)
         if backend == "tensorrt-rtx" and not self.gpu and local_gpu() is None:
@@ -132,7 +132,7 @@ class BuildOptions:
             )
         precision = self.precision
         if precision == "auto":
-            precision = builders.default_precision(backend)
+            precision = registry.default_precision(backend)
         if (backend, precision) == ("onnx", "bf16"):
             raise UserError(
                 "ONNX Runtime has no bfloat16 convolution on a CPU; use --precision fp32, fp16 or "
@@ -154,7 +154,7 @@ class BuildOptions:
                 continue
             if not on_gpu and wished:
                 continue
-            if builders.available(backend) is None:
+            if registry.available(backend) is None:
                 return backend
         raise UserError("--gpu and --dla need TensorRT: pip install tensorrt-rtx, or tensorrt")
 

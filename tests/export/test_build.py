@@ -126,7 +126,7 @@ def test_bf16_that_is_not_exact_names_its_layer_and_auto_builds_fp32_from_the_sa
     with pytest.raises(UserError, match=r"first to diverge: \S+ \(error .*use --precision fp32"):
         build(checkpoint, tmp_path / "asked", precision="bf16", **options)
     assert not (tmp_path / "asked").exists()
-    monkeypatch.setattr("export.builders.default_precision", lambda _: "bf16")
+    monkeypatch.setattr("export.builders.registry.default_precision", lambda _: "bf16")
     made = build(checkpoint, tmp_path / "auto", **options)
     assert made.manifest["precision"] == "fp32" and len(exports) == 2
     assert made.manifest["verification"]["p999_abs"] < 1e-3

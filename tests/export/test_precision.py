@@ -10,7 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export import builders, int8, layers, precision
+from export import int8, layers, precision
+from export.builders import registry
+from export.builders.cpu_builders import build_openvino
+from export.builders.spec import Built, Spec
 from export.settle import Settled, settle
 from medisseg.errors import UserError
 
@@ -263,10 +266,10 @@ def test_int8_scale_of_a_dead_channel_stays_positive_in_fp16(graph: onnx.ModelPr
 
 
 def test_fp32_in_the_place_of_fp16_is_refused() -> None:
-    built = builders.Built({}, "1", {"FP32": 8, "FP16": 2}, "parsed network")
+    built = Built({}, "1", {"FP32": 8, "FP16": 2}, "parsed network")
     with pytest.raises(UserError, match="fp16 was asked for.*FP32.: 8"):
-        builders.audit(built, "fp16", "tensorrt")
-    assert builders.audit(built, "fp32", "tensorrt") == pytest.approx(0.2)
+        registry.audit(built, "fp16", "tensorrt")
+    assert registry.audit(built, "fp32", "tensorrt") == pytest.approx(0.2)
 
 
 def test_openvino_rounds_as_asked(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,12 +280,12 @@ def test_openvino_rounds_as_asked(graph: onnx.ModelProto, monkeypatch: pytest.Mo
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in able:
         with pytest.raises(UserError, match="bf16"):
-            builders.build_openvino(Settled(graph, graph), builders.Spec("bf16"))
+            build_openvino(Settled(graph, graph), Spec("bf16"))
         return
     monkeypatch.setitem(openvino_engine._HINTS, "bf16", "f32")  # an OpenVINO that does not care
-    silent = builders.build_openvino(Settled(graph, graph), builders.Spec("bf16"))
+    silent = build_openvino(Settled(graph, graph), Spec("bf16"))
     with pytest.raises(UserError, match="bf16 was asked for"):
-        builders.audit(silent, "bf16", "openvino")
+        registry.audit(silent, "bf16", "openvino")
     monkeypatch.undo()
-    built = builders.build_openvino(Settled(graph, graph), builders.Spec("bf16"))
+    built = build_openvino(Settled(graph, graph), Spec("bf16"))
     assert built.convolutions.get("BF16", 0) > 0.9 * sum(built.convolutions.values())

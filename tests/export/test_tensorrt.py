@@ -19,16 +19,17 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export import builders
 from export.build_engine import build, main
+from export.builders import registry
+from export.builders.spec import Spec
 from export.options import BuildOptions
 from export.runtime.loading import runs_here
 from export.settle import settle
 from medisseg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "export/tensorrt_family.py", ROOT / "export/runtime/tensorrt_engine.py"]
-SOURCES.append(ROOT / "export/tensorrt_watch.py")
+SOURCES = [ROOT / "export/builders/tensorrt_builder.py", ROOT / "export/runtime/tensorrt_engine.py"]
+SOURCES.append(ROOT / "export/builders/tensorrt_watch.py")
 # What only some versions have, and only code for those versions uses.
 ONLY = {
     "BuilderFlag.FP16": "10",
@@ -240,9 +241,9 @@ def test_rtx_refuses_gpus_that_it_does_not_know(graph: onnx.ModelProto) -> None:
     pytest.importorskip("tensorrt_rtx")
     from export.settle import Settled
 
-    spec = builders.Spec("fp32", gpus=("sm103",), input_shape=(3, 64, 96))
+    spec = Spec("fp32", gpus=("sm103",), input_shape=(3, 64, 96))
     with pytest.raises(UserError, match="sm103.*builds for.*sm86"):
-        builders.BUILDERS["tensorrt-rtx"](Settled(graph, graph), spec, io.BytesIO)
+        registry.BUILDERS["tensorrt-rtx"](Settled(graph, graph), spec, io.BytesIO)
 
 
 class Bar:
@@ -276,9 +277,9 @@ class Bar:
 def test_progress_is_reported_and_ctrl_c_stops_the_build(graph: onnx.ModelProto) -> None:
     pytest.importorskip("tensorrt_rtx")
     settled = settle(graph, "fp32", [])
-    spec = builders.Spec("fp32", gpus=("sm86",), input_shape=(3, 64, 96))
+    spec = Spec("fp32", gpus=("sm86",), input_shape=(3, 64, 96))
     bar = Bar()
-    built = builders.BUILDERS["tensorrt-rtx"](settled, spec, bar)
+    built = registry.BUILDERS["tensorrt-rtx"](settled, spec, bar)
     assert built.convolutions == {"FP32": sum(n.op_type == "Conv" for n in graph.graph.node)}
     assert len(bar.phases) > 3 and bar.steps > 50
 
@@ -287,7 +288,7 @@ def test_progress_is_reported_and_ctrl_c_stops_the_build(graph: onnx.ModelProto)
     stop.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            builders.BUILDERS["tensorrt-rtx"](settled, spec, slow)
+            registry.BUILDERS["tensorrt-rtx"](settled, spec, slow)
     finally:
         stop.cancel()
     assert slow.steps < bar.steps
@@ -304,7 +305,7 @@ def test_rtx_without_a_gpu_wants_names_before_anything_is_exported(
 
 def test_missing_backends_say_what_to_install(checkpoint: Path) -> None:
     for backend in ("tensorrt", "torch-tensorrt"):
-        if builders.available(backend) is None:
+        if registry.available(backend) is None:
             continue
         with pytest.raises(UserError, match=f"--backend {backend}.*pip install"):
             build(checkpoint, backend=backend, quiet=True)

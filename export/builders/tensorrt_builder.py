@@ -13,9 +13,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.builders import Built, Spec
+from export.builders.spec import Built, Spec, local_gpu
+from export.builders.tensorrt_watch import logger, monitor
 from export.settle import Settled
-from export.tensorrt_watch import logger, monitor
 from medisseg.errors import UserError
 from medisseg.files import replacing
 
@@ -269,16 +269,6 @@ def _opener(module: str, plan: bytes, capabilities: tuple[str, ...], spec: Spec)
         return TensorRTEngine(module, plan, traits, spec.precision, version_compatible=newer)
 
     return opened
-
-
-def local_gpu() -> str | None:
-    """Return this machine's compute capability as "sm89", or None without a GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm{major}{minor}"
 
 
 def _version(trt: Any) -> tuple[int, int]:

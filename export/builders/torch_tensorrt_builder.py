@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from export.builders import Built, Spec
-from export.tensorrt_family import local_gpu
+from export.builders.spec import Built, Spec, local_gpu
 from medisseg.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""From a graph in its final precision to what a backend runs."""

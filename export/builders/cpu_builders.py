@@ -1,0 +1,54 @@
+"""The graph as ONNX Runtime and OpenVINO run it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from export.builders.spec import Built, Spec
+from export.precision import convolution_types
+from export.settle import Settled
+from export.traits import Traits
+
+
+def build_onnx(settled: Settled, spec: Spec, progress: Any = None) -> Built:
+    """Return the graph itself, for ONNX Runtime."""
+    import onnxruntime
+
+    from export.runtime.onnx_engine import OnnxEngine
+
+    content = settled.model.SerializeToString()
+    return Built(
+        {},
+        onnxruntime.__version__,
+        convolution_types(settled.model),
+        "graph",
+        open=lambda traits: OnnxEngine(content, traits, spec.precision),
+    )
+
+
+def build_openvino(settled: Settled, spec: Spec, progress: Any = None) -> Built:
+    """Convert the float32 (or Q/DQ) graph to OpenVINO's format and inspect what it compiles to."""
+    import openvino
+
+    from export.runtime.openvino_engine import OpenVinoEngine, options
+    from medisseg.convention import InputConvention
+
+    options(openvino.Core(), spec.precision, None)  # refuses what this CPU cannot do
+    network = openvino.Core().read_model(settled.model.SerializeToString())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.xml"
+        openvino.save_model(network, path, compress_to_fp16=False)
+        parts = {
+            name: (Path(folder) / name).read_bytes() for name in ("network.xml", "network.bin")
+        }
+
+    def opened(traits: Traits) -> OpenVinoEngine:
+        return OpenVinoEngine(parts["network.xml"], parts["network.bin"], traits, spec.precision)
+
+    engine = opened(Traits(InputConvention()))
+    counts = engine.convolution_types()
+    engine.close()
+    version = openvino.__version__.split("-")[0]
+    return Built(parts, version, counts, "compiled network", open=opened)

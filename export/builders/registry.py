@@ -1,0 +1,95 @@
+"""The builders by backend, whether each can build here, and the check of what it made."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from export.builders.cpu_builders import build_onnx, build_openvino
+from export.builders.spec import Built, Spec
+from export.settle import Settled
+from medisseg.errors import UserError
+
+
+def available(backend: str) -> str | None:
+    """Return why ``backend`` cannot build here, or None where it can."""
+    module = {
+        "tensorrt": "tensorrt",
+        "tensorrt-rtx": "tensorrt_rtx",
+        "torch-tensorrt": "torch_tensorrt",
+        "openvino": "openvino",
+        "onnx": "onnxruntime",
+    }[backend]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:  # nothing, or an empty folder as type stubs leave it
+        install = {
+            "tensorrt": "pip install tensorrt (on a Jetson it comes with JetPack)",
+            "torch-tensorrt": "pip install torch-tensorrt, with a CUDA build of PyTorch",
+        }
+        how = install.get(backend, f"pip install {module.replace('_', '-')}")
+        return f"--backend {backend}: the Python module {module} is not installed; {how}"
+    return None
+
+
+def default_precision(backend: str) -> str:
+    """Return the precision that a backend builds when none is asked for."""
+    if backend == "openvino":
+        import openvino
+
+        from export.runtime.openvino_engine import fast_bfloat16
+
+        return "bf16" if fast_bfloat16(openvino.Core()) else "fp32"
+    return "fp32" if backend == "onnx" else "fp16"
+
+
+def graph_precision(backend: str, precision: str) -> tuple[str, str]:
+    """Return (precision of the graph, precision of what INT8 leaves) for a backend.
+
+    OpenVINO takes a float32 graph and rounds when it compiles.
+    """
+    if backend == "openvino":
+        return ("int8" if precision == "int8" else "fp32"), "fp32"
+    return precision, "fp32" if backend == "onnx" else "fp16"
+
+
+def audit(built: Built, precision: str, backend: str) -> float:
+    """Return the share of convolutions in FP16; refuse what is not what was asked for.
+
+    Raises:
+        UserError: 16 bits or INT8 was asked for and most convolutions are float32.
+    """
+    total = sum(built.convolutions.values())
+    share = {kind: count / total for kind, count in built.convolutions.items()} if total else {}
+    wanted = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}.get(precision)
+    if total and wanted and share.get(wanted, 0.0) < 0.5:
+        raise UserError(
+            f"{precision} was asked for, but of {total} convolutions in the {built.inspected} "
+            f"{built.convolutions} compute in {backend}: nothing was written; update {backend}, "
+            "or ask for --precision fp32"
+        )
+    return share.get("FP16", 0.0)
+
+
+def _tensorrt(module: str) -> Callable[..., Built]:
+    def built(settled: Settled, spec: Spec, progress: Any = None) -> Built:
+        from export.builders.tensorrt_builder import build_tensorrt
+
+        return build_tensorrt(module, settled, spec, progress)
+
+    return built
+
+
+def _torch_tensorrt(settled: Settled, spec: Spec, progress: Any = None) -> Built:
+    from export.builders.torch_tensorrt_builder import build_torch_tensorrt
+
+    return build_torch_tensorrt(settled.network, spec)
+
+
+BUILDERS: dict[str, Callable[..., Built]] = {
+    "tensorrt": _tensorrt("tensorrt"),
+    "tensorrt-rtx": _tensorrt("tensorrt_rtx"),
+    "torch-tensorrt": _torch_tensorrt,
+    "openvino": build_openvino,
+    "onnx": build_onnx,
+}
