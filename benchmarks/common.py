@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from medisseg import __version__
+from medisseg.device import pick_device
 from medisseg.errors import UserError
 from medisseg.files import replacing
 
@@ -65,13 +66,7 @@ def cores() -> int:
 
 def on_gpu(device: str) -> bool:
     """Whether ``device`` is a GPU; it must then be one that PyTorch can use."""
-    if not str(device).startswith("cuda"):
-        return False
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UserError(f"--device {device}: PyTorch sees no NVIDIA GPU; use --device cpu")
-    return True
+    return pick_device(str(device), "--device").startswith("cuda")
 
 
 def timed(

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medisseg.convention import InputConvention
+from medisseg.device import pick_device
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -143,27 +144,6 @@ class TorchNetwork:
             torch.autocast(torch.device(self.device).type, dtype, enabled=dtype is not None),
         ):
             return self.run(images).float().cpu().numpy()
-
-
-def pick_device(device: str = "auto") -> str:
-    """Return "cuda" or "cpu" for "auto", and a device that was named, if it exists.
-
-    Raises:
-        UserError: Not a device, or a GPU that PyTorch does not see.
-    """
-    import torch
-
-    kind, _, index = device.partition(":")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise UserError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device is {device}, but PyTorch sees {torch.cuda.device_count()} NVIDIA GPUs; "
-            "use --device cpu, or ask medisseg doctor"
-        )
-    return device
 
 
 def logit(probability: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from export.bundle import Bundle, is_bundle
 from export.runtime.engine import BaseEngine
 from export.traits import BACKENDS, Traits
+from medisseg.device import check_device, pick_device
 from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def load_engine(
         raise UserError(f"backend is {backend!r}; expected auto or one of {', '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise UserError(f"threads is {threads}; expected 1 or more")
+    check_device(device)
     if is_bundle(source):
         engine = _from_bundle(Bundle.open(source), device, backend, threads, precision)
     else:
@@ -130,20 +132,3 @@ def runs_here(bundle: Bundle) -> str | None:
 def traits_of(info: Any, max_batch: int = 64) -> Traits:
     """Return the traits that a checkpoint's header gives; PyTorch takes any batch."""
     return Traits(info.convention, info.threshold, info.classes, max_batch)
-
-
-def pick_device(device: str) -> str:
-    """Return "cuda" or "cpu" for "auto", and the device itself where it exists.
-
-    Raises:
-        UserError: A GPU is asked for that is not there.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device is {device}, but PyTorch sees no NVIDIA GPU; use --device cpu")
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise UserError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
-    return device

@@ -14,6 +14,7 @@ import torch
 from export.bundle import Bundle
 from export.runtime.engine import BaseEngine
 from export.runtime.tensorrt_engine import TensorRTEngine, TorchTensorRTEngine
+from medisseg.device import pick_device
 from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,6 @@ def check_gpu(bundle: Bundle, device: str) -> None:
     Raises:
         UserError: There is no GPU, or one of another compute capability.
     """
-    from export.runtime.loading import pick_device
-
     place = pick_device(device)
     if not place.startswith("cuda"):
         raise UserError(f"{bundle.path} needs an NVIDIA GPU; device is {device}")

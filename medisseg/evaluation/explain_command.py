@@ -33,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write maps/NAME.jpg, embeddings.png, explain.json and index.html."""
     from medisseg.data.folder import SegmentationFolder
+    from medisseg.device import pick_device
     from medisseg.evaluation import explain_page
     from medisseg.evaluation.explain import PLACEMENTS, open_views
     from medisseg.evaluation.progress import progress
     from medisseg.files import replacing
-    from medisseg.predictor import pick_device
 
     if args.placement not in PLACEMENTS:
         raise UserError(f"--placement is {args.placement!r}; expected {', '.join(PLACEMENTS)}")

@@ -23,6 +23,7 @@ from torch import nn
 
 from medisseg.checkpoint import Checkpoint, load_network
 from medisseg.config import TrainConfig, save_config
+from medisseg.device import pick_device
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.model.network import create_model
@@ -225,11 +226,7 @@ def device(config: TrainConfig) -> dict[str, Any]:
     hardware = config.hardware
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
-    kind = hardware.device.split(":")[0]
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("hardware.device is cuda but PyTorch sees no GPU; use hardware.device=cpu")
+    kind = pick_device(hardware.device, "hardware.device").split(":")[0]
     if kind == "cpu" and hardware.precision == "fp16":
         raise UserError("fp16 training needs a GPU; use hardware.precision=bf16 or fp32")
     if hardware.cuda_graph and (kind == "cpu" or int(os.environ.get("WORLD_SIZE", "1")) > 1):

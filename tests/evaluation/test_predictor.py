@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from medisseg.convention import InputConvention
+from medisseg.device import pick_device
 from medisseg.errors import UserError
-from medisseg.predictor import Prediction, Predictor, logit, pick_device
+from medisseg.predictor import Prediction, Predictor, logit
 
 
 class RedIsPolyp(torch.nn.Module):
@@ -94,10 +95,12 @@ def test_wrong_images_and_devices_are_refused() -> None:
         predictor(np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match="expected uint8 RGB"):
         predictor(np.zeros((8, 8, 3), np.float32))
-    with pytest.raises(UserError, match="expected auto, cpu"):
-        pick_device("gpu")
-    with pytest.raises(UserError, match="--device cpu"):
+    for word in ("gpu", "cpu:x", "cpu:", "cpu:7", "cuda:", "cuda:-1", "cuda:²", ""):
+        with pytest.raises(UserError, match="--device is .* expected auto, cpu"):
+            pick_device(word, "--device")
+    with pytest.raises(UserError, match="device is cuda:99, but PyTorch sees .*; use cpu"):
         pick_device("cuda:99")
+    assert pick_device("cpu") == "cpu"
     with pytest.raises(UserError, match="expected fp32"):
         Predictor(RedIsPolyp(), device="cpu", precision="fp8")
 
