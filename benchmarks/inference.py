@@ -38,10 +38,12 @@ from export.runtime.torch_engine import TorchEngine
 from export.settle import settle
 from export.steps import Steps
 from export.traits import Traits, parse_size
-from medisseg.checkpoint import load_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError, command
-from medisseg.model.network import Network, create_model
+from medisseg.model.create import create_model
+from medisseg.model.inference import for_inference
+from medisseg.model.loading import load_checkpoint
+from medisseg.model.network import Network
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -139,9 +141,9 @@ def speed_of_light(options: argparse.Namespace, precision: str) -> tuple[float, 
 def cpu_cases(model: Network, traits: Traits, options: argparse.Namespace) -> Iterator[Case]:
     """Yield what runs on a CPU, and the straightforward export in the same runtimes."""
     size, threads = traits.convention.size, options.threads
-    network = model.for_inference(portable=False)
+    network = for_inference(model, portable=False)
     yield Case("pytorch", "fp32", lambda: TorchEngine(network, traits, "cpu", "fp32", threads))
-    graphs = {"": lambda: trace(model.for_inference(), size, ("logits",), 20).SerializeToString()}
+    graphs = {"": lambda: trace(for_inference(model), size, ("logits",), 20).SerializeToString()}
     if not options.no_peer:
         graphs[", straightforward"] = lambda: straight_graph(model, size)
     for suffix, made in graphs.items():
@@ -164,7 +166,7 @@ def gpu_cases(model: Network, traits: Traits, options: argparse.Namespace) -> It
                 name,
                 precision,
                 lambda p=precision, c=compiled: TorchEngine(  # type: ignore[misc]
-                    model.for_inference(portable=False), traits, "cuda", p, compiled=c
+                    for_inference(model, portable=False), traits, "cuda", p, compiled=c
                 ),
             )
         if not options.no_peer:
@@ -186,7 +188,7 @@ def tensorrt_cases(model: Network, traits: Traits, options: argparse.Namespace) 
         if options.device != "cuda":
             raise UserError(f"{backend} engines run on NVIDIA GPUs; use --device cuda")
         shape = (3, *traits.convention.size)
-        network = model.for_inference()
+        network = for_inference(model)
         graph = trace(network, traits.convention.size, ("logits",), 20)
         settled = replace(settle(graph, "fp16", [pictures(1, shape)]), network=network)
         spec = Spec("fp16", (1, 1, traits.max_batch), "images", shape)
@@ -237,7 +239,7 @@ def rows(name: str, model: Network, options: argparse.Namespace) -> Iterator[dic
         size = parse_size(text)
         traits = Traits(InputConvention(size=size), max_batch=max(options.batch))
         images = pictures(max(options.batch), (3, *size))
-        work = work_of(model.for_inference(), size)
+        work = work_of(for_inference(model), size)
         with torch.inference_mode():
             exact = model(torch.from_numpy(images[:1])).numpy()
         both = cases(model, traits, options), tensorrt_cases(model, traits, options)

@@ -23,7 +23,9 @@ from torch.nn import functional as F
 from benchmarks.common import machine, parser, percentiles, show, timed, write
 from medisseg.errors import UserError, command
 from medisseg.losses.objective import StageOneObjective, StageTwoObjective
-from medisseg.model.network import StageOneHead, create_model
+from medisseg.model.create import create_model
+from medisseg.model.inference import for_inference
+from medisseg.model.network import StageOneHead
 
 Result = dict[str, Any]
 
@@ -110,7 +112,7 @@ def measure(args: argparse.Namespace, stage: int) -> list[Result]:
     about |= {"batch": args.batch, "precision": args.precision}
     training = about | {"what": "training step"} | _pair(step, step, args, device)
     model.eval()
-    inference = model.for_inference(portable=device.type == "cpu")
+    inference = for_inference(model, portable=device.type == "cpu")
 
     @torch.no_grad()
     def answer(network: nn.Module) -> Tensor:

@@ -40,7 +40,7 @@ def export_graph(
     """Export an inference network to ONNX in float32, and check it.
 
     Args:
-        network: What ``model.for_inference()`` returned: images [N, 3, H, W] to logits [N, K, H, W]
+        network: What ``for_inference(model)`` returned: images [N, 3, H, W] to logits [N, K, H, W]
             (and the uncertainty map [N, 1, H, W]).
         size: Input (height, width).
         outputs: Names of the outputs.
@@ -199,7 +199,7 @@ def check(model: onnx.ModelProto) -> None:
         if node.domain not in ("", "ai.onnx") or node.op_type in REFUSED:
             raise UserError(
                 f"the graph holds {node.domain or 'ai.onnx'}::{node.op_type} at {node.name}, which "
-                "engines refuse; export model.for_inference()"
+                "engines refuse; export for_inference(model)"
             )
     for value in (*model.graph.input, *model.graph.output):
         if not value.type.tensor_type.shape.dim[0].dim_param:

@@ -47,7 +47,8 @@ def open_subject(checkpoint: str | Path, traits: Traits | None = None, **changes
         traits: Of the engine; None takes the checkpoint's own.
         **changes: Fields of :class:`Traits`; "size" is the convention's.
     """
-    from medisseg.checkpoint import load_checkpoint, resolve
+    from medisseg.checkpoint import resolve
+    from medisseg.model.loading import load_checkpoint
 
     model = load_checkpoint(checkpoint, device="cpu").eval()
     info = model.info
@@ -87,6 +88,7 @@ def open_source(
         UserError: No such checkpoint or data, or the network cannot be exported as asked.
     """
     from export.graph import export_graph
+    from medisseg.model.inference import for_inference
 
     frames = frames_from(options.data, options.images, options.split)
     subject = open_subject(
@@ -98,7 +100,7 @@ def open_source(
         traits = dataclasses.replace(subject.traits, frame_size=size, frame_color=options.raw_color)
         subject = dataclasses.replace(subject, traits=traits)
     say(f"{subject.info.architecture} from {subject.path.name}, {len(frames)} frames to verify on")
-    network = subject.model.for_inference(uncertainty=options.uncertainty)
+    network = for_inference(subject.model, uncertainty=options.uncertainty)
     outputs = ("logits", "uncertainty") if options.uncertainty else ("logits",)
     graph = export_graph(network, subject.traits.convention.size, outputs, options.opset)
     say(f"ONNX: {len(graph.graph.node)} nodes, opset {options.opset}")

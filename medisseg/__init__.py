@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from medisseg.checkpoint import load_checkpoint as load_checkpoint
     from medisseg.convention import InputConvention as InputConvention
-    from medisseg.model.network import create_model as create_model
+    from medisseg.model.create import create_model as create_model
+    from medisseg.model.loading import load_checkpoint as load_checkpoint
     from medisseg.predictor import Predictor as Predictor
 
 _HOMES = {
     "InputConvention": "medisseg.convention",
     "Predictor": "medisseg.predictor",
-    "create_model": "medisseg.model.network",
-    "load_checkpoint": "medisseg.checkpoint",
+    "create_model": "medisseg.model.create",
+    "load_checkpoint": "medisseg.model.loading",
 }
 __all__ = ["InputConvention", "Predictor", "__version__", "create_model", "load_checkpoint"]
 

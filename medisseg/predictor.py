@@ -166,14 +166,15 @@ def _open(source: str | Path | nn.Module, device: str, precision: str) -> Any:
         raise UserError(f"precision is {precision!r}; expected fp32, fp16 or bf16")
     import torch
 
-    from medisseg.checkpoint import load_checkpoint
+    from medisseg.model.inference import for_inference
+    from medisseg.model.loading import load_checkpoint
 
     place = pick_device(device)
     if isinstance(source, str | Path):
         model: Any = load_checkpoint(source, device=place)
     else:
         model = source.to(place).eval()
-    network = model.for_inference(portable=place == "cpu")
+    network = for_inference(model, portable=place == "cpu")
     network = network.to(place, memory_format=torch.channels_last)
     info = model.info
     name = f"{info.architecture} in PyTorch {precision} on {place}"

@@ -19,7 +19,7 @@ def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
     Never run by us: Torch-TensorRT does not import without TensorRT and a CUDA PyTorch.
 
     Args:
-        network: What ``model.for_inference()`` returned.
+        network: What ``for_inference(model)`` returned.
         spec: What to build; fp16, bf16 or fp32.
     """
     try:

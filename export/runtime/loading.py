@@ -102,7 +102,8 @@ def _from_bundle(
 def _from_checkpoint(
     source: str | Path, device: str, backend: str, threads: int | None, precision: str
 ) -> BaseEngine:
-    from medisseg.checkpoint import load_checkpoint
+    from medisseg.model.inference import for_inference
+    from medisseg.model.loading import load_checkpoint
 
     if backend not in ("auto", "pytorch"):
         raise UserError(
@@ -113,7 +114,7 @@ def _from_checkpoint(
 
     place = pick_device(device)
     model = load_checkpoint(source, device="cpu")
-    network = model.for_inference(portable=place == "cpu")
+    network = for_inference(model, portable=place == "cpu")
     return TorchEngine(network, traits_of(model.info), place, precision, threads)
 
 

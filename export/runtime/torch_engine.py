@@ -30,7 +30,7 @@ class TorchEngine(BaseEngine):
     process to the next. Copies go through pinned memory on the same stream.
 
     Args:
-        network: What ``model.for_inference()`` returned. For a GPU, with ``portable=False``: our
+        network: What ``for_inference(model)`` returned. For a GPU, with ``portable=False``: our
             kernels, and no constant that a graph would have to fetch from the host.
         traits: What the network is.
         device: "cpu", "cuda" or "cuda:N".

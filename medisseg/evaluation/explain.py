@@ -153,7 +153,7 @@ def mask_share(
 
 def open_views(checkpoints: Sequence[str], device: str) -> list[FeatureView]:
     """Open checkpoints by path or name; files of one name are told apart by their folders."""
-    from medisseg.checkpoint import load_checkpoint
+    from medisseg.model.loading import load_checkpoint
     from medisseg.predictor import is_bundle
 
     views = []

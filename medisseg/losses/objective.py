@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from medisseg.losses.dispersive import DispersiveOptions, DispersiveTerm
 from medisseg.losses.mask import cross_entropy, indices, mask_loss
-from medisseg.model.network import TrainingOutput
+from medisseg.model.output import TrainingOutput
 
 Parts = dict[str, Tensor]
 

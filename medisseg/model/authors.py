@@ -138,8 +138,8 @@ def import_state(
     Raises:
         UserError: Entries are unknown, missing or misshapen; they are listed.
     """
-    from medisseg.checkpoint import fill
-    from medisseg.model.network import create_model
+    from medisseg.model.create import create_model
+    from medisseg.model.loading import fill
 
     state = {name.removeprefix("module."): value for name, value in state.items()}
     gated = any(".cbam." in name or ".att1." in name for name in state)

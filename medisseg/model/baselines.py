@@ -7,7 +7,6 @@ BatchNorm and ReLU throughout. They have one stage, trained from random weights.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from medisseg.checkpoint import Checkpoint, new_checkpoint
 from medisseg.errors import UserError
-from medisseg.model.network import TrainingOutput
+from medisseg.model.output import TrainingOutput
 
 # Name -> channels of the first level.
 BASELINES = {"unet": 64, "unetpp": 32, "attention-unet": 64}
@@ -49,16 +48,6 @@ class Baseline(nn.Module):
         logits = answer[0] if isinstance(answer, list) else answer
         logits = logits[..., :height, :width]
         return TrainingOutput(logits, None, None, None, {}) if self.training else logits
-
-    def for_inference(self, uncertainty: bool = False, portable: bool = True) -> nn.Module:
-        """Return a copy in evaluation mode; there is nothing to strip.
-
-        Raises:
-            UserError: The uncertainty map is asked for; these networks have none.
-        """
-        if uncertainty:
-            raise UserError("a baseline has no uncertainty map; leave the uncertainty option out")
-        return copy.deepcopy(self).eval().requires_grad_(False)
 
 
 def create_baseline(

@@ -13,22 +13,27 @@ from medisseg.model.cdfa import CDFA
 from medisseg.model.network import Network, StageTwo
 
 
-def for_inference(model: Network, uncertainty: bool = False, portable: bool = True) -> nn.Module:
+def for_inference(model: nn.Module, uncertainty: bool = False, portable: bool = True) -> nn.Module:
     """Return a stripped copy of a network in evaluation mode; its masks are the same.
 
     Args:
-        model: A Stage I or II network; it is left as it is.
+        model: A Stage I or II network or a baseline, which has nothing to strip or fold; it is
+            left as it is.
         uncertainty: Keep the uncertainty branch: forward then returns (logits [N, K, H, W],
             uncertainty logits [N, 1, H, W]). Stage II only.
         portable: Use PyTorch's own operators alone, which every exporter knows; False keeps the
             kernels, which are faster on a GPU in eager mode.
 
     Raises:
-        UserError: The uncertainty map is asked of a Stage I network, which has none.
+        UserError: The uncertainty map is asked of a Stage I network or a baseline, which have none.
     """
-    if uncertainty and model.stage == 1:
-        raise UserError("a Stage I network has no uncertainty map; expected one of stage 2")
     stripped = copy.deepcopy(model).eval().requires_grad_(False)
+    if not isinstance(stripped, Network):
+        if uncertainty:
+            raise UserError("a baseline has no uncertainty map; leave the uncertainty option out")
+        return stripped
+    if uncertainty and stripped.stage == 1:
+        raise UserError("a Stage I network has no uncertainty map; expected one of stage 2")
     if isinstance(stripped, StageTwo):
         strip(stripped, uncertainty)
     fold(stripped)

@@ -7,38 +7,21 @@ foreground, background and uncertainty and lets the first two guide the aggregat
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medisseg.checkpoint import Checkpoint, new_checkpoint
-from medisseg.errors import UserError
+from medisseg.checkpoint import Checkpoint
 from medisseg.model.attention import ATTENTIONS
 from medisseg.model.blocks import CBT, ELAT, resize, upsample
 from medisseg.model.cdfa import CDFA
 from medisseg.model.decoder import Decoder, MultiReceptiveField, OutputBlock
 from medisseg.model.decoupling import BRANCHES, AuxiliaryHead, Guide, SemanticDecoupling
 from medisseg.model.encoders import create_encoder
-from medisseg.model.options import NetworkOptions, make_options
-from medisseg.model.pretrained import load_encoder_weights, stride_rule
-
-
-class TrainingOutput(NamedTuple):
-    """What a network answers in training mode; all maps are logits [N, K or 1, H, W].
-
-    Stage I has no auxiliary maps (None). ``features`` holds, by placement, what the dispersive
-    loss may ask for: "early" (the encoder's deepest feature), "middle" (the bottleneck between
-    encoder and decoder) and "late" (the decoder's finest feature).
-    """
-
-    logits: Tensor
-    foreground: Tensor | None
-    background: Tensor | None
-    uncertainty: Tensor | None
-    features: dict[str, Tensor]
+from medisseg.model.options import NetworkOptions
+from medisseg.model.output import TrainingOutput
 
 
 class StageOneHead(nn.Module):
@@ -110,18 +93,6 @@ class Network(nn.Module):
     def answer(self, x: Tensor) -> Any:
         """Forward of an input whose sides are multiples of :attr:`multiple`."""
         raise NotImplementedError
-
-    def load_encoder_from(self, path: str | Path) -> None:
-        """Take over the encoder of a Stage I checkpoint (or of any of the same encoder)."""
-        from medisseg.checkpoint import load_encoder
-
-        load_encoder(self, path)
-
-    def for_inference(self, uncertainty: bool = False, portable: bool = True) -> nn.Module:
-        """Return a copy for inference: see :func:`medisseg.model.inference.for_inference`."""
-        from medisseg.model.inference import for_inference
-
-        return for_inference(self, uncertainty, portable)
 
 
 class StageOne(Network):
@@ -234,49 +205,3 @@ class StageTwo(Network):
         The sides of ``x`` must be multiples of :attr:`multiple`.
         """
         return self.auxiliary(self.decoupling(self.encoder(x)[-1]), self.auxiliary_scale)
-
-
-def create_model(
-    architecture: str,
-    stage: int = 2,
-    classes: int = 1,
-    encoder_weights: str | Path | None = None,
-    **options: Any,
-) -> Network:
-    """Build a network by its preset's name.
-
-    Args:
-        architecture: "medisseg-r50", "condseg-r50", "medisseg-r18", "edge" or "edge-lite"; or a
-            baseline, "unet", "unetpp" or "attention-unet" (one stage, the option ``width`` alone).
-        stage: 1 (encoder and light head) or 2 (the full network).
-        classes: Number of logit maps: 1 for binary masks, else one a class, background included.
-        encoder_weights: "imagenet" (packaged, ``efficientnet-lite0`` only), the path of a weights
-            file, or None.
-        **options: Fields of :class:`~medisseg.model.options.NetworkOptions`, or ``cbat=False``.
-
-    Returns:
-        The network, with ``model.info`` describing it (no metrics yet).
-
-    Raises:
-        UserError: A name or a value is unknown, or the weights do not fit.
-
-    Example:
-        >>> model = create_model("edge", encoder_weights="imagenet", attention="se").eval()
-    """
-    if stage not in (1, 2):
-        raise UserError(f"stage is {stage!r}; expected 1 or 2")
-    if classes < 1:
-        raise UserError(f"classes is {classes}; expected 1 for binary masks, or more")
-    from medisseg.model.baselines import BASELINES, create_baseline
-
-    if architecture in BASELINES:
-        made: Any = create_baseline(architecture, stage, classes, encoder_weights, **options)
-        return made
-    if encoder_weights is not None:
-        options.setdefault("stride_in", stride_rule(encoder_weights))
-    settings = make_options(architecture, options)
-    model = (StageOne if stage == 1 else StageTwo)(settings, classes)
-    if encoder_weights is not None:
-        load_encoder_weights(model.encoder, settings.encoder, encoder_weights)
-    model.info = new_checkpoint(architecture, stage, classes, settings.to_dict())
-    return model

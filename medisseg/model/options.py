@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -127,19 +128,19 @@ PRESETS: dict[str, NetworkOptions] = {
 }
 
 
-def make_options(preset: str, changes: dict[str, Any]) -> NetworkOptions:
+def make_options(
+    preset: str, changes: dict[str, Any], others: Iterable[str] = ()
+) -> NetworkOptions:
     """Return a preset with some options changed.
 
-    ``cbat=False`` is short for ``attention="none"``.
+    ``cbat=False`` is short for ``attention="none"``; ``others`` are names beside the presets, for
+    the message.
 
     Raises:
         UserError: The preset, an option or a value is unknown; the nearest known one is named.
     """
     if preset not in PRESETS:
-        from medisseg.model.baselines import BASELINES
-
-        hint = nearest(preset, [*PRESETS, *BASELINES])
-        raise UserError(f"no network is called {preset!r}{hint}")
+        raise UserError(f"no network is called {preset!r}{nearest(preset, [*PRESETS, *others])}")
     changes = dict(changes)
     if (cbat := changes.pop("cbat", None)) is not None:
         wanted = "cbat" if cbat else "none"

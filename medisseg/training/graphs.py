@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medisseg.model.network import TrainingOutput
+from medisseg.model.output import TrainingOutput
 
 
 class GraphedNetwork:

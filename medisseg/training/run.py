@@ -21,12 +21,13 @@ import torch
 import yaml
 from torch import nn
 
-from medisseg.checkpoint import Checkpoint, load_network
+from medisseg.checkpoint import Checkpoint
 from medisseg.config import TrainConfig, save_config
 from medisseg.device import pick_device
 from medisseg.errors import UserError
 from medisseg.files import replacing
-from medisseg.model.network import create_model
+from medisseg.model.create import create_model
+from medisseg.model.loading import load_encoder, load_network
 from medisseg.training.batches import Data, read_data
 from medisseg.training.modules import SegmentationModule
 from medisseg.training.recorder import RESUME, Recorder, write_json
@@ -145,7 +146,7 @@ def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Check
     ours = out / "stage1" / f"{config.stage_one_epoch}.safetensors"
     before = ours if 1 in config.stages else config.stage_one
     if number == 2 and before is not None:
-        network.load_encoder_from(before)
+        load_encoder(network, before)
     assert network.info is not None
     name = config.data_name or Path(config.data).resolve().name
     return network, dataclasses.replace(network.info, convention=config.input, data=name)

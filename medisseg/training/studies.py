@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from medisseg.checkpoint import load_checkpoint
 from medisseg.config import TrainConfig, from_dict
 from medisseg.data import augment
 from medisseg.data.folder import SegmentationFolder, load
@@ -25,6 +24,7 @@ from medisseg.errors import UserError
 from medisseg.evaluation.metrics import paired_test
 from medisseg.fields import merge
 from medisseg.files import replacing
+from medisseg.model.loading import load_checkpoint
 from medisseg.training.batches import Arrays, read_data
 from medisseg.training.modules import image_scores
 from medisseg.training.recorder import write_json

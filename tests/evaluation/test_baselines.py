@@ -15,7 +15,8 @@ from medisseg.errors import UserError
 from medisseg.losses.mask import mask_loss
 from medisseg.losses.objective import StageTwoObjective
 from medisseg.model.baselines import BASELINES, create_baseline
-from medisseg.model.network import create_model
+from medisseg.model.create import create_model
+from medisseg.model.inference import for_inference
 from medisseg.predictor import Predictor
 
 
@@ -39,7 +40,7 @@ def test_logits_and_inference_copy(name: str) -> None:
     output.logits.sum().backward()
     x = torch.randn(1, 3, 50, 70)
     with torch.no_grad():
-        logits, same = model.eval()(x), model.for_inference()(x)
+        logits, same = model.eval()(x), for_inference(model)(x)
     assert logits.shape == (1, 3, 50, 70) and torch.equal(logits, same)
     assert model.info is not None
     again = create_baseline(model.info.architecture, 2, 3, **model.info.options)
@@ -79,4 +80,4 @@ def test_what_a_baseline_has_not() -> None:
         with pytest.raises(UserError, match=message):
             create_baseline("unet", **keywords)
     with pytest.raises(UserError, match="no uncertainty"):
-        create_baseline("unet", width=8).for_inference(uncertainty=True)
+        for_inference(create_baseline("unet", width=8), uncertainty=True)

@@ -98,7 +98,7 @@ def test_spread_and_heat() -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    from medisseg.model.network import create_model
+    from medisseg.model.create import create_model
 
     paths = []
     for seed in range(2):

@@ -36,9 +36,6 @@ class RedIsPolyp(torch.nn.Module):
             return 40 * (red - 0.5)
         return 40 * torch.cat([torch.full_like(red, 0.5), red, blue], 1)
 
-    def for_inference(self, portable: bool = True) -> torch.nn.Module:
-        return self
-
 
 def scene(height: int, width: int) -> np.ndarray:
     """A black picture; red in the left half, blue in the right quarter."""

@@ -15,9 +15,11 @@ import torch
 from export.build_engine import build
 from export.bundle import Bundle
 from export.graph import export_graph
-from medisseg.checkpoint import load_checkpoint, save_checkpoint
+from medisseg.checkpoint import save_checkpoint
 from medisseg.convention import InputConvention
-from medisseg.model.network import create_model
+from medisseg.model.create import create_model
+from medisseg.model.inference import for_inference
+from medisseg.model.loading import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (64, 96)
@@ -74,7 +76,7 @@ def _save(model: torch.nn.Module, path: Path) -> Path:
 @pytest.fixture(scope="session")
 def graph(checkpoint: Path) -> onnx.ModelProto:
     """The float32 graph of the small network."""
-    return export_graph(load_checkpoint(checkpoint).for_inference(), SIZE)
+    return export_graph(for_inference(load_checkpoint(checkpoint)), SIZE)
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from export import graph as G
 from export.layers import infer_with, session_of
 from export.raw_frames import with_frames
-from medisseg.checkpoint import load_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.model.inference import for_inference
+from medisseg.model.loading import load_checkpoint
 
 SIZE = (64, 96)
 
@@ -48,7 +49,7 @@ def test_no_path_of_this_machine_is_in_the_graph(graph: onnx.ModelProto) -> None
 
 def test_whole_network_is_exported_with_a_dynamic_batch(whole_checkpoint: Path) -> None:
     model = load_checkpoint(whole_checkpoint)
-    whole = G.export_graph(model.for_inference(uncertainty=True), SIZE, ("logits", "uncertainty"))
+    whole = G.export_graph(for_inference(model, uncertainty=True), SIZE, ("logits", "uncertainty"))
     assert not {node.op_type for node in whole.graph.node} & set(G.REFUSED)
     session = session_of(whole)
     batch = images(3)

@@ -12,7 +12,9 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from export.runtime.lanes import Lanes, parts
-from medisseg.model.network import StageTwo, create_model
+from medisseg.model.create import create_model
+from medisseg.model.inference import for_inference
+from medisseg.model.network import StageTwo
 
 
 class Stream:
@@ -69,7 +71,7 @@ class Cuda:
 
 @pytest.fixture(params=[False, True])
 def network(request: pytest.FixtureRequest) -> StageTwo:
-    made: Any = create_model("edge").eval().for_inference(uncertainty=request.param)
+    made: Any = for_inference(create_model("edge").eval(), uncertainty=request.param)
     return made
 
 
@@ -105,7 +107,7 @@ def test_graph_on_a_gpu_answers_as_the_network(compiled: bool) -> None:
     torch.manual_seed(0)
     model: Any = create_model("edge").eval()
     traits = Traits(InputConvention(size=(64, 96)), max_batch=2)
-    network = model.for_inference(portable=False)
+    network = for_inference(model, portable=False)
     engine = TorchEngine(network, traits, "cuda", "fp32", compiled=compiled)
     for count in (1, 2, 1):
         for _ in range(20):

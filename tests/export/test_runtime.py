@@ -14,8 +14,9 @@ import torch
 from export.bundle import Bundle
 from export.runtime import Engine, load_engine
 from export.runtime import opening as T
-from medisseg.checkpoint import load_checkpoint
 from medisseg.errors import UserError
+from medisseg.model.inference import for_inference
+from medisseg.model.loading import load_checkpoint
 
 BACKENDS = [("onnx", "auto", 2e-4), ("openvino", "fp32", 2e-3), ("openvino", "auto", 0.3)]
 
@@ -162,7 +163,7 @@ def test_nothing_inside_a_cuda_graph_comes_from_the_host() -> None:
     from export.runtime.torch_engine import TorchEngine
     from export.traits import Traits
     from medisseg.convention import InputConvention
-    from medisseg.model.network import create_model
+    from medisseg.model.create import create_model
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -172,7 +173,7 @@ def test_nothing_inside_a_cuda_graph_comes_from_the_host() -> None:
             return func(*args, **(kwargs or {}))
 
     def forward(portable: bool) -> torch.Tensor:
-        network = create_model("edge").for_inference(portable=portable)
+        network = for_inference(create_model("edge"), portable=portable)
         engine = TorchEngine(network, Traits(InputConvention()), "meta", "fp16")
         with Watch(), torch.inference_mode():
             return engine._forward(torch.empty(1, 3, 64, 96, device="meta"))["logits"]

@@ -24,7 +24,7 @@ from medisseg.losses.dispersive import (
     DispersiveTerm,
     representations,
 )
-from medisseg.model.network import create_model
+from medisseg.model.create import create_model
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medisseg.losses.objective import StageTwoObjective
-from medisseg.model.network import create_model
+from medisseg.model.create import create_model
 
 
 def literal_telu(x: Tensor) -> Tensor:

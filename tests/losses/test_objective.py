@@ -18,7 +18,8 @@ from medisseg.losses.objective import (
     consistency_loss,
     hard_mask,
 )
-from medisseg.model.network import TrainingOutput, create_model
+from medisseg.model.create import create_model
+from medisseg.model.output import TrainingOutput
 
 
 @pytest.fixture(autouse=True)

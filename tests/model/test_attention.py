@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from medisseg.model.attention import ATTENTIONS, DualAttention, EfficientChannel, SqueezeExcitation
 from medisseg.model.blocks import CBAT, ELAT, ChannelGate, SpatialGate
-from medisseg.model.network import create_model
+from medisseg.model.create import create_model
 
 
 @pytest.fixture

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from medisseg.checkpoint import load_checkpoint, read_header
+from medisseg.checkpoint import read_header
 from medisseg.cli import main
 from medisseg.errors import UserError
 from medisseg.model.authors import authors_prefixes, import_state, rename
-from medisseg.model.network import create_model
+from medisseg.model.create import create_model
+from medisseg.model.inference import for_inference
+from medisseg.model.loading import load_checkpoint
 
 CLOSE = 1e-4  # of probabilities, as the reference asks
 
@@ -63,7 +65,7 @@ def test_imported_by_the_command_it_answers_the_reference(
         if stage == 1:
             return
         auxiliary = model.auxiliary_logits(x)
-        inference = model.for_inference()(x)
+        inference = for_inference(model)(x)
     for name, short in (("foreground", "fg"), ("background", "bg"), ("uncertainty", "uc")):
         assert np.abs(probability(auxiliary[name]) - expected[f"stage2_{short}"]).max() < CLOSE
     assert np.abs(probability(inference) - expected["stage2_mask"]).max() < CLOSE

@@ -13,10 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medisseg import checkpoint
-from medisseg.checkpoint import load_checkpoint, read_header, resolve, save_checkpoint
+from medisseg.checkpoint import read_header, resolve, save_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
-from medisseg.model.network import create_model
+from medisseg.model.create import create_model
+from medisseg.model.loading import load_checkpoint, load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +80,11 @@ def test_packaged_names_are_found(saved: tuple, monkeypatch: pytest.MonkeyPatch)
 def test_the_encoder_of_stage_one_moves_to_stage_two(saved: tuple, tmp_path: Path) -> None:
     model, path = saved
     second = create_model("edge", stage=2)
-    second.load_encoder_from(path)
+    load_encoder(second, path)
     for name, value in second.encoder.state_dict().items():
         assert torch.equal(value, model.encoder.state_dict()[name])
     with pytest.raises(UserError, match="same encoder"):
-        create_model("medisseg-r18").load_encoder_from(path)
+        load_encoder(create_model("medisseg-r18"), path)
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -7])

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.model.create import create_model
 from medisseg.model.encoders import create_encoder
-from medisseg.model.network import create_model
 from medisseg.model.pretrained import load_encoder_weights, stride_rule
 
 REDUCED = "weights/resnet50_v1_imagenet_pruned_int8.npz"

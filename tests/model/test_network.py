@@ -11,8 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from medisseg.errors import UserError
 from medisseg.model.blocks import TeLU
 from medisseg.model.cdfa import CDFA, positions_innermost
-from medisseg.model.network import StageOneHead, TrainingOutput, create_model
+from medisseg.model.create import create_model
+from medisseg.model.inference import for_inference
+from medisseg.model.network import StageOneHead
 from medisseg.model.options import PRESETS, NetworkOptions
+from medisseg.model.output import TrainingOutput
 
 COUNTS = {
     ("medisseg-r50", 1): 8_673_884,
@@ -54,7 +57,7 @@ def test_parameters_are_the_published_ones(preset: str, stage: int) -> None:
 def test_edge_keeps_its_bounds(preset: str, most: float) -> None:
     model = create_model(preset, encoder_weights="imagenet").eval()
     assert parameters(model) <= 8_000_000
-    inference = model.for_inference()
+    inference = for_inference(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         inference(torch.zeros(1, 3, 256, 256))
     assert counter.get_total_flops() <= most
@@ -158,7 +161,7 @@ def test_stage_one_head_projects_first_and_equals_the_literal_form() -> None:
 def test_inference_form_answers_the_same(stage: int, portable: bool, options: dict) -> None:
     model = shake(small(stage, **options))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    stripped = model.for_inference(portable=portable)
+    stripped = for_inference(model, portable=portable)
     names = [name for name, _ in stripped.named_modules()]
     assert not any(isinstance(m, nn.BatchNorm2d) for m in stripped.modules())
     assert not any("auxiliary" in name or "uncertainty" in name for name in names)
@@ -193,12 +196,12 @@ def test_inference_form_can_keep_the_uncertainty() -> None:
     model = shake(small())
     x = torch.randn(1, 3, 60, 64)
     with torch.no_grad():
-        logits, uncertainty = model.for_inference(uncertainty=True)(x)
+        logits, uncertainty = for_inference(model, uncertainty=True)(x)
         expected = model.auxiliary_logits(F.pad(x, (0, 0, 0, 4), mode="replicate"))["uncertainty"]
         torch.testing.assert_close(logits, model(x), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(uncertainty, expected[..., :60, :], rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="Stage I"):
-        small(1).for_inference(uncertainty=True)
+        for_inference(small(1), uncertainty=True)
 
 
 def test_portable_telu_is_telu() -> None:

@@ -61,7 +61,7 @@ def curve(folder: Path) -> list[dict[str, str]]:
 
 
 def test_both_stages_leave_a_whole_run_folder(blobs: Path, tmp_path: Path) -> None:
-    from medisseg.checkpoint import load_checkpoint
+    from medisseg.model.loading import load_checkpoint
     from medisseg.training.run import train
 
     best = train(tiny(blobs, tmp_path / "run"))
@@ -173,8 +173,8 @@ def test_interrupted_run_can_go_on(blobs: Path, tmp_path: Path) -> None:
 def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medisseg.checkpoint import load_checkpoint
     from medisseg.losses import objective
+    from medisseg.model.loading import load_checkpoint
     from medisseg.training.run import train
 
     original, calls = objective.consistency_loss, []

@@ -30,7 +30,8 @@ def test_a_run_on_a_gpu_finds_what_one_on_the_cpu_finds(
     play: Any, numbered: Path, tmp_path: Path
 ) -> None:
     from export.runtime import load_engine
-    from medisseg import create_model, save_checkpoint
+    from medisseg import create_model
+    from medisseg.checkpoint import save_checkpoint
 
     path = tmp_path / "edge.safetensors"
     save_checkpoint(path, create_model("edge"))

@@ -1,0 +1,92 @@
+"""Weights of a checkpoint in a network: the whole network, or its encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medisseg.checkpoint import read_header, read_state
+from medisseg.errors import UserError
+from medisseg.model.create import create_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medisseg.model.network import Network
+
+
+def load_checkpoint(path_or_name: str | Path, device: Any = "cpu") -> Network:
+    """Load a network in evaluation mode; ``model.info`` is the checkpoint's header.
+
+    Args:
+        path_or_name: A file, or a packaged name such as "edge-kvasir".
+        device: Where to put it.
+
+    Raises:
+        UserError: The file is absent, damaged, or does not fit the network it names.
+
+    Example:
+        >>> model = load_checkpoint("edge-kvasir")
+        >>> model.info.convention.size
+        (256, 256)
+    """
+    info = read_header(path_or_name)
+    model = create_model(info.architecture, info.stage, info.classes, **info.options)
+    fill(model, read_state(path_or_name), str(path_or_name))
+    model.info = info
+    return model.to(device).eval()
+
+
+def load_network(model: Network, path_or_name: str | Path) -> None:
+    """Copy a checkpoint's weights into a network of the same architecture, to train it further."""
+    theirs, ours = read_header(path_or_name), model.info
+    for what in ("architecture", "stage", "classes", "options"):
+        if getattr(theirs, what) != getattr(ours, what):
+            raise UserError(
+                f"{path_or_name} has {what} {getattr(theirs, what)!r}, the network to train "
+                f"{getattr(ours, what)!r}; give both the same"
+            )
+    fill(model, read_state(path_or_name), str(path_or_name))
+
+
+def load_encoder(model: Network, path_or_name: str | Path) -> None:
+    """Copy the encoder of a checkpoint, usually of Stage I, into a network of the same encoder."""
+    info = read_header(path_or_name)
+    for option in ("encoder", "stride_in"):
+        ours, theirs = getattr(model.options, option), info.options.get(option)
+        if ours != theirs:
+            raise UserError(
+                f"the encoder of {path_or_name} has {option} {theirs!r}, the network {ours!r}; "
+                f"train both stages with the same {option}"
+            )
+    state = read_state(path_or_name)
+    prefix = "encoder."
+    part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    fill(model.encoder, part, str(path_or_name))
+
+
+def fill(module: Any, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict; every name and shape must agree.
+
+    Raises:
+        UserError: Entries are missing, unknown or misshapen; the first of each kind are listed.
+    """
+    wanted = module.state_dict()
+    problems = {
+        "missing": [k for k in wanted if k not in state],
+        "unknown": [k for k in state if k not in wanted],
+        "misshapen": [
+            f"{k} {tuple(state[k].shape)} instead of {tuple(v.shape)}"
+            for k, v in wanted.items()
+            if k in state and state[k].shape != v.shape
+        ],
+    }
+    told = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in problems.items()
+        if names
+    ]
+    if told:
+        raise UserError(f"{source} is the checkpoint of another network: {'; '.join(told)}")
+    module.load_state_dict(state)
