@@ -31,6 +31,7 @@ from medisseg.training.recorder import write_json
 from medisseg.training.run import first_process, printer, train
 
 Changes = Mapping[str, Any]
+Scores = dict[str, list[float]]  # "iou" and "dice" of every image
 
 
 @dataclass(frozen=True)
@@ -165,15 +166,22 @@ def write_scores(checkpoint: Path, arrays: Arrays, path: Path, batch: int = 8) -
 
 
 def write_table(out: Path, study: str, title: str, seeds: Sequence[int]) -> None:
-    """Write the table of the runs that are finished so far."""
+    """Write the table of the runs that are finished so far.
+
+    Means are over a row's own seeds; its difference from the first row and the test are over the
+    seeds that both have finished, so that an interim table compares equals.
+    """
     lines: list[dict[str, Any]] = []
-    first: dict[str, list[float]] | None = None
+    first: dict[int, Scores] | None = None
     for row in STUDIES[study]:
-        scores = _scores(out / _slug(row.label), seeds)
-        if not scores:
-            continue
-        first = first or scores
-        lines.append(_line(row, scores, first))
+        runs = {
+            seed: read_scores(path)
+            for seed in seeds
+            if (path := out / _slug(row.label) / f"seed{seed}" / "scores.csv").is_file()
+        }
+        if runs:
+            first = first or runs
+            lines.append(_line(row, runs, first))
     write_json(out / "table.json", {"study": study, "title": title, "rows": lines})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
@@ -185,40 +193,34 @@ def write_table(out: Path, study: str, title: str, seeds: Sequence[int]) -> None
         beside.write_text(_markdown(study, title, lines))
 
 
-def _scores(folder: Path, seeds: Sequence[int]) -> dict[str, list[float]]:
-    """Return IoU and Dice in percent: of each seed ("iou", "dice"), and per image ("images")."""
-    runs = []
-    for seed in seeds:
-        path = folder / f"seed{seed}" / "scores.csv"
-        if path.is_file():
-            with open(path, newline="") as file:
-                runs.append(list(csv.DictReader(file)))
-    if not runs:
-        return {}
-    found = {
-        name: [100 * statistics.fmean(float(line[name]) for line in run) for run in runs]
-        for name in ("iou", "dice")
-    }
-    images = zip(*([float(line["dice"]) for line in run] for run in runs), strict=True)
-    return {**found, "images": [statistics.fmean(values) for values in images]}
+def read_scores(path: Path) -> Scores:
+    """Return IoU and Dice of every image of a run, in percent."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [100 * float(row[name]) for row in rows] for name in ("iou", "dice")}
 
 
-def _line(
-    row: Row, scores: dict[str, list[float]], first: dict[str, list[float]]
-) -> dict[str, Any]:
-    line: dict[str, Any] = {"row": row.label, "seeds": len(scores["iou"])}
+def _line(row: Row, runs: dict[int, Scores], first: dict[int, Scores]) -> dict[str, Any]:
+    line: dict[str, Any] = {"row": row.label, "seeds": len(runs)}
     for name, paper in (("iou", row.paper[0]), ("dice", row.paper[1])):
-        values = scores[name]
+        values = [statistics.fmean(scores[name]) for scores in runs.values()]
         line[f"m{name}"] = round(statistics.fmean(values), 2)
         line[f"m{name}_std"] = round(statistics.stdev(values), 2) if len(values) > 1 else None
         line[f"m{name}_paper"] = paper
-    if scores is not first:
-        test = paired_test(first["images"], scores["images"])
-        line["dice_difference"] = round(100 * test["difference"], 2)
+    common = [seed for seed in runs if seed in first]
+    line["common_seeds"] = line["dice_difference"] = line["p_value"] = None
+    if runs is not first and common:
+        both = [_mean_of_seeds([r[seed]["dice"] for seed in common]) for r in (first, runs)]
+        test = paired_test(*both)
+        line["common_seeds"] = len(common)
+        line["dice_difference"] = round(test["difference"], 2)
         line["p_value"] = round(test["p_value"], 4)
-    else:
-        line["dice_difference"] = line["p_value"] = None
     return line
+
+
+def _mean_of_seeds(runs: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean of each image's values over runs."""
+    return [statistics.fmean(values) for values in zip(*runs, strict=True)]
 
 
 def _markdown(study: str, title: str, lines: Sequence[Mapping[str, Any]]) -> str:
@@ -231,7 +233,8 @@ def _markdown(study: str, title: str, lines: Sequence[Mapping[str, Any]]) -> str
 
     head = (
         f"# Study: {study}\n\n{title}. Percent, mean ± standard deviation over seeds; difference "
-        "in Dice from the first row, with a Wilcoxon test over images.\n\n"
+        "in Dice from the first row over the seeds that both have, with a Wilcoxon test over "
+        "images.\n\n"
         "| | seeds | mIoU | paper | mDSC | paper | difference | p |\n"
         "|---|---|---|---|---|---|---|---|\n"
     )
