@@ -33,6 +33,9 @@ EPOCHS = ("best", "last")
 PLACEMENTS = ("early", "middle", "late", "all")
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance", "published")
 GRANULARITIES = ("image", "pixel")
+NORMALIZE = ("unit", "none")
+# (lambda_1, lambda_2) of the paper, for networks that it disperses.
+PAPER_WEIGHTS = (0.2, 0.6)
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,51 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The objectives' weights; ``dispersive`` holds (lambda_1, lambda_2), 0 switches a term off."""
+    """The objectives' weights and the dispersive term.
 
-    dispersive: tuple[float, float] = (0.2, 0.6)
+    Attributes:
+        dispersive: (lambda_1, lambda_2) of the two stages; 0 switches the term off. None: as the
+            network was published, (0.2, 0.6) for Med-DisSeg and (0, 0) for ConDSeg and baselines.
+        variant: A form of the dispersive loss, or "published", the release's (no gradient).
+        placement, granularity: Which feature is dispersed, and what counts as a representation.
+        tau: Temperature of the InfoNCE variants.
+        margin: Distance under which "hinge" pushes; unit representations are 0 to 2 apart.
+        normalize: "unit" (representations of length 1) or "none" (features as they are).
+        epsilon: Inside the logarithm of the InfoNCE variants.
+        consistency: Weight of stage 1's consistency term.
+    """
+
+    dispersive: tuple[float, float] | None = None
     variant: str = "infonce_l2"
     placement: str = "early"
     granularity: str = "image"
     tau: float = 0.8
+    margin: float = 2.0
+    normalize: str = "unit"
+    epsilon: float = 1e-8
     consistency: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("variant", self.variant, VARIANTS)
         one_of("placement", self.placement, PLACEMENTS)
         one_of("granularity", self.granularity, GRANULARITIES)
-        require(min(self.dispersive) >= 0, f"dispersive is {self.dispersive}; expected >= 0")
+        one_of("normalize", self.normalize, NORMALIZE)
+        weights = self.dispersive or (0.0, 0.0)
+        require(min(weights) >= 0, f"dispersive is {self.dispersive}; expected >= 0")
         require(self.tau > 0, f"tau is {self.tau}; expected > 0")
+        require(self.margin > 0, f"margin is {self.margin}; expected > 0")
+        require(0 <= self.epsilon < 1, f"epsilon is {self.epsilon}; expected within [0, 1)")
+        if self.variant == "published":
+            ignored = [
+                name
+                for name in ("placement", "granularity", "margin", "normalize", "epsilon")
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default
+            ]
+            require(
+                not ignored,
+                f"{', '.join(ignored)} has no effect with variant=published, which is fixed; "
+                "leave it out or choose another variant",
+            )
 
 
 @dataclass(frozen=True)
@@ -189,6 +222,10 @@ class TrainConfig:
             self.start_from is None or self.stages == (2,),
             f"start_from goes with stages=[2], got stages={list(self.stages)}",
         )
+        require(
+            self.stage_one is None or 1 not in self.stages,
+            "stage_one is used only where stage 1 is not run; set stages=[2], or leave it out",
+        )
         require(self.classes >= 1, f"classes is {self.classes}; expected >= 1")
         require(
             self.budget_minutes is None or self.budget_minutes > 0,
@@ -200,6 +237,12 @@ class TrainConfig:
     def stage(self, number: int) -> StageConfig:
         """Return the settings of stage 1 or 2."""
         return self.stage1 if number == 1 else self.stage2
+
+    def dispersive_weights(self) -> tuple[float, float]:
+        """Return (lambda_1, lambda_2): as set, or as the network was published."""
+        if self.loss.dispersive is not None:
+            return self.loss.dispersive
+        return PAPER_WEIGHTS if self.preset.startswith(("medisseg", "edge")) else (0.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values (lists for tuples), ready for YAML and JSON."""

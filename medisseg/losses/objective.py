@@ -18,6 +18,7 @@ from medisseg.losses.mask import cross_entropy, indices, mask_loss
 from medisseg.model.output import TrainingOutput
 
 Parts = dict[str, Tensor]
+Terms = dict[str, tuple[Tensor, float | Tensor]]  # name -> (value, its weight in the sum)
 
 
 class StageOneObjective(nn.Module):
@@ -49,15 +50,17 @@ class StageOneObjective(nn.Module):
         self, view1: TrainingOutput, view2: TrainingOutput, target: Tensor
     ) -> tuple[Tensor, Parts]:
         """Return the total and its parts (detached, unweighted); target [N, H, W] indices."""
-        parts = {
-            "mask": mask_loss(view1.logits, target) + mask_loss(view2.logits, target),
-            "consistency": consistency_loss(view1.logits, view2.logits),
+        return weighted_sum(self.terms(view1, view2, target))
+
+    def terms(self, view1: TrainingOutput, view2: TrainingOutput, target: Tensor) -> Terms:
+        """Return every term of the sum, by name, with its weight."""
+        terms: Terms = {
+            "mask": (mask_loss(view1.logits, target) + mask_loss(view2.logits, target), 1.0),
+            "consistency": (consistency_loss(view1.logits, view2.logits), self.consistency),
         }
-        total = parts["mask"] + self.consistency * parts["consistency"]
         if self.weight:
-            parts["dispersive"] = self.disperse(view1.features)
-            total = total + self.weight * parts["dispersive"]
-        return total, _detached(parts)
+            terms["dispersive"] = self.disperse(view1.features), self.weight
+        return terms
 
 
 class StageTwoObjective(nn.Module):
@@ -84,29 +87,49 @@ class StageTwoObjective(nn.Module):
 
     def forward(self, output: TrainingOutput, target: Tensor) -> tuple[Tensor, Parts]:
         """Return the total and its parts (detached, unweighted); target [N, H, W] indices."""
+        return weighted_sum(self.terms(output, target))
+
+    def terms(self, output: TrainingOutput, target: Tensor) -> Terms:
+        """Return every term of the sum, by name, with its weight."""
+        terms: Terms = {"mask": (mask_loss(output.logits, target), 1.0)}
         if not output.features:  # a baseline: one map, nothing to decouple or to disperse
-            alone = mask_loss(output.logits, target)
-            return alone, {"mask": alone.detach()}
+            return terms
         foreground, background, uncertainty = output[1:4]
         if foreground is None or background is None or uncertainty is None:
             raise ValueError("the output has no auxiliary maps; expected one of stage 2, training")
-        inside = indices(target) > 0
-        parts = {
-            "mask": mask_loss(output.logits, target),
-            "foreground": mask_loss(foreground, inside),
-            "background": mask_loss(background, ~inside),
-            "complementary": complementary_loss(foreground, background, uncertainty),
+        inside, bound = indices(target) > 0, self.max_area_weight
+        terms |= {
+            "foreground": (mask_loss(foreground, inside), area_weight(foreground, bound)),
+            "background": (mask_loss(background, ~inside), area_weight(background, bound)),
+            "complementary": (complementary_loss(foreground, background, uncertainty), 1.0),
         }
-        total = (
-            parts["mask"]
-            + area_weight(foreground, self.max_area_weight) * parts["foreground"]
-            + area_weight(background, self.max_area_weight) * parts["background"]
-            + parts["complementary"]
-        )
         if self.weight:
-            parts["dispersive"] = self.disperse(output.features)
-            total = total + self.weight * parts["dispersive"]
-        return total, _detached(parts)
+            terms["dispersive"] = self.disperse(output.features), self.weight
+        return terms
+
+
+def weighted_sum(terms: Terms) -> tuple[Tensor, Parts]:
+    """Return the sum of the weighted terms, and the unweighted terms, detached."""
+    total = torch.stack([value * weight for value, weight in terms.values()]).sum()
+    return total, {name: value.detach() for name, (value, _) in terms.items()}
+
+
+def gradient_shares(terms: Terms, feature: Tensor) -> dict[str, float]:
+    """Return each weighted term's share of the gradients' norms at ``feature``; they add up to 1.
+
+    A term that should move the encoder and has a share of 0 is dead; one near 1 swamps the rest.
+
+    Args:
+        terms: Of one step, before its backward pass.
+        feature: The encoder's deepest feature [N, C, h, w], which every term depends on.
+    """
+    norms = {}
+    for name, (value, weight) in terms.items():
+        term = value * weight
+        found = torch.autograd.grad(term, feature, retain_graph=True, allow_unused=True)[0]
+        norms[name] = 0.0 if found is None else float(found.float().norm())
+    total = sum(norms.values())
+    return {name: norm / total if total else 0.0 for name, norm in norms.items()}
 
 
 def consistency_loss(logits1: Tensor, logits2: Tensor) -> Tensor:
@@ -135,7 +158,3 @@ def area_weight(logits: Tensor, largest: float) -> Tensor:
         torch.distributed.all_reduce(mean)
         mean = mean / torch.distributed.get_world_size()
     return (1 / torch.tanh(mean.clamp(min=1e-6))).clamp(max=largest)
-
-
-def _detached(parts: Parts) -> Parts:
-    return {name: value.detach() for name, value in parts.items()}

@@ -13,7 +13,9 @@ EPSILON = 1e-8
 
 
 class PublishedDispersiveTerm(nn.Module):
-    """log(mean over pairs of exp(-||h_i - h_j||^2 / tau) + 1e-8) of the flattened early feature.
+    """log(mean over pairs of exp(-||h_i - h_j|| / tau) + 1e-8) of the flattened early feature.
+
+    The release takes the distance, not its square, which Eq. 3 of the paper writes.
 
     Args:
         tau: Temperature.
@@ -28,5 +30,4 @@ class PublishedDispersiveTerm(nn.Module):
         rows = features["early"].flatten(1).float()
         if len(rows) < 2:
             return rows.sum() * 0.0
-        squared = torch.pdist(rows).square()
-        return torch.log(torch.exp(-squared / self.tau).mean() + EPSILON)
+        return torch.log(torch.exp(-torch.pdist(rows) / self.tau).mean() + EPSILON)

@@ -30,30 +30,64 @@ def stride_rule(weights: str | Path | None) -> str:
     return "conv1" if weights is not None and str(weights).endswith(".npz") else "conv2"
 
 
+# ImageNet weights that torchvision publishes, as its hub cache names them: encoder -> file names.
+PUBLISHED = {
+    "r50": ("resnet50-0676ba61.pth", "resnet50-19c8e357.pth", "resnet50-11ad3fa6.pth"),
+    "r18": ("resnet18-f37072fd.pth", "resnet18-5c106cde.pth"),
+}
+HUB = "https://download.pytorch.org/models"
+
+
+def find_weights(name: str, weights: str | Path) -> Path | None:
+    """Return the file of an encoder's weights, or None where a package holds them.
+
+    "imagenet" of a ResNet is torchvision's file, looked for where ``torch.hub`` keeps it.
+
+    Raises:
+        UserError: There is no such file; the message says how to get it.
+    """
+    if str(weights) == "imagenet":
+        if name == "efficientnet-lite0":
+            return None
+        cache = Path(torch.hub.get_dir()) / "checkpoints"
+        files = PUBLISHED[name]
+        found = next((cache / file for file in files if (cache / file).is_file()), None)
+        if found is not None:
+            return found
+        raise UserError(
+            f"no ImageNet weights of {name} in {cache}; get them once on a machine with internet: "
+            f"python -c \"import torch; torch.hub.load_state_dict_from_url('{HUB}/{files[0]}')\", "
+            "or give encoder_weights=FILE; encoder_weights= (empty) trains from random weights, "
+            "which is not the paper's recipe"
+        )
+    if not Path(weights).is_file():
+        raise UserError(
+            f"encoder weights {weights!s} are no file; give a state dict of {name} as a path, "
+            "imagenet, or none"
+        )
+    return Path(weights)
+
+
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str | Path) -> None:
     """Fill ``encoder`` with ImageNet weights.
 
     Args:
         encoder: What :func:`~medisseg.model.encoders.create_encoder` returned.
         name: Its name.
-        weights: "imagenet" for ``efficientnet-lite0`` (packaged), else a file: a torchvision state
-            dict (``.pth``) for ``r18`` and ``r50``, or the reduced ResNet-50 set (``.npz``).
+        weights: "imagenet" (packaged for ``efficientnet-lite0``, torchvision's file in the hub's
+            cache for ``r18`` and ``r50``), else a file: a torchvision state dict (``.pth``), or
+            the reduced ResNet-50 set (``.npz``).
 
     Raises:
         UserError: The file is absent, is not such a set, or does not fit the encoder.
     """
-    if name == "efficientnet-lite0" and str(weights) == "imagenet":
+    path = find_weights(name, weights)
+    if path is None:
         state = _lite0_state()
-    elif not Path(weights).is_file():
-        packaged = ' (only efficientnet-lite0 has packaged "imagenet" weights)'
-        raise UserError(
-            f"encoder weights {weights!s} are no file{packaged if weights == 'imagenet' else ''}; "
-            f"give a state dict of {name} as a path, or none"
-        )
-    elif str(weights).endswith(".npz"):
-        state = _reduced_state(Path(weights))
+    elif path.suffix == ".npz":
+        state = _reduced_state(path)
     else:
-        state = read_pickle(Path(weights))
+        state = read_pickle(path)
     wanted = encoder.state_dict()
     missing = sorted(key for key in wanted if key not in state and "num_batches" not in key)
     misshapen = sorted(k for k in wanted if k in state and state[k].shape != wanted[k].shape)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from medisseg.config import StageConfig, TrainConfig
 from medisseg.data import augment
 from medisseg.errors import UserError
+from medisseg.losses.objective import Terms, gradient_shares, weighted_sum
 from medisseg.training.batches import Data, train_batches, validation_batches
 from medisseg.training.graphs import GraphedNetwork
 
@@ -62,6 +63,7 @@ class SegmentationModule(LightningModule):
         self.validation_seconds = 0.0
         self._quickest = math.inf  # seconds of a step: the first ones also compile and allocate
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
+        self.shares: dict[str, float] = {}  # of the gradient, by term, in the epoch's first step
         self.scores: dict[str, float] = {}
         self.plateau = {"best": -math.inf, "waited": 0, "factor": 1.0}
         self.graphed: GraphedNetwork | None = None
@@ -163,12 +165,25 @@ class SegmentationModule(LightningModule):
         target = batch["mask"].long()
         views = [batch[name] for name in ("input", "second") if name in batch]
         outputs = self.graphed(*views) if self.graphed else [self.network(view) for view in views]
-        total, parts = self.objective(*outputs, target)
+        terms = self.objective.terms(*outputs, target)
+        total, parts = weighted_sum(terms)
+        if batch_idx == 0:
+            self.shares = self._gradient_shares(terms, outputs[0].features)
         self.check_loss()  # of the step before: asked for this one's, a GPU would stand still
         self._watched = Watched(total.detach(), parts, batch["index"], self.global_step)
         for name, value in {"loss": total, **parts}.items():
             self.losses[name].append(torch.as_tensor(value).detach().float())
         return total
+
+    def _gradient_shares(self, terms: Terms, features: dict[str, Tensor]) -> dict[str, float]:
+        """Return each term's share of the gradient at the encoder's deepest feature.
+
+        Not where passes are replayed as CUDA graphs, which have one backward pass, and not of a
+        network with one term, whose share is 1.
+        """
+        if self.graphed or "early" not in features or len(terms) < 2:
+            return {}
+        return gradient_shares(terms, features["early"])
 
     def check_loss(self) -> None:
         """Stop where the last watched step's loss was not finite."""

@@ -18,20 +18,27 @@ RIGHT, MISSED, FALSE = (255, 255, 255), (0, 114, 178), (230, 159, 0)
 
 
 def curves(history: list[dict[str, float]], path: Path) -> None:
-    """Draw loss and validation scores by epoch, as PNG."""
+    """Draw loss, validation scores and the terms' shares of the gradient by epoch, as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axis, names, label in (
+    shares = [name for name in history[-1] if name.startswith("share_")] if history else []
+    figure = Figure(figsize=(13.5 if shares else 9, 3.4), layout="constrained")
+    left, right, *third = figure.subplots(1, 3 if shares else 2)
+    panels = [
         (left, ("train_loss", "val_loss"), "loss"),
         (right, ("val_dice", "val_iou"), "score"),
-    ):
+    ]
+    for axis in third:
+        panels.append((axis, tuple(shares), "share of the gradient at the encoder"))
+        axis.set_ylim(0, 1)
+    for axis, names, label in panels:
         for name in names:
             points = [(row["epoch"], row[name]) for row in history if name in row]
             if points:
                 axis.plot(
-                    *zip(*points, strict=True), label=name, marker="." if len(points) < 9 else ""
+                    *zip(*points, strict=True),
+                    label=name.removeprefix("share_"),
+                    marker="." if len(points) < 9 else "",
                 )
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)

@@ -112,6 +112,7 @@ class Recorder(Callback):
         for name, values in module.losses.items():
             mean = trainer.strategy.reduce(torch.stack(values).mean(), reduce_op="mean")
             row[f"train_{name}"] = float(mean)
+        row |= {f"share_{name}": share for name, share in module.shares.items()}
         row |= {f"val_{name}": value for name, value in module.scores.items()}
         module.scores = {}
         row["seconds"] = round(time.monotonic() - self._start, 2)

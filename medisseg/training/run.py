@@ -5,6 +5,7 @@ config -> data in memory -> stage 1 -> its best encoder -> stage 2 -> best.safet
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import logging
@@ -21,13 +22,16 @@ import torch
 import yaml
 from torch import nn
 
-from medisseg.checkpoint import Checkpoint
-from medisseg.config import TrainConfig, save_config
+from medisseg.checkpoint import Checkpoint, read_header
+from medisseg.config import LossConfig, TrainConfig, save_config
+from medisseg.convention import InputConvention
 from medisseg.device import pick_device
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.model.create import create_model
 from medisseg.model.loading import load_encoder, load_network
+from medisseg.model.network import Network
+from medisseg.model.pretrained import find_weights
 from medisseg.training.batches import Data, read_data
 from medisseg.training.modules import SegmentationModule
 from medisseg.training.recorder import RESUME, Recorder, write_json
@@ -54,8 +58,8 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
     out = Path(config.out)
     say = printer()
     try:
-        with torch.device("meta"):  # wrong names and options are said before images are read
-            create_model(config.preset, config.stages[0], config.classes, **config.options)
+        for warning in check(config):
+            say(f"warning: {warning}")
         if first_process():
             prepare_folder(config, out)
         if data is None:
@@ -81,6 +85,45 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
     except KeyboardInterrupt:
         say(f"stopped; the same command goes on from the last complete epoch in {out}")
         raise
+
+
+def check(config: TrainConfig) -> list[str]:
+    """Refuse wrong names, options, weights and checkpoints before any image is read.
+
+    Returns:
+        Warnings about settings that this network does not use.
+
+    Raises:
+        UserError: As :func:`train`.
+    """
+    with torch.device("meta"):
+        network = create_model(config.preset, config.stages[0], config.classes, **config.options)
+    for path in (config.start_from, config.stage_one):
+        if path is not None:
+            check_convention(path, config.input)
+    if not isinstance(network, Network):
+        unused = differences(dataclasses.asdict(LossConfig()), dataclasses.asdict(config.loss))
+        return [f"{config.preset} has the mask loss alone; not used: loss.{', loss.'.join(unused)}"
+                for _ in unused[:1]]  # fmt: skip
+    if config.encoder_weights is not None and config.start_from is None:
+        find_weights(network.options.encoder, config.encoder_weights)
+    return []
+
+
+def check_convention(path: str, ours: InputConvention) -> None:
+    """Refuse a checkpoint that was trained on inputs of another kind (colour order, scale, norm).
+
+    Its filters would see other numbers than those they were trained on. The size may differ.
+    """
+    theirs = read_header(path).convention
+    for name in ("color", "scale", "mean", "std"):
+        was, now = getattr(theirs, name), getattr(ours, name)
+        if was != now:
+            value = list(was) if isinstance(was, tuple) else was
+            raise UserError(
+                f"{path} was trained with input.{name} {value}, this run has {now}; "
+                f"set 'input.{name}={value}' to go on with its inputs"
+            )
 
 
 def budget(config: TrainConfig, number: int, spent: float) -> float | None:
@@ -131,14 +174,13 @@ def run_stage(
 
 def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Checkpoint]:
     """Return the stage's network, its weights from what came before, and its header."""
-    import dataclasses
-
     torch.manual_seed(config.seed)
+    packaged = config.start_from is not None and config.encoder_weights == "imagenet"
     network = create_model(
         config.preset,
         stage=number,
         classes=config.classes,
-        encoder_weights=config.encoder_weights,
+        encoder_weights=None if packaged else config.encoder_weights,  # replaced just below
         **config.options,
     )
     if config.start_from is not None:
@@ -161,12 +203,21 @@ def objective(config: TrainConfig, number: int) -> nn.Module:
     loss = config.loss
     published = loss.variant == "published"
     variant = "infonce_l2" if published else loss.variant
-    dispersive = DispersiveOptions(variant, loss.placement, loss.granularity, loss.tau)
+    dispersive = DispersiveOptions(
+        variant,
+        loss.placement,
+        loss.granularity,
+        loss.tau,
+        loss.margin,
+        loss.normalize,
+        loss.epsilon,
+    )
+    weight = config.dispersive_weights()[number - 1]
     total: StageOneObjective | StageTwoObjective
     if number == 1:
-        total = StageOneObjective(loss.dispersive[0], dispersive, loss.consistency)
+        total = StageOneObjective(weight, dispersive, loss.consistency)
     else:
-        total = StageTwoObjective(loss.dispersive[1], dispersive)
+        total = StageTwoObjective(weight, dispersive)
     if published:
         total.disperse = PublishedDispersiveTerm(loss.tau)  # type: ignore[assignment]
     return total
@@ -195,7 +246,7 @@ def fit(
         **where,
         devices=local,
         num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
+        strategy=strategy(module.network) if world > 1 else "auto",
         sync_batchnorm=world > 1 and where["accelerator"] == "cuda",  # the CPU has none
         max_epochs=module.stage.epochs,
         check_val_every_n_epoch=module.stage.validate_every,
@@ -216,6 +267,12 @@ def fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
+
+
+def strategy(network: nn.Module) -> str:
+    """Return Lightning's name of data-parallel training; a network that is not ours may have
+    parameters without a gradient (U-Net++ has three unused heads), which must then be found."""
+    return "ddp" if isinstance(network, Network) else "ddp_find_unused_parameters_true"
 
 
 def device(config: TrainConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from medisseg.losses.dispersive import (
     DispersiveTerm,
     representations,
 )
+from medisseg.losses.published import PublishedDispersiveTerm
 from medisseg.model.create import create_model
 
 
@@ -50,8 +51,8 @@ def features(images: Tensor) -> dict[str, Tensor]:
 
 
 def published_infonce(rows: Tensor, tau: float) -> Tensor:
-    """The release's form: squared distances of flattened features, exp, mean, then log."""
-    distance = (rows[:, None] - rows[None]).square().sum(2)
+    """The release's form: distances of flattened features, exp, mean, then log."""
+    distance = (rows[:, None] - rows[None]).square().sum(2).sqrt()
     off = ~torch.eye(len(rows), dtype=torch.bool)
     return torch.log(torch.exp(-distance[off] / tau).mean() + 1e-8)
 
@@ -61,18 +62,14 @@ def published_hinge(rows: Tensor, margin: float) -> Tensor:
     return (margin - distance).clamp(min=0).square().mean()
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS[:3])
-def test_the_published_form_is_dead_and_ours_is_alive(
-    placement: str, features: dict[str, Tensor]
-) -> None:
-    leaf = features[placement].clone().requires_grad_()
-    for loss in (published_infonce(leaf.flatten(1), 0.8), published_hinge(leaf.flatten(1), 1.0)):
+def test_the_published_form_is_dead_where_it_is_placed(features: dict[str, Tensor]) -> None:
+    leaf = features["early"].clone().requires_grad_()
+    released = PublishedDispersiveTerm(0.8)({"early": leaf})
+    torch.testing.assert_close(released, published_infonce(leaf.flatten(1).detach(), 0.8))
+    assert released.item() == pytest.approx(math.log(1e-8))
+    for loss in (released, published_hinge(leaf.flatten(1), 1.0)):
         (gradient,) = torch.autograd.grad(loss, leaf)
         assert torch.count_nonzero(gradient) == 0
-    assert published_infonce(leaf.flatten(1), 0.8).item() == pytest.approx(math.log(1e-8))
-    term = DispersiveTerm(DispersiveOptions(placement=placement))
-    (gradient,) = torch.autograd.grad(term({placement: leaf}), leaf)
-    assert gradient.isfinite().all() and gradient.abs().max() > 0
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -82,7 +79,7 @@ def test_every_choice_is_finite_with_a_gradient(
     variant: str, placement: str, granularity: str, features: dict[str, Tensor]
 ) -> None:
     leaves = {k: v[..., :8, :8].clone().requires_grad_() for k, v in features.items()}
-    options = DispersiveOptions(variant, placement, granularity, margin=20.0)
+    options = DispersiveOptions(variant, placement, granularity)
     loss = DispersiveTerm(options)(leaves)
     loss.backward()
     assert loss.isfinite() and loss.ndim == 0
@@ -98,14 +95,44 @@ def test_all_is_the_mean_of_the_three(features: dict[str, Tensor]) -> None:
     torch.testing.assert_close(together, torch.stack(each).mean())
 
 
-def test_infonce_is_the_log_mean_exp_of_distances_per_dimension() -> None:
+def test_infonce_is_the_log_mean_exp_of_the_pairs_distances() -> None:
+    """Of unit representations, or of features as they are, per dimension."""
     torch.manual_seed(1)
     maps = torch.randn(5, 3, 2, 2)
-    rows = maps.flatten(1).double()
-    pairs = [(rows[i] - rows[j]).square().mean() for i in range(5) for j in range(i)]
-    expected = math.log(sum(math.exp(-d / 0.5) for d in pairs) / 10 + 1e-8)
-    loss = DispersiveTerm(DispersiveOptions(tau=0.5))({"early": maps})
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    raw = maps.flatten(1).double()
+    unit = raw / raw.norm(dim=1, keepdim=True)
+    for normalize, rows, dimensions in (("unit", unit, 1), ("none", raw, 12)):
+        pairs = [(rows[i] - rows[j]).square().sum() for i in range(5) for j in range(i)]
+        exponentials = [math.exp(-d / dimensions / 0.5) for d in pairs]
+        expected = math.log(sum(exponentials) / 10 + 1e-3)
+        options = DispersiveOptions(tau=0.5, normalize=normalize, epsilon=1e-3)
+        loss = DispersiveTerm(options)({"early": maps})
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_the_term_does_not_depend_on_the_scale_of_features(variant: str, granularity: str) -> None:
+    """Value, and gradient by relative change: what makes lambda and tau carry over to encoders."""
+    torch.manual_seed(3)
+    feature = torch.rand(4, 6, 3, 3)
+    found = []
+    for scale in (0.01, 1.0, 300.0):
+        leaf = (feature * scale).requires_grad_()
+        loss = DispersiveTerm(DispersiveOptions(variant, granularity=granularity))({"early": leaf})
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        found.append((loss.detach(), gradient * scale))
+    for value, gradient in found:
+        torch.testing.assert_close(value, found[1][0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, found[1][1], rtol=1e-3, atol=1e-6)
+        assert gradient.abs().max() > 0
+
+
+def test_the_margin_is_what_the_hinge_pushes_under() -> None:
+    rows = torch.eye(3).view(3, 3, 1, 1) * 7  # unit vectors sqrt(2) apart, whatever their length
+    for margin, expected in ((1.0, 0.0), (2.0, (2 - math.sqrt(2)) ** 2)):
+        term = DispersiveTerm(DispersiveOptions("hinge", margin=margin))
+        assert term({"early": rows}).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_representations_are_images_or_positions() -> None:
@@ -123,7 +150,15 @@ def test_one_image_has_no_pairs_and_no_term() -> None:
 
 
 def test_wrong_choices_are_refused() -> None:
-    for wrong in ({"variant": "nce"}, {"placement": "f4"}, {"granularity": "patch"}, {"tau": 0.0}):
+    for wrong in (
+        {"variant": "nce"},
+        {"placement": "f4"},
+        {"granularity": "patch"},
+        {"tau": 0.0},
+        {"margin": -1.0},
+        {"normalize": "std"},
+        {"epsilon": 1.0},
+    ):
         with pytest.raises(ValueError, match="expected"):
             DispersiveOptions(**wrong)
 
@@ -139,6 +174,7 @@ def one_rank(rank: int, world: int, port: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
     layer = torch.nn.Conv2d(3, 3, 1)
     torch.nn.init.constant_(layer.weight, 0.3)
+    torch.nn.init.constant_(layer.bias, 0.1)
     parallel = torch.nn.parallel.DistributedDataParallel(layer)
     share = joint_rows()[2 * rank : 2 * rank + 2]
     loss = DispersiveTerm()({"early": parallel(share)})
@@ -158,6 +194,7 @@ def test_two_processes_have_the_gradient_of_the_joint_batch(tmp_path: Path) -> N
     assert [process.wait(120) for process in ranks] == [0, 0]
     layer = torch.nn.Conv2d(3, 3, 1)
     torch.nn.init.constant_(layer.weight, 0.3)
+    torch.nn.init.constant_(layer.bias, 0.1)
     loss = DispersiveTerm()({"early": layer(joint_rows())})
     loss.backward()
     for rank in range(2):

@@ -26,11 +26,13 @@ def literal_window_mix(logits: Tensor, values: Tensor) -> Tensor:
     return F.fold(mixed.reshape(n, channels * 9, h * w), (h, w), 3, padding=1)
 
 
-def literal_dispersive(rows: Tensor, variant: str, tau: float, margin: float) -> Tensor:
-    assert variant == "infonce_l2"
-    distance = (rows[:, None] - rows[None]).square().mean(2)
+def literal_dispersive(
+    rows: Tensor, variant: str, tau: float, margin: float, normalize: bool, epsilon: float
+) -> Tensor:
+    assert variant == "infonce_l2" and not normalize
+    distance = (rows[:, None] - rows[None]).square().sum(2)
     off = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    return torch.log(torch.exp(-distance[off].double() / tau).mean() + 1e-8).float()
+    return torch.log(torch.exp(-distance[off].double() / tau).mean() + epsilon).float()
 
 
 def curve(device: str, steps: int, literal: bool, batch: int = 2) -> list[float]:

@@ -16,7 +16,9 @@ from medisseg.losses.objective import (
     area_weight,
     complementary_loss,
     consistency_loss,
+    gradient_shares,
     hard_mask,
+    weighted_sum,
 )
 from medisseg.model.create import create_model
 from medisseg.model.output import TrainingOutput
@@ -158,3 +160,21 @@ def test_a_few_steps_bring_the_loss_of_a_batch_down(stage: int) -> None:
         optimizer.step()
         masks.append(parts["mask"])
     assert masks[-1] < 0.9 * masks[0]
+
+
+def test_shares_of_the_gradient_are_of_the_weighted_terms() -> None:
+    feature = torch.tensor([[[[3.0, 4.0]]]], requires_grad=True)
+    terms = {
+        "mask": (feature.sum() * 3, 1.0),  # gradient 3 everywhere
+        "dispersive": (feature.sum(), torch.tensor(1.0)),
+        "other": (torch.ones((), requires_grad=True) * 2, 5.0),  # not of the feature
+    }
+    shares = gradient_shares(terms, feature)
+    assert shares == pytest.approx({"mask": 0.75, "dispersive": 0.25, "other": 0.0})
+    total, parts = weighted_sum(terms)
+    assert total.item() == pytest.approx(21 + 7 + 10)
+    assert {name: value.item() for name, value in parts.items()} == {
+        "mask": 21, "dispersive": 7, "other": 2,
+    }  # fmt: skip
+    total.backward()  # the terms' graph is still there
+    assert feature.grad.tolist() == [[[[4.0, 4.0]]]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -245,8 +247,20 @@ def test_wrong_names_are_refused() -> None:
         create_model("attentionunet")
     with pytest.raises(UserError, match="stage"):
         create_model("edge", stage=3)
-    with pytest.raises(UserError, match="packaged"):
+
+
+def test_imagenet_weights_of_a_resnet_are_torchvisions_or_refused_with_the_way_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match=r"load_state_dict_from_url\('https://.*resnet18-f37072fd"):
         create_model("medisseg-r18", encoder_weights="imagenet")
+    (tmp_path / "checkpoints").mkdir()
+    encoder = create_model("medisseg-r18", stage=1).encoder
+    state = {name: torch.full_like(value, 3) for name, value in encoder.state_dict().items()}
+    torch.save(state, tmp_path / "checkpoints" / "resnet18-5c106cde.pth")
+    loaded = create_model("medisseg-r18", stage=1, encoder_weights="imagenet").encoder
+    assert all((value == 3).all() for value in loaded.state_dict().values())
 
 
 def test_options_switch_what_they_say() -> None:

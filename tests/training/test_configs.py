@@ -88,6 +88,11 @@ def test_every_configuration_starts(
         (["stages=[2,1]"], "expected .1, 2."),
         (["stage2=5"], "stage2 is 5; expected a table"),
         (["hardware.precision=half"], "expected one of fp32"),
+        (["loss.margin=0"], "margin is 0.0; expected > 0"),
+        (["loss.normalize=std"], "expected one of unit, none"),
+        (["loss.epsilon=1"], r"expected within \[0, 1\)"),
+        (["loss.variant=published", "loss.placement=late"], "placement has no effect"),
+        (["stage_one=edge-kvasir"], "stage_one is used only where stage 1 is not run"),
     ],
 )
 def test_wrong_settings_are_named(overrides: list[str], message: str) -> None:
@@ -132,10 +137,67 @@ def test_a_configuration_survives_its_own_file(tmp_path: Path) -> None:
 
 def test_the_paper_recipe_is_the_papers() -> None:
     config = load_config("kvasir-seg")
-    assert (config.preset, config.input.size, config.loss.dispersive) == (
+    assert (config.preset, config.input.size, config.dispersive_weights()) == (
         "medisseg-r50", (256, 256), (0.2, 0.6),
     )  # fmt: skip
+    assert config.encoder_weights == "imagenet"
     for stage in (config.stage1, config.stage2):
         found = (stage.optimizer, stage.lr, stage.batch, stage.epochs, stage.patience)
         assert found == ("adam", 1e-4, 4, 300, 100)
     assert config.stage2.lr * config.stage2.encoder_lr == pytest.approx(1e-5)
+
+
+def test_every_paper_configuration_starts_from_imagenet_or_says_how_to(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from medisseg.training.run import train
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "none"))
+    ours = [name for name in NAMES if load_config(name).preset.endswith("r50") and name != "short"]
+    assert len(ours) == 7
+    for name in ours:
+        with pytest.raises(
+            UserError, match="no ImageNet weights of r50 .*load_state_dict_from_url"
+        ):
+            train(load_config(name, [f"data={pictures}", f"out={tmp_path / name}"]))
+        assert not (tmp_path / name).exists()
+
+
+def test_condseg_and_baselines_are_not_dispersed() -> None:
+    for preset in ("condseg-r50", "unet"):
+        assert load_config("paper", [f"preset={preset}"]).dispersive_weights() == (0, 0)
+    asked = load_config("paper", ["preset=condseg-r50", "loss.dispersive=[0.1,0]"])
+    assert asked.dispersive_weights() == (0.1, 0)
+
+
+def test_settings_that_a_baseline_does_not_use_are_said() -> None:
+    from medisseg.training.run import check
+
+    small = ["preset=unet", "stages=[2]", "encoder_weights=", "options={width: 4}"]
+    assert check(load_config("paper", small)) == []
+    (warning,) = check(load_config("paper", [*small, "loss.tau=0.5", "loss.dispersive=[0,1]"]))
+    assert warning == "unet has the mask loss alone; not used: loss.dispersive, loss.tau"
+
+
+def test_a_checkpoint_of_other_inputs_is_not_trained_on() -> None:
+    from medisseg.training.run import check
+
+    go_on = ["stages=[2]", "start_from=edge-kvasir"]
+    assert check(load_config("edge", go_on)) == []
+    assert check(load_config("edge", [*go_on, "input.size=[320,320]"])) == []
+    with pytest.raises(
+        UserError, match=r"edge-kvasir was trained with input.color RGB, .* BGR; set"
+    ):
+        check(load_config("edge", [*go_on, "input.color=BGR"]))
+    with pytest.raises(UserError, match=r"input.mean \[0.485, 0.456, 0.406\]"):
+        check(load_config("edge", ["stages=[2]", "stage_one=edge-kvasir", "input.mean=[0,0,0]"]))
+
+
+def test_the_channels_of_synapse_are_not_mixed_nor_its_sides_exchanged() -> None:
+    config = load_config("synapse")
+    assert config.second_view.jitter[2:] == (0, 0) and config.second_view.gray_p == 0
+    for stage in (config.stage1, config.stage2):
+        assert (stage.augment.flip_horizontal_p, stage.augment.flip_vertical_p) == (0, 0)
+        assert stage.augment.color.jitter == (0, 0, 0, 0) and stage.augment.color.gray_p == 0
