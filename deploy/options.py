@@ -19,12 +19,12 @@ PIXELS = ("rgb24", "bgr24", "yuv420p", "nv12", "gray")
 VIDEOS = ("both", "overlay", "raw", "none")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
 EXAMPLE = """examples:
-  python deploy/run.py exam.mp4 --model runs/demo/engine --out runs/exam
-  python deploy/run.py rtsp://camera/stream --model edge-kvasir --serve 127.0.0.1:8080
-  python deploy/run.py 0 --model engine --budget-ms 80 --hold-off 3
-  python deploy/run.py replay runs/exam
-  python deploy/run.py compare runs/exam-fp32 runs/exam-fp16
-  python deploy/run.py chaos"""
+  medisseg run exam.mp4 --model runs/demo/engine --out runs/exam
+  medisseg run rtsp://camera/stream --model edge-kvasir --serve 127.0.0.1:8080
+  medisseg run 0 --model engine --budget-ms 80 --hold-off 3
+  medisseg run replay runs/exam
+  medisseg run compare runs/exam-fp32 runs/exam-fp16
+  medisseg run chaos"""
 
 
 def option(default: Any, text: str, **more: Any) -> Any:
@@ -144,7 +144,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         UserError: An unknown key (answered with the nearest), a wrong kind or value.
     """
     parser = Parser(
-        prog="deploy/run.py",
+        prog="medisseg run",
         allow_abbrev=False,
         description="Segment polyps in a video, live or recorded.",
         epilog=EXAMPLE,

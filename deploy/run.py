@@ -1,4 +1,4 @@
-"""Segment polyps in a video, live or recorded: ``python deploy/run.py SOURCE --model M --out DIR``.
+"""Segment polyps in a video, live or recorded: ``medisseg run SOURCE --model M --out DIR``.
 
 Exit codes: 0 at the end of the source, 130 after Ctrl-C and 143 after SIGTERM (the report is
 written all the same), 2 for something that you can mend.
@@ -226,10 +226,13 @@ def _other(name: str, words: list[str]) -> int:
     return import_module(OTHER_COMMANDS[name]).main(words) or 0
 
 
-def entry(run_command: Callable[[Sequence[str] | None], int | None] = main) -> NoReturn:
+def entry(
+    words: Sequence[str] | None = None,
+    run_command: Callable[[Sequence[str] | None], int | None] = main,
+) -> NoReturn:
     """Run as a command, and end even where a library holds on to a thread (a hung engine)."""
     try:
-        command(run_command)
+        command(lambda _: run_command(words))
     except SystemExit as end:
         if any(thread.daemon for thread in threading.enumerate()):
             # Python would kill such a thread inside its library, which aborts the process.

@@ -1,8 +1,8 @@
 """From a checkpoint to an engine that is proved to answer as the network does.
 
-    python export/build_engine.py CHECKPOINT --backend openvino --out runs/edge.mdsg
-    python export/build_engine.py inspect BUNDLE
-    python export/build_engine.py verify BUNDLE --data DIR
+    medisseg build CHECKPOINT --backend openvino --out runs/edge.mdsg
+    medisseg build inspect BUNDLE
+    medisseg build verify BUNDLE --data DIR
 
 Checkpoint -> inference network -> ONNX -> precision -> builder -> audit -> verification -> bundle.
 """
@@ -252,7 +252,7 @@ def _facts(
 
 
 def _command(checkpoint: str | Path, place: Path, options: BuildOptions) -> str:
-    words = ["python", "export/build_engine.py", str(checkpoint), *options.arguments()]
+    words = ["medisseg", "build", str(checkpoint), *options.arguments()]
     return shlex.join([*words, "--out", str(place)])
 
 
@@ -273,10 +273,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in ("inspect", "verify"):
         return proof.main(words)
     parser = argparse.ArgumentParser(
-        prog="build_engine.py",
+        prog="medisseg build",
         description=(__doc__ or "").splitlines()[0],
-        epilog="build_engine.py inspect BUNDLE | build_engine.py verify BUNDLE [--data DIR]\n\n"
-        "example:\n  python export/build_engine.py edge-kvasir --backend openvino "
+        epilog="medisseg build inspect BUNDLE | medisseg build verify BUNDLE [--data DIR]\n\n"
+        "example:\n  medisseg build edge-kvasir --backend openvino "
         "--data kvasir-seg --out edge.mdsg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

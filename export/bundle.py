@@ -28,7 +28,7 @@ from medisseg.files import replacing
 MANIFEST = "manifest.json"
 SUFFIX = ".mdsg"
 FORMAT = 1
-BUILD = "build one with: python export/build_engine.py CHECKPOINT"
+BUILD = "build one with: medisseg build CHECKPOINT"
 _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,

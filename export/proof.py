@@ -119,7 +119,7 @@ def _for_bfloat16(graph: Any) -> Any:
 
 def main(argv: Sequence[str]) -> int:
     """``inspect BUNDLE`` or ``verify BUNDLE [--data DIR]``."""
-    parser = argparse.ArgumentParser(prog="build_engine.py")
+    parser = argparse.ArgumentParser(prog="medisseg build")
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("inspect", help="say what a bundle is and check every part")
     show.add_argument("bundle", metavar="BUNDLE")

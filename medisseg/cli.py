@@ -1,54 +1,91 @@
 """The ``medisseg`` command: one subcommand a job, each in the module that does the job.
 
-A subcommand's module has ``EXAMPLE`` (shown by ``--help``),
-``add_arguments(parser)`` and ``run(args)``. It is imported only when it is asked for.
+A subcommand of ours is a module with ``EXAMPLE`` (shown by ``--help``), ``add_arguments(parser)``
+and ``run(args)``. Other packages add theirs through the entry-point group ``medisseg.commands``,
+whose entries name a :class:`Command`. A module is imported only when its subcommand is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import NamedTuple
 
 import medisseg
-from medisseg.errors import command
+from medisseg.errors import UserError, command
+
+GROUP = "medisseg.commands"
+
+
+class Command(NamedTuple):
+    """A subcommand.
+
+    Attributes:
+        module: Where it is done.
+        help: What it does, in a few words.
+        function: Takes the subcommand's words and returns its exit code; None for a module of
+            ours.
+    """
+
+    module: str
+    help: str
+    function: str | None = None
+
 
 COMMANDS = {
-    "train": ("medisseg.training.command", "train a network in two stages, or run a study"),
-    "evaluate": ("medisseg.evaluation.evaluate_command", "measure a checkpoint on labelled images"),
-    "predict": ("medisseg.evaluation.predict_command", "segment images: masks and overlays"),
-    "explain": ("medisseg.evaluation.explain_command", "picture what the features look at"),
-    "phantom": (
-        "medisseg.phantom.command",
-        "generate colonoscopy images and video with exact masks",
+    "train": Command("medisseg.training.command", "train a network in two stages, or run a study"),
+    "evaluate": Command(
+        "medisseg.evaluation.evaluate_command", "measure a checkpoint on labelled images"
     ),
-    "import-checkpoint": (
-        "medisseg.model.import_command",
-        "convert the authors' checkpoint to ours",
+    "predict": Command("medisseg.evaluation.predict_command", "segment images: masks and overlays"),
+    "explain": Command("medisseg.evaluation.explain_command", "picture what the features look at"),
+    "phantom": Command(
+        "medisseg.phantom.command", "generate colonoscopy images and video with exact masks"
     ),
-    "doctor": ("medisseg.doctor", "say what this machine can do and what is missing"),
+    "import-checkpoint": Command(
+        "medisseg.model.import_command", "convert the authors' checkpoint to ours"
+    ),
+    "doctor": Command("medisseg.doctor", "say what this machine can do and what is missing"),
 }
+ADDED = ("build", "run")  # by the packages export and deploy, where they are installed
 
 
-def parser() -> argparse.ArgumentParser:
+def commands() -> dict[str, Command]:
+    """Return every subcommand by name, those of other packages last."""
+    added = {point.name: point.load() for point in metadata.entry_points(group=GROUP)}
+    return COMMANDS | added
+
+
+def parser(known: Mapping[str, Command]) -> argparse.ArgumentParser:
     """Return the parser of the top level; the subcommands' own options are added on demand."""
     top = argparse.ArgumentParser(prog="medisseg", description=medisseg.__doc__)
     top.add_argument("--version", action="version", version=f"medisseg {medisseg.__version__}")
-    listed = "\n".join(f"  {name:18} {text}" for name, (_, text) in COMMANDS.items())
+    listed = "\n".join(f"  {name:18} {one.help}" for name, one in known.items())
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     top.epilog = f"commands:\n{listed}\n\nmedisseg COMMAND --help shows an example of each."
-    top.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    top.add_argument("command", choices=[*known, *ADDED], metavar="COMMAND")
     top.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run one subcommand; return its exit code."""
-    chosen = parser().parse_args(argv)
-    module = importlib.import_module(COMMANDS[chosen.command][0])
+    known = commands()
+    chosen = parser(known).parse_args(argv)
+    name = chosen.command
+    if name not in known:
+        raise UserError(
+            f"medisseg {name} comes with the installed package, and it is not installed; "
+            "run: pip install -e ."
+        )
+    module = importlib.import_module(known[name].module)
+    if known[name].function is not None:
+        return getattr(module, known[name].function)(chosen.arguments)
     own = argparse.ArgumentParser(
-        prog=f"medisseg {chosen.command}",
-        description=COMMANDS[chosen.command][1].capitalize() + ".",
+        prog=f"medisseg {name}",
+        description=known[name].help.capitalize() + ".",
         epilog=f"example:\n  {module.EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -64,7 +64,7 @@ class Predictor:
 
     Args:
         source: Checkpoint (path or name such as "edge-kvasir"), bundle (a folder or ``.mdsg``
-            file that ``export/build_engine.py`` wrote), or a network with ``info``.
+            file that ``medisseg build`` wrote), or a network with ``info``.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         threshold: Probability above which a pixel is foreground; None: the checkpoint's own.
         precision: "fp32", "fp16" or "bf16"; a bundle has its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,14 +23,27 @@ from medisseg.files import replacing, sha256
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "build", "run"])
 def test_help_of_every_command_shows_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])
     assert ended.value.code == 0
-    assert f"example:\n  medisseg {name}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"usage: medisseg {name} " in shown
+    assert re.search(rf"examples?:\n  medisseg {name}", shown)
+
+
+def test_commands_of_other_packages_come_with_the_installation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "\n  build  " in (shown := capsys.readouterr().out) and "\n  run  " in shown
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: ())
+    with pytest.raises(UserError, match="medisseg run comes with the installed package"):
+        cli.main(["run", "video.mp4"])
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Faults tried on this machine: ``python deploy/run.py chaos``."""
+"""Faults tried on this machine: ``medisseg run chaos``."""

@@ -1,4 +1,4 @@
-"""What the faults of ``deploy/run.py chaos`` are made with: a model, videos, watched runs."""
+"""What the faults of ``medisseg run chaos`` are made with: a model, videos, watched runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Try the runner's behaviour under faults on this machine: ``python deploy/run.py chaos``.
+"""Try the runner's behaviour under faults on this machine: ``medisseg run chaos``.
 
 Files are damaged, a source is killed, the engine breaks, the disk is full, the process is killed;
 a table says what was expected and what happened. Everything is generated, on this machine's
@@ -28,9 +28,9 @@ from deploy.options import Parser
 from medisseg.errors import UserError
 
 EXAMPLE = """examples:
-  python deploy/run.py chaos
-  python deploy/run.py chaos --model runs/demo/engine --json
-  python deploy/run.py chaos --only "source lost and back" --only "slow model\""""
+  medisseg run chaos
+  medisseg run chaos --model runs/demo/engine --json
+  medisseg run chaos --only "source lost and back" --only "slow model\""""
 MODEL = "edge-kvasir"
 EACH_S = 20.0  # longest time of one fault
 MET, FAILED, NOT_RUN = "as expected", "FAILED", "not run"
@@ -50,7 +50,7 @@ class Outcome:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the faults; return 1 when one was not met as expected."""
     parser = Parser(
-        prog="deploy/run.py chaos",
+        prog="medisseg run chaos",
         description="Break things on purpose and see that the runner meets it as promised.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,7 +85,7 @@ def run_faults(
         names: Keys of ``WITHIN`` and ``APART``.
         limit_s: No fault is started after so many seconds.
         open_engine: Opens the engine (``export.runtime.load_engine``).
-        runner: Command that starts a run of its own (``deploy/run.py``).
+        runner: Command that starts a run of its own (``medisseg run``).
     """
     if open_engine is None:
         from export.runtime import load_engine

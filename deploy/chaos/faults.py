@@ -1,4 +1,4 @@
-"""The faults of ``deploy/run.py chaos``; each returns in a few words what happened.
+"""The faults of ``medisseg run chaos``; each returns in a few words what happened.
 
 A fault that is not met as expected raises; its docstring says what is expected.
 """

@@ -1,6 +1,6 @@
 """A live source on this machine that can be killed: H.264 in MPEG-TS over HTTP, endless.
 
-For ``deploy/run.py chaos`` and for tests: no camera, no network beyond 127.0.0.1.
+For ``medisseg run chaos`` and for tests: no camera, no network beyond 127.0.0.1.
 """
 
 from __future__ import annotations

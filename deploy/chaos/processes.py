@@ -1,4 +1,4 @@
-"""The faults of ``deploy/run.py chaos`` that need a process of their own: killed, or out of room.
+"""The faults of ``medisseg run chaos`` that need a process of their own: killed, or out of room.
 
 They are started before the others and go on beside them, because each loads Python and the model.
 """

@@ -1,4 +1,4 @@
-"""Where two runs of one video differ: ``python deploy/run.py compare RUN_A RUN_B``.
+"""Where two runs of one video differ: ``medisseg run compare RUN_A RUN_B``.
 
 Compares the networks' masks frame by frame (Dice; two empty masks agree fully), the alarms that
 were shown and the latency, and writes a page with pictures of the frames that differ most.
@@ -23,7 +23,7 @@ from medisseg.errors import UserError
 from medisseg.files import replacing
 
 EXAMPLE = """example:
-  python deploy/run.py compare runs/exam-fp32 runs/exam-fp16 --out runs/fp32-fp16"""
+  medisseg run compare runs/exam-fp32 runs/exam-fp16 --out runs/fp32-fp16"""
 SAME_TIME_S = 0.002
 SAME_PICTURE = 12.0  # mean difference of two recordings of one frame, of 255, compressed anew
 BOTH, ONLY_A, ONLY_B = (0, 220, 170), (255, 190, 50), (90, 150, 255)  # RGB
@@ -49,7 +49,7 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print the worst frames, write page, table and numbers."""
     parser = Parser(
-        prog="deploy/run.py compare",
+        prog="medisseg run compare",
         description="Say where two runs of one video differ (two engines, two precisions).",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

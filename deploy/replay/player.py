@@ -1,4 +1,4 @@
-"""Show a recorded run again, from its own files: ``python deploy/run.py replay RUN``.
+"""Show a recorded run again, from its own files: ``medisseg run replay RUN``.
 
 Every picture is the raw frame with the mask, tracks and state that its own line in
 ``results.jsonl`` holds, drawn by the code that drew them then.
@@ -31,9 +31,9 @@ from medisseg.errors import UserError
 from medisseg.files import replacing
 
 EXAMPLE = """examples:
-  python deploy/run.py replay runs/exam
-  python deploy/run.py replay runs/exam --serve 127.0.0.1:9000 --speed 0.5
-  python deploy/run.py replay runs/exam --out exam.mp4"""
+  medisseg run replay runs/exam
+  medisseg run replay runs/exam --serve 127.0.0.1:9000 --speed 0.5
+  medisseg run replay runs/exam --out exam.mp4"""
 ADDRESS = "127.0.0.1:8080"
 TICK_S = 0.02
 
@@ -41,7 +41,7 @@ TICK_S = 0.02
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page of a recorded run until Ctrl-C, or write its video."""
     parser = Parser(
-        prog="deploy/run.py replay",
+        prog="medisseg run replay",
         description="Show a recorded run from its own files, frame by frame.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

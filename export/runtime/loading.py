@@ -86,7 +86,7 @@ def _from_bundle(
     if chosen != built:
         raise UserError(
             f"{bundle.path} was built for {built}, not {chosen}; build it for that: "
-            f"python export/build_engine.py CHECKPOINT --backend {chosen}"
+            f"medisseg build CHECKPOINT --backend {chosen}"
         )
     reason = runs_here(bundle)
     if reason:
@@ -108,7 +108,7 @@ def _from_checkpoint(
     if backend not in ("auto", "pytorch"):
         raise UserError(
             f"{source} is a checkpoint, which runs in PyTorch; for {backend} build it first: "
-            f"python export/build_engine.py {source} --backend {backend}"
+            f"medisseg build {source} --backend {backend}"
         )
     from export.runtime.torch_engine import TorchEngine
 

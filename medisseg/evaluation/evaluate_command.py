@@ -11,7 +11,6 @@ import medisseg
 from medisseg.errors import UserError
 from medisseg.evaluation.names import label
 
-HELP = "measure a checkpoint on labelled images"
 EXAMPLE = "medisseg evaluate edge-kvasir --data data/kvasir-seg --split val --out runs/val"
 
 

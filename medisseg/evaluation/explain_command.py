@@ -9,7 +9,6 @@ from typing import Any
 
 from medisseg.errors import UserError
 
-HELP = "picture what the features look at"
 EXAMPLE = (
     "medisseg explain with.safetensors --compare without.safetensors --data polyps --out runs/why"
 )

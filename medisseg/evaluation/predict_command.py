@@ -8,7 +8,6 @@ from pathlib import Path
 
 from medisseg.errors import UserError
 
-HELP = "segment images: masks and overlays"
 EXAMPLE = "medisseg predict edge-kvasir photos/ 'more/*.tif' --out runs/masks --overlay"
 
 

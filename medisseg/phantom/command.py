@@ -8,7 +8,6 @@ from pathlib import Path
 
 from medisseg.errors import UserError
 
-HELP = "generate colonoscopy images and video with exact masks"
 EXAMPLE = "medisseg phantom runs/phantom --images 240 --frames 200 --seed 0"
 
 

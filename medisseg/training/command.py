@@ -8,7 +8,6 @@ import json
 from medisseg.config import TrainConfig, load_config
 from medisseg.training.memory import keep_freed_memory
 
-HELP = "train a network in two stages, or run a study"
 EXAMPLE = "medisseg train edge data=kvasir-seg out=runs/edge stage2.epochs=40"
 STUDIES = (
     "ablation",

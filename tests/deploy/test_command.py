@@ -83,7 +83,7 @@ def test_a_wrong_option_is_answered_in_one_line(words: list[object], message: st
 
 
 def test_nothing_to_run_is_answered_with_an_example() -> None:
-    with pytest.raises(UserError, match=r"no source given; for example: python deploy/run\.py"):
+    with pytest.raises(UserError, match=r"no source given; for example: medisseg run"):
         parse("--model", "m")
     with pytest.raises(UserError, match="no --model given"):
         parse("v.mp4")

@@ -121,7 +121,7 @@ def test_empty_missing_and_foreign_are_refused(copied: Path, tmp_path: Path) -> 
 def test_parts_of_another_network_are_refused(copied: Path, tmp_path: Path) -> None:
     (copied / "network.onnx").write_bytes(b"another network")
     message = refused(copied)
-    assert "not what was built" in message and "export/build_engine.py" in message
+    assert "not what was built" in message and "medisseg build" in message
 
 
 def test_edited_manifest_is_refused(copied: Path) -> None:
@@ -194,7 +194,7 @@ def test_version_and_gpu_must_be_those_that_the_plan_was_built_for(
         {"backend_version": "99.0.0.1", "version_compatible": True},
         {"compute_capabilities": ["sm89"]},
     ):
-        with pytest.raises(UserError, match="build it again: python export/build_engine.py"):
+        with pytest.raises(UserError, match="build it again: medisseg build"):
             opened(**changes)
 
 
