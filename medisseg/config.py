@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from medisseg.convention import InputConvention
-from medisseg.data.options import AugmentConfig, ColorConfig, SplitConfig
+from medisseg.data.options import AugmentConfig, ColorConfig, DataFolder, SplitConfig
 from medisseg.errors import UserError
 from medisseg.fields import build, merge, one_of, plain, require
 
@@ -171,7 +171,9 @@ class TrainConfig:
 
     Attributes:
         name: Of the configuration; the default run folder is ``runs/NAME``.
-        data: Data folder; ``data_name`` is what the checkpoint's card calls it.
+        data: Data folders, ``DIR``, ``DIR,DIR`` or a list of tables with ``path``, ``weight`` and
+            the folder's own ``split``; ``data_name`` is what the checkpoint's card calls them.
+        negatives: Folders of images without lesion (no masks), written in the same ways.
         out: Run folder.
         stages: (1, 2), (1,) or (2,); stage 2 alone needs ``stage_one`` or starts from the
             encoder's own weights.
@@ -187,7 +189,8 @@ class TrainConfig:
     """
 
     name: str = "custom"
-    data: str = "data"
+    data: tuple[DataFolder, ...] = (DataFolder("data"),)
+    negatives: tuple[DataFolder, ...] = ()
     data_name: str = ""
     out: str = ""
     seed: int = 0
@@ -226,6 +229,7 @@ class TrainConfig:
             self.stage_one is None or 1 not in self.stages,
             "stage_one is used only where stage 1 is not run; set stages=[2], or leave it out",
         )
+        require(bool(self.data), "data is empty; expected at least one data folder")
         require(self.classes >= 1, f"classes is {self.classes}; expected >= 1")
         require(
             self.budget_minutes is None or self.budget_minutes > 0,
@@ -276,7 +280,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 def from_dict(values: dict[str, Any], source: str = "configuration") -> TrainConfig:
     """Build the configuration from plain values, checked; errors name ``source`` and the key."""
-    return build(TrainConfig, values, source)
+    folders = {key: _folders(values[key]) for key in ("data", "negatives") if values.get(key)}
+    return build(TrainConfig, values | folders, source)
+
+
+def _folders(value: Any) -> list[Any]:
+    """Return data folders as tables, from ``DIR``, ``DIR,DIR`` or a list of texts and tables."""
+    if isinstance(value, str):
+        value = [value] if Path(value).is_dir() else value.split(",")
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [{"path": part.strip()} if isinstance(part, str) else part for part in parts]
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

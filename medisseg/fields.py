@@ -57,32 +57,32 @@ def build(kind: type, values: Any, source: str, prefix: str = "") -> Any:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
             raise UserError(f"{source}: unknown key {where!r}; did you mean {near!r}?")
-        if dataclasses.is_dataclass(hints[key]):
-            filled[key] = build(typing.cast(type, hints[key]), value, source, where)
-        else:
-            filled[key] = _convert(hints[key], value, f"{source}: {where}")
+        filled[key] = _convert(hints[key], value, source, where)
     try:
         return kind(**filled)
     except ValueError as error:
         raise UserError(f"{source}: {prefix + '.' if prefix else ''}{error}") from error
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
     """Return ``value`` as the annotated type, or raise a UserError that says what was expected."""
+    where = f"{source}: {key}"
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, source, key)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _convert(
-            next(part for part in arguments if part is not types.NoneType), value, where
-        )
+        kind = next(part for part in arguments if part is not types.NoneType)
+        return _convert(kind, value, source, key)
     if origin is tuple:
         parts = value if isinstance(value, list | tuple) else [value]
         fixed = arguments[-1] is not Ellipsis
         if fixed and len(parts) != len(arguments):
             raise UserError(f"{where} is {value!r}; expected {len(arguments)} values")
         kinds = arguments if fixed else [arguments[0]] * len(parts)
-        return tuple(_convert(kind, part, where) for kind, part in zip(kinds, parts, strict=True))
+        pairs = zip(kinds, parts, strict=True)
+        return tuple(_convert(kind, part, source, key) for kind, part in pairs)
     kind = origin or hint
     if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-4 as a string

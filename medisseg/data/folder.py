@@ -213,7 +213,7 @@ def find_files(root: Path) -> dict[str, Files]:
             by_stem[bare].append(path)
     stems = Counter(path.stem for path in images)
     found: dict[str, Files] = {}
-    for path in sorted(images, key=lambda file: _natural(file.relative_to(root).as_posix())):
+    for path in sorted(images, key=lambda file: natural(file.relative_to(root).as_posix())):
         name = path.stem if stems[path.stem] == 1 else _qualified(path, root)
         if name in found:
             raise UserError(
@@ -259,7 +259,7 @@ def _candidates(root: Path) -> tuple[list[Path], list[Path]]:
     return images, masks
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """Sort key that puts 2 before 10."""
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from medisseg.fields import probabilities, require
 
@@ -35,6 +35,26 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
+class DataFolder:
+    """One of the data folders of a run.
+
+    Attributes:
+        path: The folder; a text alone stands for it.
+        weight: How often an image is drawn in an epoch: 2 twice, 0.5 every second time.
+        split: The folder's own lists; None: the run's. For folders without lesions only
+            ``fraction`` counts: their last frames are taken out, as neighbours look alike.
+    """
+
+    path: str
+    weight: float = 1.0
+    split: SplitConfig | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.path), "path is empty; expected a data folder")
+        require(0 < self.weight <= 100, f"weight is {self.weight}; expected within (0, 100]")
+
+
+@dataclass(frozen=True)
 class ColorConfig:
     """Random changes of colour and sharpness; every ``*_p`` is the probability per image.
 
@@ -55,6 +75,62 @@ class ColorConfig:
             min(self.jitter) >= 0 and max(self.jitter) <= 1,
             f"jitter is {self.jitter}; expected four values within [0, 1]",
         )
+
+
+@dataclass(frozen=True)
+class DegradeConfig:
+    """What cables, codecs, processors and light do (``medisseg.data.degrade``), per image.
+
+    Attributes:
+        gamma: Range of the exponent, drawn by its logarithm.
+        white: Largest relative change of a colour channel's gain.
+        motion: Length of motion blur, pixels.
+        noise: Sigma of Gaussian noise, of 255.
+        interlace: Pixels between two woven fields.
+        screen: Height and width of the picture in a dark screen, as shares of the screen's.
+        h264: Quantiser of an H.264 key frame, 0 to 51.
+        jpeg: JPEG quality, 1 to 100.
+        outline_p: A round picture or one with cut corners.
+        inset_p: A small second picture at the border, which counts as background.
+        text_p: Lines of text at the border.
+    """
+
+    gamma: tuple[float, float] = (0.5, 2.0)
+    gamma_p: float = 0.0
+    white: float = 0.2
+    white_p: float = 0.0
+    motion: tuple[float, float] = (3.0, 15.0)
+    motion_p: float = 0.0
+    noise: tuple[float, float] = (2.0, 25.0)
+    noise_p: float = 0.0
+    interlace: tuple[float, float] = (1.0, 12.0)
+    interlace_p: float = 0.0
+    outline_p: float = 0.0
+    screen: tuple[float, float] = (0.4, 1.0)
+    screen_p: float = 0.0
+    inset_p: float = 0.0
+    text_p: float = 0.0
+    h264: tuple[float, float] = (28.0, 46.0)
+    h264_p: float = 0.0
+    jpeg: tuple[float, float] = (5.0, 90.0)
+    jpeg_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        probabilities(self)
+        require(0 <= self.white < 1, f"white is {self.white}; expected within [0, 1)")
+        for name, low, high in (
+            ("gamma", 0.1, 10), ("motion", 1, 64), ("noise", 0, 255), ("interlace", 0, 64),
+            ("screen", 0.1, 1), ("h264", 0, 51), ("jpeg", 1, 100),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            require(
+                low <= value[0] <= value[1] <= high,
+                f"{name} is {value}; expected {low} <= low <= high <= {high}",
+            )
+
+    def any(self) -> bool:
+        """Return whether anything can happen."""
+        return any(getattr(self, item.name) for item in fields(self) if item.name.endswith("_p"))
 
 
 @dataclass(frozen=True)
@@ -81,6 +157,7 @@ class AugmentConfig:
     sizes: tuple[float, ...] = (1.0,)
     progressive: bool = False
     color: ColorConfig = field(default_factory=ColorConfig)
+    degrade: DegradeConfig = field(default_factory=DegradeConfig)
 
     def __post_init__(self) -> None:
         probabilities(self)

@@ -7,6 +7,7 @@ that a resumed run, or one on two processes, sees the batches of an uninterrupte
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +20,47 @@ from torch.utils.data import DataLoader, Dataset
 from medisseg.config import TrainConfig
 from medisseg.data import splits
 from medisseg.data.folder import SegmentationFolder, find_files, load
+from medisseg.data.negatives import Negatives
+from medisseg.data.options import DataFolder, SplitConfig
 from medisseg.errors import UserError
 
 
 class Arrays(Dataset):
-    """Images uint8 [N, 3, h, w] and masks uint8 [N, h, w]; an item is a batch of indices."""
+    """Images uint8 [N, 3, h, w] and masks uint8 [N, h, w]; an item is a batch of indices.
 
-    def __init__(self, images: Tensor, masks: Tensor, names: Sequence[str]) -> None:
+    Args:
+        images: Pixels.
+        masks: Class indices.
+        names: Of the images.
+        weights: How often each is drawn in an epoch; None: once.
+        sources: The data folder of each; None: all of one.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        names: Sequence[str],
+        weights: Sequence[float] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> None:
         self.images, self.masks, self.names = images, masks, tuple(names)
+        self.weights = np.ones(len(self.names)) if weights is None else np.asarray(weights)
+        self.sources = ("",) * len(self.names) if sources is None else tuple(sources)
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def drawn(self) -> int:
+        """Images of an epoch, to within one."""
+        return max(1, int(self.weights.sum()))
+
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        chosen = torch.as_tensor(indices)
-        return {"image": self.images[chosen], "mask": self.masks[chosen], "index": chosen}
+        """Return a batch; index i + k N is image i drawn for the k-th time after the first."""
+        drawn = torch.as_tensor(indices)
+        chosen = drawn % len(self)
+        return {"image": self.images[chosen], "mask": self.masks[chosen], "index": drawn}
 
 
 @dataclass(frozen=True)
@@ -49,22 +76,79 @@ def read_data(config: TrainConfig) -> Data:
     """Find, check and decode the images of a run.
 
     Raises:
-        UserError: Anything wrong with the folder, its lists or its files.
+        UserError: Anything wrong with a folder, its lists or its files.
     """
     parts, warnings = choose_names(config)
+    sources = [*config.data, *config.negatives]
+    labels = source_names(sources)
     arrays = {}
     for part in ("train", "validation"):
-        folder = SegmentationFolder(
-            config.data, parts[part], classes=config.classes, labels=config.labels
+        loaded = []
+        for k, (source, names) in enumerate(zip(sources, parts[part], strict=True)):
+            folder = (
+                SegmentationFolder(source.path, names, classes=config.classes, labels=config.labels)
+                if k < len(config.data)
+                else Negatives(source.path, names)
+            )
+            loaded.append(load(folder, config.input))
+        counts = [len(names) for names in parts[part]]
+        prefixes = [f"{label}/" if len(sources) > 1 else "" for label in labels]
+        arrays[part] = Arrays(
+            torch.from_numpy(np.concatenate([images for images, _ in loaded])),
+            torch.from_numpy(np.concatenate([masks for _, masks in loaded])),
+            [
+                prefix + name
+                for prefix, names in zip(prefixes, parts[part], strict=True)
+                for name in names
+            ],
+            np.repeat([source.weight for source in sources], counts).tolist(),
+            np.repeat(labels, counts).tolist(),
         )
-        images, masks = load(folder, config.input)
-        arrays[part] = Arrays(torch.from_numpy(images), torch.from_numpy(masks), parts[part])
     return Data(arrays["train"], arrays["validation"], tuple(warnings))
 
 
-def choose_names(config: TrainConfig) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the names of train, validation and the held-out lists, and warnings about them."""
-    root, split = Path(config.data), config.split
+def source_names(sources: Sequence[DataFolder]) -> list[str]:
+    """Return a short name for each folder: its last part, or as much of it as tells them apart."""
+    paths = [Path(source.path).resolve().parts for source in sources]
+    depth = 1
+    while len({path[-depth:] for path in paths}) < len(paths) and depth < max(map(len, paths)):
+        depth += 1
+    short = ["/".join(path[-depth:]) for path in paths]
+    twice = next((name for name in short if short.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"the folder {twice} is given twice; expected each once (with a weight)")
+    return short
+
+
+def choose_names(config: TrainConfig) -> tuple[dict[str, list[list[str]]], list[str]]:
+    """Return the names of train and validation, one list a folder (those without lesions last),
+    and warnings about them."""
+    parts: dict[str, list[list[str]]] = {"train": [], "validation": []}
+    warnings: list[str] = []
+    images: dict[str, dict[str, Path]] = defaultdict(dict)
+    for source in config.data:
+        found, files, said = folder_names(source.path, source.split or config.split)
+        warnings += said
+        for part, names in found.items():
+            inside = {f"{source.path}/{name}": files[name] for name in names if name in files}
+            images[part if part in parts else f"{source.path} {part}"] |= inside
+        for part in parts:
+            parts[part].append(found[part])
+    for source in config.negatives:
+        folder = Negatives(source.path)
+        chosen = folder.parts((source.split or config.split).fraction)
+        for part in parts:
+            parts[part].append(chosen[part])
+            images[part] |= {f"{source.path}/{name}": folder.files[name] for name in chosen[part]}
+    return parts, warnings + splits.duplicates(images)
+
+
+def folder_names(
+    path: str, split: SplitConfig
+) -> tuple[dict[str, list[str]], dict[str, Path], list[str]]:
+    """Return a folder's names of train, validation and the held-out lists, the files of all its
+    images, and warnings about leaks."""
+    root = Path(path)
     files = find_files(root)
     images = {name: found.image for name, found in files.items()}
     every = list(images)
@@ -88,22 +172,27 @@ def choose_names(config: TrainConfig) -> tuple[dict[str, list[str]], list[str]]:
     if validation is None:
         train, validation = splits.take_out(train, split.fraction, groups, split.seed)
     parts = {"train": train, "validation": validation, **held}
-    warnings = splits.refuse_leaks(parts, groups)
-    warnings += splits.duplicates(
-        {
-            part: {name: images[name] for name in names if name in images}
-            for part, names in parts.items()
-        }
-    )
-    return parts, warnings
+    return parts, images, splits.refuse_leaks(parts, groups)
 
 
-def train_order(count: int, batch: int, key: Sequence[int]) -> list[np.ndarray]:
-    """Return the batches of an epoch: every index once, the last incomplete batch left out."""
-    order = np.random.default_rng(tuple(key)).permutation(count)
-    if count < batch:
+def train_order(
+    count: int, batch: int, key: Sequence[int], weights: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Return the batches of an epoch, the last incomplete one left out.
+
+    Every index once, or as often as its weight says: a fraction is every so many epochs' part,
+    by systematic sampling. An index drawn again stands as index + k ``count``.
+    """
+    order = np.arange(count)
+    if weights is not None and np.any(weights != 1):
+        start = np.random.default_rng((*key, count)).random()
+        often = np.diff(np.floor(np.cumsum(weights) + start), prepend=0.0).astype(int)
+        again = [np.arange(times) * count for times in often]
+        order = np.repeat(order, often) + np.concatenate(again)
+    order = np.random.default_rng(tuple(key)).permutation(order)
+    if len(order) < batch:
         return [order]
-    return list(order[: count - count % batch].reshape(-1, batch))
+    return list(order[: len(order) - len(order) % batch].reshape(-1, batch))
 
 
 def train_batches(
@@ -119,7 +208,7 @@ def train_batches(
             f"a batch of {min(batch, len(arrays))} cannot be shared by {world} processes; "
             f"expected a multiple of {world}"
         )
-    order = train_order(len(arrays), batch, key)
+    order = train_order(len(arrays), batch, key, arrays.weights)
     shares = [part[: len(part) - len(part) % world][rank::world] for part in order]
     return _loader(arrays, [part.tolist() for part in shares])
 

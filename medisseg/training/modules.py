@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 
 from medisseg.config import StageConfig, TrainConfig
 from medisseg.data import augment
+from medisseg.data.degrade import degrade
 from medisseg.errors import UserError
 from medisseg.losses.objective import Terms, gradient_shares, weighted_sum
 from medisseg.training.batches import Data, train_batches, validation_batches
 from medisseg.training.graphs import GraphedNetwork
 
 # First element of a key of random numbers, so that no two uses share their draws.
-ORDER, GEOMETRY, COLOR, SECOND_VIEW, SIZE = range(5)
+ORDER, GEOMETRY, COLOR, SECOND_VIEW, SIZE, DEGRADE = range(6)
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Pairs = tuple[tuple[list[Tensor], list[Tensor]], ...]
 
@@ -111,6 +112,7 @@ class SegmentationModule(LightningModule):
             images, masks = augment.geometry(images, masks, settings, uniform)
             uniform = augment.draws((COLOR, *draw), indices, augment.COLOR_DRAWS)
             images = augment.color(images, settings.color, uniform)
+            images, masks = degrade(images, masks, settings.degrade, (DEGRADE, *draw), indices)
             images, masks = augment.to_size(images, masks, self._step_size())
             batch = {**batch, "input": self._input(images), "mask": masks}
             if self.number == 1:
@@ -190,7 +192,8 @@ class SegmentationModule(LightningModule):
         last = self._watched
         if last is None or last.finite():
             return
-        names = [self.data.train.names[index] for index in last.indices.tolist()]
+        every = self.data.train.names
+        names = [every[index % len(every)] for index in last.indices.tolist()]
         broken = [name for name, value in last.parts.items() if not math.isfinite(float(value))]
         raise UserError(
             f"the loss is {float(last.total)} in stage {self.number}, "
@@ -238,8 +241,10 @@ class SegmentationModule(LightningModule):
     # Validation
 
     def on_validation_epoch_start(self) -> None:
-        """Start the sums over images."""
-        self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        """Start the sums over the images of each data folder."""
+        self._sources = list(dict.fromkeys(self.data.validation.sources))
+        shape = len(self._sources), 4
+        self._sums = torch.zeros(shape, dtype=torch.float64, device=self.device)
         self._tick()
         self._validation_start = self._clock
 
@@ -247,13 +252,21 @@ class SegmentationModule(LightningModule):
         """Add a batch's loss, Dice and IoU per image."""
         logits = (self.ema or self.network)(batch["input"]).float()
         scores = image_scores(logits, batch["mask"].long())
-        self._sums += torch.cat([scores.sum(0), scores.new_tensor([len(scores)])])
+        scores = torch.cat([scores, scores.new_ones(len(scores), 1)], 1)
+        sources = [self.data.validation.sources[index] for index in batch["index"].tolist()]
+        rows = torch.tensor([self._sources.index(name) for name in sources], device=scores.device)
+        self._sums.index_add_(0, rows, scores)
 
     def on_validation_epoch_end(self) -> None:
         """Average over all images of all processes; stop if nothing of the budget is left."""
-        sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
-        loss, dice, iou, count = torch.as_tensor(sums).tolist()
+        sums = torch.as_tensor(self.trainer.strategy.reduce(self._sums, reduce_op="sum"))
+        loss, dice, iou, count = sums.sum(0).tolist()
         self.scores = {"loss": loss / count, "dice": dice / count, "iou": iou / count}
+        if len(self._sources) > 1:
+            of_each = (sums[:, 1] / sums[:, 3]).tolist()
+            self.scores |= {
+                f"dice_{name}": part for name, part in zip(self._sources, of_each, strict=True)
+            }
         self._tick()
         self.validation_seconds = self._clock - self._validation_start
         if self.budget and self.elapsed >= self.budget:
@@ -272,7 +285,7 @@ class SegmentationModule(LightningModule):
 
     def progress(self) -> float:
         """Return how much of the stage is over, in [0, 1]: by steps or, if sooner, by time."""
-        steps = max(1, len(self.data.train) // self.stage.batch) * self.stage.epochs
+        steps = max(1, self.data.train.drawn // self.stage.batch) * self.stage.epochs
         by_time = self.elapsed / self.budget if self.budget else 0.0
         return min(1.0, max(self.global_step / steps, by_time))
 

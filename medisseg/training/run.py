@@ -32,7 +32,7 @@ from medisseg.model.create import create_model
 from medisseg.model.loading import load_encoder, load_network
 from medisseg.model.network import Network
 from medisseg.model.pretrained import find_weights
-from medisseg.training.batches import Data, read_data
+from medisseg.training.batches import Data, read_data, source_names
 from medisseg.training.modules import SegmentationModule
 from medisseg.training.recorder import RESUME, Recorder, write_json
 
@@ -68,9 +68,10 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
                 say(f"warning: {warning}")
         if first_process():
             write_splits(data, out)
+        sources = [*config.data, *config.negatives]
         say(
             f"{len(data.train)} training and {len(data.validation)} validation images of "
-            f"{config.data}, in memory after {time.monotonic() - start:.0f} s"
+            f"{', '.join(source_names(sources))}, in memory after {time.monotonic() - start:.0f} s"
         )
         spent = time.monotonic() - start
         for number in config.stages:
@@ -190,7 +191,7 @@ def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Check
     if number == 2 and before is not None:
         load_encoder(network, before)
     assert network.info is not None
-    name = config.data_name or Path(config.data).resolve().name
+    name = config.data_name or " + ".join(source_names([*config.data, *config.negatives]))
     return network, dataclasses.replace(network.info, convention=config.input, data=name)
 
 

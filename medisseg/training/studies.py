@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medisseg.config import TrainConfig, from_dict
@@ -140,12 +141,22 @@ def reported(config: TrainConfig, validation: Arrays) -> tuple[str, Arrays]:
     if not config.split.held_out:
         return "on the images that chose the epoch", validation
     part = config.split.held_out[0]
-    folder = SegmentationFolder(
-        config.data, part, classes=config.classes, labels=config.labels, seed=config.split.seed
+    folders = [
+        SegmentationFolder(
+            source.path,
+            part,
+            classes=config.classes,
+            labels=config.labels,
+            seed=config.split.seed,
+        )
+        for source in config.data
+    ]
+    images, masks = (
+        torch.from_numpy(np.concatenate(parts))
+        for parts in zip(*(load(folder, config.input) for folder in folders), strict=True)
     )
-    images, masks = load(folder, config.input)
-    arrays = Arrays(torch.from_numpy(images), torch.from_numpy(masks), folder.names)
-    return f"on the held-out list {part}", arrays
+    names = [name for folder in folders for name in folder.names]
+    return f"on the held-out list {part}", Arrays(images, masks, names)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 from medisseg.config import load_config
 from medisseg.data import splits
 from medisseg.errors import UserError
-from medisseg.training.batches import choose_names
+from medisseg.training.batches import folder_names
 
 NAMES = [f"p{index:03}" for index in range(100)]
 
@@ -111,7 +111,7 @@ def test_the_same_bytes_in_two_splits_are_warned_of(tmp_path: Path) -> None:
 
 def test_edge_never_sees_the_official_validation_images(shared: Path) -> None:
     root = shared / "data" / "kvasir-seg"
-    parts, warnings = choose_names(load_config("edge", [f"data={root}"]))
+    parts, _, warnings = folder_names(str(root), load_config("edge").split)
     assert {name: len(part) for name, part in parts.items()} == {
         "train": 792, "validation": 88, "val": 120,
     }  # fmt: skip

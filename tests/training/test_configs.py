@@ -54,11 +54,12 @@ def test_every_configuration_starts(
     from medisseg.checkpoint import read_header
     from medisseg.training.run import train
 
-    edge = load_config(name).preset == "edge"
+    edge = load_config(name).preset.startswith("edge")
     config = load_config(
         name,
         [
             f"data={volumes if name == 'synapse' else pictures}",
+            f"negatives={[str(pictures / 'images')] if load_config(name).negatives else []}",
             f"out={tmp_path}",
             "epochs=1",
             "batch=2",

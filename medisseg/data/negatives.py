@@ -1,0 +1,54 @@
+"""Images without lesion: a folder of images alone, whose every pixel is background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medisseg.data.folder import Sample, natural
+from medisseg.data.reading import IMAGE_SUFFIXES, read_image
+from medisseg.errors import UserError
+
+
+class Negatives(Sequence[Sample]):
+    """The images below a folder in natural order, each with an empty mask.
+
+    Args:
+        root: Folder of images; masks are not expected.
+        names: Which of them, by path below ``root`` without suffix; None: all.
+
+    Raises:
+        UserError: No such folder, or no images in it.
+    """
+
+    def __init__(self, root: str | Path, names: Sequence[str] | None = None) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise UserError(f"no folder {root}; expected images without lesion")
+        paths = (path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        named = {path.relative_to(self.root).with_suffix("").as_posix(): path for path in paths}
+        if not named:
+            raise UserError(f"no images in {root}; expected images without lesion")
+        self.files = {name: named[name] for name in sorted(named, key=natural)}
+        self.names = tuple(self.files if names is None else names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        image = read_image(self.files[self.names[index]])
+        return Sample(image, np.zeros(image.shape[:2], np.uint8), self.names[index])
+
+    def parts(self, fraction: float) -> dict[str, list[str]]:
+        """Return the names of train and validation: the last frames, as neighbours in a list are
+        often neighbours in time and look alike.
+
+        Raises:
+            UserError: One image alone.
+        """
+        if len(self.names) < 2:
+            raise UserError(f"one image in {self.root}; expected at least two")
+        taken = min(len(self.names) - 1, max(1, round(fraction * len(self.names))))
+        return {"train": list(self.names[:-taken]), "validation": list(self.names[-taken:])}
