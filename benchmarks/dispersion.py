@@ -20,7 +20,8 @@ from medisseg.convention import InputConvention
 from medisseg.data import augment
 from medisseg.data.folder import SegmentationFolder, load
 from medisseg.errors import command
-from medisseg.losses.dispersive import NORMALIZE, VARIANTS, DispersiveOptions, DispersiveTerm
+from medisseg.losses import NORMALIZE, VARIANTS
+from medisseg.losses.dispersive import DispersiveOptions, DispersiveTerm
 from medisseg.losses.objective import StageOneObjective, StageTwoObjective, weighted_sum
 from medisseg.model.create import create_model
 

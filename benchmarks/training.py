@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -31,15 +32,10 @@ import yaml
 from benchmarks.common import machine, parser
 from benchmarks.summaries import RUNS, add
 from medisseg.errors import UserError, command
+from medisseg.training.studies import STUDIES
 
 STUDY = "Does the dispersive loss matter? (edge, 160 x 160, 12 epochs, Kvasir-SEG)"
-ON = "loss.dispersive=[0.2,0.6]"
-FORMS: dict[str, tuple[str, ...]] = {
-    "none": ("none", "loss.dispersive=[0,0]"),
-    "published": ("published form", ON, "loss.variant=published"),
-    "image": ("per dimension, image", ON, "loss.granularity=image"),
-    "pixel": ("per dimension, pixel", ON, "loss.granularity=pixel"),
-}
+FORMS = dict(zip(("none", "published", "image", "pixel"), STUDIES["dispersive"], strict=True))
 SHORT = (
     "input.size=[160,160]", "stage1.epochs=3", "stage2.epochs=9", "stage1.ema=0.98",
     "stage2.ema=0.98", "stage2.validate_every=2",
@@ -93,10 +89,11 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
                    "Med-DisSeg, edge, 320 x 320", **held_out)  # fmt: skip
         found += [Job(f"full-kvasir-{seed}", "kvasir-seg", "short", own, "Kvasir-SEG"), edge]
     for seed in (0, 1, 2):
-        for form, (label, *changes) in FORMS.items():
-            own = (f"seed={seed}", *changes, *SHORT)
+        for form, row in FORMS.items():
+            loss = (f"loss.{key}={json.dumps(value)}" for key, value in row.changes["loss"].items())
+            own = (f"seed={seed}", *loss, *SHORT)
             found.append(
-                Job(f"dispersive-{form}-{seed}", "kvasir-seg", "edge-gpu", own, STUDY, label,
+                Job(f"dispersive-{form}-{seed}", "kvasir-seg", "edge-gpu", own, STUDY, row.label,
                     against="none", share=0, **held_out)
             )  # fmt: skip
     for seed in seeds:

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from export.traits import BACKENDS, PRECISIONS, Traits
+from medisseg.checkpoint import BUNDLE_MANIFEST as MANIFEST
+from medisseg.checkpoint import BUNDLE_SUFFIX as SUFFIX
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.files import replacing
 
-MANIFEST = "manifest.json"
-SUFFIX = ".mdsg"
 FORMAT = 1
 BUILD = "build one with: medisseg build CHECKPOINT"
 _UNREADABLE = (
@@ -152,12 +152,6 @@ class Bundle:
             frame_size=tuple(raw["size"]) if raw else None,
             frame_color=raw.get("color", "RGB"),
         )
-
-
-def is_bundle(path: str | Path) -> bool:
-    """Whether ``path`` looks like a bundle: a ``.mdsg`` file, or a folder."""
-    place = Path(path)
-    return place.suffix == SUFFIX or place.is_dir()
 
 
 def digest(manifest: Mapping[str, Any]) -> str:

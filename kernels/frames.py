@@ -113,7 +113,7 @@ def preprocess(
         layout,
         matrix or "",
         value_range or "",
-        _content((rows, columns), (height, width), resize),
+        content((rows, columns), (height, width), resize),
         *_scale_and_bias(mean, std),
         target,
         stream_of(pixels, stream),
@@ -127,6 +127,23 @@ def resize(logits: Any, size: Size, *, stream: Any = None) -> Any:
     out = empty_like(values, (values.shape[0], *checked_size(size)), np.float32, stream)
     extension().resize(values, view(out, "out"), stream_of(values, stream))
     return out
+
+
+def content(frame_size: Size, size: Size, resize: str) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width), in pixels, of a frame within a network input.
+
+    Args:
+        frame_size: (height, width) of the frame.
+        size: (height, width) of the input.
+        resize: "stretch": all of it; "letterbox": the frame's aspect is kept, centred.
+    """
+    if resize == "stretch":
+        return 0, 0, *size
+    if resize != "letterbox":
+        raise ValueError(f"resize is {resize!r}; expected 'stretch' or 'letterbox'")
+    ratio = min(size[0] / max(1, frame_size[0]), size[1] / max(1, frame_size[1]))
+    height, width = (max(1, round(side * ratio)) for side in frame_size)
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
 def postprocess(
@@ -157,8 +174,7 @@ def postprocess(
         raise ValueError(f"threshold is {threshold}; expected a probability within (0, 1)")
     height, width = checked_size(frame_size)
     values = _logits(logits)
-    content = _content((height, width), tuple(values.shape[1:]), resize)
-    values = _crop(values, content)
+    values = _crop(values, content((height, width), tuple(values.shape[1:]), resize))
     if out is None:
         out = empty_like(values, (height, width), np.uint8, stream)
     target = view(out, "out")
@@ -233,24 +249,13 @@ def _logits(value: Any) -> Any:
     return logits.astype(np.float32) if half else logits
 
 
-def _crop(logits: Any, content: tuple[int, int, int, int]) -> Any:
+def _crop(logits: Any, inside: tuple[int, int, int, int]) -> Any:
     """The logits of the frame's own pixels, without the padding around them; a view."""
-    top, left, height, width = content
+    top, left, height, width = inside
     if (height, width) == tuple(logits.shape[1:]):
         return logits
     source = logits if isinstance(logits, np.ndarray) else logits.owner
     return view(source[:, top : top + height, left : left + width], "logits")
-
-
-def _content(frame_size: Size, size: Size, resize: str) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a frame's pixels within an input of ``size``."""
-    if resize == "stretch":
-        return 0, 0, *size
-    if resize != "letterbox":
-        raise ValueError(f"resize is {resize!r}; expected 'stretch' or 'letterbox'")
-    ratio = min(size[0] / max(1, frame_size[0]), size[1] / max(1, frame_size[1]))
-    height, width = (max(1, round(side * ratio)) for side in frame_size)
-    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
 def _scale_and_bias(mean: Triple, std: Triple) -> tuple[tuple[float, ...], tuple[float, ...]]:

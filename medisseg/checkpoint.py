@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 KEY = "medisseg"
+BUNDLE_SUFFIX, BUNDLE_MANIFEST = ".mdsg", "manifest.json"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
@@ -105,6 +106,14 @@ def save_checkpoint(
     return Path(path)
 
 
+def is_bundle(source: object) -> bool:
+    """Whether a path is a bundle of an engine: a folder with a manifest, or an ``.mdsg`` file."""
+    if not isinstance(source, str | Path):
+        return False
+    path = Path(source)
+    return path.suffix == BUNDLE_SUFFIX or (path / BUNDLE_MANIFEST).is_file()
+
+
 def resolve(path_or_name: str | Path) -> Path:
     """Return the file of a checkpoint given by path or by the name of a packaged one.
 
@@ -117,7 +126,9 @@ def resolve(path_or_name: str | Path) -> Path:
     packaged = WEIGHTS / f"{path_or_name}.safetensors"
     if path.name == str(path_or_name) and packaged.is_file():
         return packaged
-    what = "is a folder" if path.is_dir() else "does not exist"
+    what = "is a folder, and no bundle (no manifest.json)" if path.is_dir() else "does not exist"
+    if is_bundle(path):
+        what = "is a bundle"
     names = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))) or "none"
     raise UserError(
         f"checkpoint {path_or_name} {what}; give a .safetensors file or a packaged name ({names})"

@@ -22,6 +22,7 @@ from medisseg.convention import InputConvention
 from medisseg.data.options import AugmentConfig, ColorConfig, DataFolder, SplitConfig
 from medisseg.errors import UserError
 from medisseg.fields import build, merge, one_of, plain, require
+from medisseg.losses import GRANULARITIES, NORMALIZE, PLACEMENTS, VARIANTS
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -30,10 +31,6 @@ SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 LABELS = ("auto", "classes")
 EPOCHS = ("best", "last")
-PLACEMENTS = ("early", "middle", "late", "all")
-VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance", "published")
-GRANULARITIES = ("image", "pixel")
-NORMALIZE = ("unit", "none")
 # (lambda_1, lambda_2) of the paper, for networks that it disperses.
 PAPER_WEIGHTS = (0.2, 0.6)
 
@@ -115,7 +112,7 @@ class LossConfig:
     consistency: float = 1.0
 
     def __post_init__(self) -> None:
-        one_of("variant", self.variant, VARIANTS)
+        one_of("variant", self.variant, (*VARIANTS, "published"))
         one_of("placement", self.placement, PLACEMENTS)
         one_of("granularity", self.granularity, GRANULARITIES)
         one_of("normalize", self.normalize, NORMALIZE)

@@ -90,12 +90,9 @@ class InputConvention:
 
     def content(self, frame_size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return (top, left, height, width) of a frame's pixels inside the network input."""
-        height, width = self.size
-        if self.resize == "stretch":
-            return 0, 0, height, width
-        ratio = min(height / frame_size[0], width / frame_size[1])
-        inner = max(1, round(frame_size[0] * ratio)), max(1, round(frame_size[1] * ratio))
-        return (height - inner[0]) // 2, (width - inner[1]) // 2, *inner
+        from kernels import frames
+
+        return frames.content(frame_size, self.size, self.resize)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from medisseg.checkpoint import is_bundle
 from medisseg.convention import InputConvention
 from medisseg.device import pick_device
 from medisseg.errors import UserError
@@ -149,14 +150,6 @@ class TorchNetwork:
 def logit(probability: float) -> float:
     """Return log(p / (1 - p))."""
     return math.log(probability / (1 - probability))
-
-
-def is_bundle(source: object) -> bool:
-    """Whether a path is a bundle (a folder with a manifest, or an ``.mdsg`` file)."""
-    if not isinstance(source, str | Path):
-        return False
-    path = Path(source)
-    return path.suffix == ".mdsg" or (path / "manifest.json").is_file()
 
 
 def _open(source: str | Path | nn.Module, device: str, precision: str) -> Any:

@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Bundle, is_bundle
+from export.bundle import Bundle
 from export.runtime.engine import BaseEngine
 from export.traits import BACKENDS, Traits
+from medisseg.checkpoint import is_bundle
 from medisseg.device import check_device, pick_device
 from medisseg.errors import UserError
 

@@ -23,8 +23,6 @@ from medisseg.evaluation.collapse import collapse
 from medisseg.evaluation.names import labels
 from medisseg.predictor import logit
 
-PLACEMENTS = ("early", "middle", "late")
-
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -119,7 +117,7 @@ class FeatureView:
 
         Args:
             samples: Images with masks.
-            placement: One of ``PLACEMENTS``.
+            placement: "early", "middle" or "late".
             positions: Positions drawn from each image: half inside the mask, half outside.
             seed: Of that draw.
             advance: Told the number of images done.
@@ -153,8 +151,8 @@ def mask_share(
 
 def open_views(checkpoints: Sequence[str], device: str) -> list[FeatureView]:
     """Open checkpoints by path or name; files of one name are told apart by their folders."""
+    from medisseg.checkpoint import is_bundle
     from medisseg.model.loading import load_checkpoint
-    from medisseg.predictor import is_bundle
 
     views = []
     for checkpoint, name in zip(checkpoints, labels(checkpoints), strict=True):

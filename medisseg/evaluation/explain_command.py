@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medisseg.errors import UserError
+from medisseg.losses import PLACEMENTS
 
 EXAMPLE = (
     "medisseg explain with.safetensors --compare without.safetensors --data polyps --out runs/why"
@@ -34,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.data.folder import SegmentationFolder
     from medisseg.device import pick_device
     from medisseg.evaluation import explain_page
-    from medisseg.evaluation.explain import PLACEMENTS, open_views
+    from medisseg.evaluation.explain import open_views
     from medisseg.evaluation.progress import progress
     from medisseg.files import replacing
 
-    if args.placement not in PLACEMENTS:
-        raise UserError(f"--placement is {args.placement!r}; expected {', '.join(PLACEMENTS)}")
+    if args.placement not in PLACEMENTS[:3]:
+        raise UserError(f"--placement is {args.placement!r}; expected {', '.join(PLACEMENTS[:3])}")
     device = pick_device(args.device)
     names = [args.checkpoint, *([args.compare] if args.compare else [])]
     views = open_views(names, device)

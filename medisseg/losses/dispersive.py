@@ -18,11 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels import dispersive_loss
-
-VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
-PLACEMENTS = ("early", "middle", "late", "all")
-GRANULARITIES = ("image", "pixel")
-NORMALIZE = ("unit", "none")
+from medisseg.losses import GRANULARITIES, NORMALIZE, PLACEMENTS, VARIANTS
 
 
 @dataclass(frozen=True)

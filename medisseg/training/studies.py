@@ -25,6 +25,7 @@ from medisseg.errors import UserError
 from medisseg.evaluation.metrics import paired_test
 from medisseg.fields import merge
 from medisseg.files import replacing
+from medisseg.losses import PLACEMENTS
 from medisseg.model.loading import load_checkpoint
 from medisseg.training.batches import Arrays, read_data
 from medisseg.training.modules import image_scores
@@ -85,7 +86,7 @@ STUDIES: dict[str, tuple[Row, ...]] = {
         Row("per dimension, image", _loss(granularity="image")),
         Row("per dimension, pixel", _loss(granularity="pixel")),
     ),
-    "placement": tuple(Row(p, _loss(placement=p)) for p in ("early", "middle", "late", "all")),
+    "placement": tuple(Row(p, _loss(placement=p)) for p in PLACEMENTS),
     "tau": tuple(Row(f"tau = {value}", _loss(tau=value)) for value in SWEEP),
     "lambda": tuple(
         Row(f"lambda = {pair}", _loss(dispersive=list(pair)))

@@ -52,7 +52,7 @@ def test_preprocess(host: Any, layout: str, dtype: Any, size: Any, resize: str) 
     options: dict[str, Any] = {"matrix": "BT.709", "value_range": "limited"} if nv12 else {}
     want = frames.preprocess(frame, size, layout=layout, resize=resize, dtype=dtype, **options)
     got = np.full_like(want, np.nan)
-    content = frames._content((height, width), size, resize)
+    content = frames.content((height, width), size, resize)
     scale, bias = frames._scale_and_bias(frames.IMAGENET_MEAN, frames.IMAGENET_STD)
     host.preprocess(
         pointer(frame),

@@ -15,15 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import kernels.dispersive
 from medisseg.convention import InputConvention
-from medisseg.losses.dispersive import (
-    GRANULARITIES,
-    PLACEMENTS,
-    VARIANTS,
-    DispersiveOptions,
-    DispersiveTerm,
-    representations,
-)
+from medisseg.losses import GRANULARITIES, PLACEMENTS, VARIANTS
+from medisseg.losses.dispersive import DispersiveOptions, DispersiveTerm, representations
 from medisseg.losses.published import PublishedDispersiveTerm
 from medisseg.model.create import create_model
 
@@ -70,6 +65,10 @@ def test_the_published_form_is_dead_where_it_is_placed(features: dict[str, Tenso
     for loss in (released, published_hinge(leaf.flatten(1), 1.0)):
         (gradient,) = torch.autograd.grad(loss, leaf)
         assert torch.count_nonzero(gradient) == 0
+
+
+def test_the_variants_are_those_of_the_operator() -> None:
+    assert kernels.dispersive.VARIANTS == VARIANTS
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
