@@ -42,7 +42,7 @@ def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
         program = path.read_bytes()
 
     def opened(traits: Any) -> Any:
-        from export.runtime.tensorrt_engine import TorchTensorRTEngine
+        from export.runtime.torch_tensorrt_engine import TorchTensorRTEngine
 
         return TorchTensorRTEngine(program, traits)
 

@@ -13,7 +13,8 @@ import torch
 
 from export.bundle import Bundle
 from export.runtime.engine import BaseEngine
-from export.runtime.tensorrt_engine import TensorRTEngine, TorchTensorRTEngine
+from export.runtime.tensorrt_engine import TensorRTEngine
+from export.runtime.torch_tensorrt_engine import TorchTensorRTEngine
 from medisseg.device import pick_device
 from medisseg.errors import UserError
 
@@ -36,17 +37,26 @@ def open_tensorrt(bundle: Bundle, part: str, device: str) -> BaseEngine:
     Raises:
         UserError: Another version or GPU, a damaged part, or a plan that crashed.
     """
-    built = bundle.manifest["backend"]
+    manifest = bundle.manifest
+    built = manifest["backend"]
     module = MODULES[built]
     check_version(bundle, module)
-    check_gpu(bundle, device)
+    gpu = check_gpu(bundle, device)
     plan = bundle.read(part)
     if not os.environ.get(TRIAL):
-        try_in_child(bundle)
+        try_in_child(bundle, gpu, device)
     if built == "torch-tensorrt":
-        return TorchTensorRTEngine(plan, bundle.traits)
-    precision, newer = (bundle.manifest.get(k) for k in ("precision", "version_compatible"))
-    return TensorRTEngine(module, plan, bundle.traits, str(precision), device, bool(newer))
+        return TorchTensorRTEngine(plan, bundle.traits, device)
+    return TensorRTEngine(
+        module,
+        plan,
+        bundle.traits,
+        str(manifest["precision"]),
+        device,
+        version_compatible=bool(manifest.get("version_compatible")),
+        dla=int(manifest.get("dla", -1)),
+        kernels=_remembered("kernels", bundle, gpu),
+    )
 
 
 def check_version(bundle: Bundle, module: str) -> None:
@@ -72,8 +82,8 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def check_gpu(bundle: Bundle, device: str) -> None:
-    """Refuse a plan for another GPU.
+def check_gpu(bundle: Bundle, device: str) -> str:
+    """Refuse a plan for another GPU; return the name of the GPU that it will run on.
 
     Raises:
         UserError: There is no GPU, or one of another compute capability.
@@ -81,47 +91,68 @@ def check_gpu(bundle: Bundle, device: str) -> None:
     place = pick_device(device)
     if not place.startswith("cuda"):
         raise UserError(f"{bundle.path} needs an NVIDIA GPU; device is {device}")
+    manifest = bundle.manifest
     major, minor = torch.cuda.get_device_capability(place)
-    here = f"sm{major}{minor}"
-    built = bundle.manifest["compute_capabilities"]
-    if here not in built and not (bundle.manifest.get("hardware_compatible") and major >= 8):
+    here, name = f"sm{major}{minor}", torch.cuda.get_device_name(place)
+    built = manifest["compute_capabilities"]
+    if here not in built and not (manifest.get("hardware_compatible") and major >= 8):
         raise UserError(
             f"{bundle.path} was built for {', '.join(built)}, this GPU is {here}; {bundle.rebuild}"
         )
+    by = manifest.get("gpu_name")
+    if by and by != name and not manifest.get("hardware_compatible"):
+        log.warning(
+            "%s was built on %s, this is %s: the same architecture, but its kernels were chosen "
+            "and its memory was planned for the other; %s",
+            bundle.path, by, name, bundle.rebuild,
+        )  # fmt: skip
+    return name
 
 
-def try_in_child(bundle: Bundle, seconds: float = 600.0) -> None:
+def try_in_child(bundle: Bundle, gpu: str, device: str = "auto", seconds: float = 600.0) -> None:
     """Open a bundle in a child process once, and remember that it opened.
 
+    Args:
+        bundle: The bundle.
+        gpu: Name of the GPU that ``device`` is.
+        device: As for ``load_engine``.
+        seconds: How long the child may take.
+
     Raises:
-        UserError: The child crashed or answered an error.
+        UserError: The child crashed, answered an error, or took too long.
     """
-    capability = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    gpu = "none" if capability is None else f"{capability.name}-{torch.version.cuda}"
-    marker = cache_folder() / f"opened-{bundle.manifest['digest'][:24]}-{gpu.replace(' ', '_')}"
+    marker = _remembered("opened", bundle, gpu)
     if marker.exists():
         return
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    child = subprocess.run(
-        [sys.executable, "-m", "export.runtime.trial", str(bundle.path.absolute())],
-        env={**os.environ, TRIAL: "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    failed = f"{bundle.path}: the engine failed in its trial load"
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "export.runtime.trial", str(bundle.path.absolute()), device],
+            env={**os.environ, TRIAL: "1", "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{failed} (no answer in {seconds:g} s); {bundle.rebuild}") from error
     if child.returncode != 0:
         how = f"signal {-child.returncode}" if child.returncode < 0 else f"code {child.returncode}"
         said = (child.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        raise UserError(
-            f"{bundle.path}: the engine failed in its trial load ({how}: {said}); {bundle.rebuild}"
-        )
+        raise UserError(f"{failed} ({how}: {said}); {bundle.rebuild}")
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
     except OSError as error:
         log.info("the trial load will be repeated next time: %s", error)
+
+
+def _remembered(what: str, bundle: Bundle, gpu: str) -> Path:
+    """Return the file that keeps something about a bundle on a GPU of this machine."""
+    which = f"{gpu}-{torch.version.cuda}".replace(" ", "_").replace("/", "_")
+    return cache_folder() / f"{what}-{bundle.manifest['digest'][:24]}-{which}"
 
 
 def cache_folder() -> Path:

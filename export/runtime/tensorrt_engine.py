@@ -1,28 +1,29 @@
-"""TensorRT, TensorRT for RTX and Torch-TensorRT engines on an NVIDIA GPU.
+"""TensorRT and TensorRT for RTX engines on an NVIDIA GPU.
 
-PyTorch is the memory: named tensors are its CUDA tensors, copies go through two pinned buffers a
-tensor on one stream, and each batch size is captured once into a CUDA graph.
+PyTorch is the memory: named tensors are its CUDA tensors, copies go through pinned memory on one
+stream. Every batch size is warmed and captured into a CUDA graph when the engine opens: a capture
+beside a live stream would be broken by whatever another thread does on the GPU.
 """
 
 from __future__ import annotations
 
 import importlib
-import io
-import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from export.runtime import tensorrt_log
 from export.runtime.engine import BaseEngine
+from export.runtime.kernel_cache import KernelCache
+from export.runtime.tensorrt_batch import Batch, batch_sizes
 from export.traits import Traits
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx
     import tensorrt as T
-
-log = logging.getLogger(__name__)
 
 
 class TensorRTEngine(BaseEngine):
@@ -35,6 +36,11 @@ class TensorRTEngine(BaseEngine):
         precision: For the name.
         device: "auto", "cuda" or "cuda:N".
         version_compatible: The plan carries the runtime of the version that built it.
+        dla: Core of a Jetson's accelerator that the plan was built for, -1 for none.
+        kernels: File of the kernels that TensorRT for RTX compiled on this machine.
+
+    Raises:
+        UserError: No driver, too little memory, or a plan that this version cannot open.
     """
 
     def __init__(
@@ -44,46 +50,70 @@ class TensorRTEngine(BaseEngine):
         traits: Traits,
         precision: str = "fp16",
         device: str = "auto",
+        *,
         version_compatible: bool = False,
+        dla: int = -1,
+        kernels: Path | None = None,
     ) -> None:
         trt = importlib.import_module(module)
         self.backend = "tensorrt-rtx" if module == "tensorrt_rtx" else "tensorrt"
-        self.device = torch.device("cuda" if device == "auto" else device)
-        self._trt = trt
+        index = torch.device("cuda" if device == "auto" else device).index
+        self.device = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+        self._trt, self._log = trt, tensorrt_log.logger(trt)
+        where = torch.cuda.get_device_name(self.device)
+        title = "TensorRT for RTX" if module == "tensorrt_rtx" else "TensorRT"
+        super().__init__(traits, f"{title} {trt.__version__} {precision} on {where}")
         with torch.cuda.device(self.device):
-            runtime: T.Runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-            runtime.engine_host_code_allowed = version_compatible
-            engine: T.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
-            if engine is None:
-                raise UserError(f"{module} {trt.__version__} cannot open this plan; build it again")
-            context: T.IExecutionContext | None = engine.create_execution_context()
-            if context is None:
-                raise UserError(f"{module}: too little GPU memory for this plan; use --batch 1:1:1")
+            runtime: T.Runtime = tensorrt_log.opened(trt.Runtime, self._log)
+            if version_compatible:
+                runtime.engine_host_code_allowed = True
+            if dla >= 0:
+                runtime.DLA_core = dla
+            engine: T.ICudaEngine = tensorrt_log.made(
+                runtime.deserialize_cuda_engine(plan), self._log, "engine; build it again here"
+            )
+            self._runtime: Any = runtime  # closed in this order: batches, engine, runtime
+            self._engine: Any = engine
             self._stream = torch.cuda.Stream(self.device)
-        self._runtime: Any = runtime  # closed in this order: contexts, engine, runtime
-        self._engine: Any = engine
-        self._context: Any = context
+            self._batches = self._opened(kernels)
+
+    def _opened(self, kernels: Path | None) -> dict[int, Batch]:
+        """Make, warm and capture every batch size; they share one scratch memory."""
+        trt, engine = self._trt, self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         if len(inputs) != 1 or "logits" not in names:
             raise UserError(f"the plan has the tensors {names}; expected one input and logits")
-        self._input, self._outputs = inputs[0], [n for n in names if n not in inputs]
-        self._plans: dict[int, _Shape] = {}
-        where = torch.cuda.get_device_name(self.device)
-        title = "TensorRT for RTX" if module == "tensorrt_rtx" else "TensorRT"
-        super().__init__(traits, f"{title} {trt.__version__} {precision} on {where}")
+        low, _, high = (shape[0] for shape in engine.get_tensor_profile_shape(inputs[0], 0))
+        if high < self.max_batch:
+            raise UserError(f"the plan takes up to {high} images, its manifest says otherwise")
+        size = getattr(engine, "device_memory_size_v2", None)  # absent before TensorRT 10.1
+        size = engine.device_memory_size if size is None else size
+        rtx = self.backend == "tensorrt-rtx"
+        cache = KernelCache(trt, engine, kernels) if rtx else None
+        try:
+            scratch = torch.empty(max(size, 256), dtype=torch.uint8, device=self.device)
+            batches = {
+                count: Batch(self, inputs[0], names, count, scratch, cache)
+                for count in batch_sizes(low, self.max_batch)
+            }
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.name}: too little GPU memory for this plan; build it with --batch 1:1:1"
+            ) from error
+        if cache:
+            cache.save()
+        return batches
 
     def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
-        shape = self._shape(len(batch))
-        slot = shape.next_slot()
-        slot.host_in.copy_(torch.from_numpy(np.ascontiguousarray(batch)))
-        with torch.cuda.stream(self._stream):
-            shape.inside.copy_(slot.host_in, non_blocking=True)
-            shape.run()
-            for name, value in shape.answers.items():
-                slot.host_out[name].copy_(value, non_blocking=True)
-        self._stream.synchronize()
-        return {name: value.numpy().copy() for name, value in slot.host_out.items()}
+        given = torch.from_numpy(np.ascontiguousarray(batch))
+        work = self._batch(len(batch))
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+            work.from_host(given)
+            work.run()
+            work.to_host()
+            self._stream.synchronize()
+        return {name: answer[: len(batch)].numpy().copy() for name, answer in work.host.items()}
 
     def run_on_device(self, batch: Any) -> dict[str, torch.Tensor]:
         """Return the outputs of a batch on this GPU (a tensor, or anything with ``__dlpack__``).
@@ -91,138 +121,25 @@ class TensorRTEngine(BaseEngine):
         The answers are the engine's own memory: the next run overwrites them.
         """
         images = batch if isinstance(batch, torch.Tensor) else torch.from_dlpack(batch)
-        shape = self._shape(len(images))
-        self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._stream):
-            shape.inside.copy_(images, non_blocking=True)
-            shape.run()
-        torch.cuda.current_stream(self.device).wait_stream(self._stream)
-        return shape.answers
+        work = self._batch(len(images))
+        with torch.cuda.device(self.device):
+            callers = torch.cuda.current_stream(self.device)
+            self._stream.wait_stream(callers)
+            with torch.cuda.stream(self._stream):
+                work.inside[: len(images)].copy_(images, non_blocking=True)
+                work.run()
+            callers.wait_stream(self._stream)
+        return {name: answer[: len(images)] for name, answer in work.answers.items()}
 
-    def _shape(self, count: int) -> _Shape:
-        if self._context is None:
+    def _batch(self, count: int) -> Batch:
+        """Return the smallest batch size that holds ``count`` images."""
+        if self._engine is None:
             raise RuntimeError(f"{self.name} is closed; open it again with load_engine")
         if count > self.max_batch:
             raise ValueError(f"batch of {count}; this engine takes at most {self.max_batch}")
-        if count not in self._plans:
-            # Addresses and shapes belong to the context: a graph captured them, so each batch
-            # size has its own context.
-            context = self._context if not self._plans else self._engine.create_execution_context()
-            _true(context is not None, "create_execution_context")
-            self._plans[count] = _Shape(self, context, count)
-        return self._plans[count]
+        return self._batches[min(size for size in self._batches if size >= count)]
 
     def close(self) -> None:
         """Free contexts, graphs and the engine, in this order."""
-        self._plans.clear()
-        self._context = self._engine = self._runtime = None
-
-
-class _Slot:
-    """Pinned host memory of one run."""
-
-    def __init__(self, inside: torch.Tensor, answers: dict[str, torch.Tensor]) -> None:
-        self.host_in = torch.empty_like(inside, device="cpu", pin_memory=True)
-        self.host_out = {
-            name: torch.empty_like(value, device="cpu", pin_memory=True)
-            for name, value in answers.items()
-        }
-
-
-class _Shape:
-    """Everything for one batch size: context, device tensors, two pinned slots, a CUDA graph."""
-
-    def __init__(self, engine: TensorRTEngine, context: T.IExecutionContext, count: int) -> None:
-        self._context, self._stream = context, engine._stream
-        plan: T.ICudaEngine = engine._engine
-        trt, device = engine._trt, engine.device
-        whole = (count, *_sides(plan.get_tensor_shape(engine._input))[1:])
-        _true(context.set_input_shape(engine._input, whole), f"set_input_shape {whole}")
-        _true(not context.infer_shapes(), "infer_shapes")
-        self.inside = torch.empty(whole, dtype=_dtype(trt, plan, engine._input), device=device)
-        self.answers = {
-            name: torch.empty(
-                _sides(context.get_tensor_shape(name)), dtype=_dtype(trt, plan, name), device=device
-            )
-            for name in engine._outputs
-        }
-        for name, value in ((engine._input, self.inside), *self.answers.items()):
-            _true(context.set_tensor_address(name, value.data_ptr()), f"set_tensor_address {name}")
-        self._slots = [_Slot(self.inside, self.answers) for _ in range(2)]
-        self._turn = 0
-        self._graph: Any = None
-        self._capture()
-
-    def _capture(self) -> None:
-        with torch.cuda.stream(self._stream):
-            self._enqueue()  # lazily loaded kernels must not be loaded inside a capture
-        self._stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=self._stream):
-                self._enqueue()
-        except RuntimeError as error:
-            log.warning("no CUDA graph for this engine (%s); it runs without one", error)
-            return
-        self._graph = graph
-
-    def _enqueue(self) -> None:
-        done = self._context.execute_async_v3(self._stream.cuda_stream)
-        _true(done, "execute_async_v3")
-
-    def run(self) -> None:
-        """Run on the engine's stream, from ``inside`` to ``answers``."""
-        if self._graph is not None:
-            self._graph.replay()
-        else:
-            self._enqueue()
-
-    def next_slot(self) -> _Slot:
-        """Return the pinned buffers in turn."""
-        self._turn = 1 - self._turn
-        return self._slots[self._turn]
-
-
-class TorchTensorRTEngine(BaseEngine):
-    """An exported program compiled by Torch-TensorRT."""
-
-    backend = "torch-tensorrt"
-
-    def __init__(self, program: bytes, traits: Traits) -> None:
-        torch_tensorrt = importlib.import_module("torch_tensorrt")
-        self._module: Any = torch.export.load(io.BytesIO(program)).module()
-        name = f"Torch-TensorRT {torch_tensorrt.__version__} on {torch.cuda.get_device_name()}"
-        super().__init__(traits, name)
-
-    @torch.inference_mode()
-    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
-        answer = self._module(torch.from_numpy(np.ascontiguousarray(batch)).cuda())
-        answers = answer if isinstance(answer, (tuple, list)) else (answer,)
-        return {
-            name: value.float().cpu().numpy()
-            for name, value in zip(("logits", "uncertainty"), answers, strict=False)
-        }
-
-    def close(self) -> None:
-        """Free the module."""
-        self._module = None
-
-
-def _sides(shape: T.Dims) -> tuple[int, ...]:
-    return tuple(shape[i] for i in range(len(shape)))
-
-
-def _dtype(trt: Any, plan: T.ICudaEngine, name: str) -> torch.dtype:
-    kinds = {
-        trt.float32: torch.float32,
-        trt.float16: torch.float16,
-        trt.bfloat16: torch.bfloat16,
-        trt.uint8: torch.uint8,
-    }
-    return kinds[plan.get_tensor_dtype(name)]
-
-
-def _true(good: bool, what: str) -> None:
-    """TensorRT answers False where it fails."""
-    if not good:
-        raise UserError(f"TensorRT failed in {what}; build the bundle again on this machine")
+        self._batches = {}
+        self._engine = self._runtime = None

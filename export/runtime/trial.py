@@ -1,4 +1,4 @@
-"""Open a bundle and run it once: ``python -m export.runtime.trial BUNDLE``, in a child process."""
+"""Open a bundle and run it once: ``python -m export.runtime.trial BUNDLE DEVICE``, in a child."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Open the bundle named on the command line and answer a black frame."""
     from export.runtime.loading import load_engine
 
-    path = (sys.argv[1:] if argv is None else list(argv))[0]
-    with load_engine(path) as engine:
+    path, device = sys.argv[1:] if argv is None else argv
+    with load_engine(path, device) as engine:
         if engine.traits.frame_size is not None:
             engine.segment(np.zeros((1, *engine.traits.frame_size, 3), np.uint8))
         else:

@@ -168,7 +168,7 @@ def test_another_version_is_refused_before_anything_is_read(
 
 
 def test_version_and_gpu_must_be_those_that_the_plan_was_built_for(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import torch
 
@@ -177,6 +177,7 @@ def test_version_and_gpu_must_be_those_that_the_plan_was_built_for(
     found = pytest.importorskip("tensorrt_rtx").__version__
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "RTX 3060")
 
     def opened(**changes: Any) -> None:
         about = {"backend": "tensorrt-rtx", "backend_version": found, "version_compatible": False}
@@ -189,6 +190,10 @@ def test_version_and_gpu_must_be_those_that_the_plan_was_built_for(
     opened()
     opened(backend_version="1.0.0.1", version_compatible=True)
     opened(compute_capabilities=["sm80"], hardware_compatible=True)
+    opened(gpu_name="RTX 3060")
+    assert not caplog.text
+    opened(gpu_name="RTX 3090")
+    assert "built on RTX 3090, this is RTX 3060" in caplog.text
     for changes in (
         {"backend_version": "1.0.0.1"},
         {"backend_version": "99.0.0.1", "version_compatible": True},

@@ -1,0 +1,56 @@
+"""TensorRT for RTX compiles kernels when an engine opens: once on a machine, not at every start.
+
+Its default compiles kernels for a shape in the background and runs slower ones meanwhile; a CUDA
+graph captured then would keep the slow ones for ever. So compilation is eager, and its result is
+kept in a file.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from medisseg.errors import UserError
+from medisseg.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+class KernelCache:
+    """The compiled kernels of an engine, and the configuration that uses them.
+
+    Args:
+        trt: The module tensorrt_rtx.
+        engine: Its ICudaEngine.
+        path: The file; one that is absent, damaged or of another GPU or driver is written anew.
+            None compiles and keeps nothing.
+
+    Attributes:
+        runtime_config: IRuntimeConfig for the engine's contexts.
+    """
+
+    def __init__(self, trt: Any, engine: Any, path: Path | None) -> None:
+        self._path = path
+        self._before = path.read_bytes() if path and path.is_file() else b""
+        self.runtime_config: Any = engine.create_runtime_config()
+        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        self.runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+        self.runtime_config.cuda_graph_strategy = (
+            trt.CudaGraphStrategy.DISABLED
+        )  # we capture ourselves
+        self._kernels: Any = self.runtime_config.create_runtime_cache()
+        if self._before and not self._kernels.deserialize(self._before):
+            log.info("%s is of another GPU or driver: kernels are compiled again", path)
+        self.runtime_config.set_runtime_cache(self._kernels)
+
+    def save(self) -> None:
+        """Write what was compiled, where it is new; a folder that cannot be written is no error."""
+        content = bytes(self._kernels.serialize())
+        if self._path is None or content == self._before:
+            return
+        try:
+            with replacing(self._path) as beside:
+                beside.write_bytes(content)
+        except (OSError, UserError) as error:
+            log.info("kernels will be compiled again next time: %s", error)

@@ -1,0 +1,51 @@
+"""A program that Torch-TensorRT compiled."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.runtime.engine import BaseEngine
+from export.traits import Traits
+
+
+class TorchTensorRTEngine(BaseEngine):
+    """An exported program compiled by Torch-TensorRT.
+
+    Args:
+        program: The checked bytes of the exported program.
+        traits: What the network is.
+        device: "auto", "cuda" or "cuda:N".
+    """
+
+    backend = "torch-tensorrt"
+
+    def __init__(self, program: bytes, traits: Traits, device: str = "auto") -> None:
+        torch_tensorrt = importlib.import_module("torch_tensorrt")
+        self.device = torch.device("cuda" if device == "auto" else device)
+        with torch.cuda.device(self.device):
+            self._module: Any = torch.export.load(io.BytesIO(program)).module()
+        where = torch.cuda.get_device_name(self.device)
+        super().__init__(traits, f"Torch-TensorRT {torch_tensorrt.__version__} on {where}")
+
+    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+        answers = self.run_on_device(torch.from_numpy(np.ascontiguousarray(batch)))
+        return {name: value.float().cpu().numpy() for name, value in answers.items()}
+
+    @torch.inference_mode()
+    def run_on_device(self, batch: Any) -> dict[str, torch.Tensor]:
+        """Return the outputs of images on this GPU, without a copy to the host."""
+        images = batch if isinstance(batch, torch.Tensor) else torch.from_dlpack(batch)
+        with torch.cuda.device(self.device):
+            answer = self._module(images.to(self.device))
+        answers = answer if isinstance(answer, (tuple, list)) else (answer,)
+        return dict(zip(("logits", "uncertainty"), answers, strict=False))
+
+    def close(self) -> None:
+        """Free the module."""
+        self._module = None
