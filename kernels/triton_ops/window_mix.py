@@ -109,12 +109,12 @@ def filters_kernel(
     """W[p, d] = sum over q of A[p - q, q, q + d]."""
     y, x, here, batch, head = _place(height, width, heads, BLOCK)
     logits += batch * lb + head * _PAIRS * lc
-    chances = ()
+    probabilities = ()
     for q in tl.static_range(9):
         sy, sx = y - (q // 3 - 1), x - (q % 3 - 1)
         inside = here & _within(sy, sx, height, width)
         at = logits + sy.to(tl.int64) * lh + sx.to(tl.int64) * lw + q * 9 * lc
-        chances = chances + _softmax(at, lc, inside)
+        probabilities = probabilities + _softmax(at, lc, inside)
     filters += _start(height, width, heads, batch, head, y, x)
     for d in tl.static_range(25):
         weight = tl.zeros((BLOCK,), tl.float32)
@@ -122,7 +122,7 @@ def filters_kernel(
             # The input k = q + d has a row and a column of the window, 0 to 2.
             low = q // 3 + d // 5 >= 2 and q % 3 + d % 5 >= 2
             if low and q // 3 + d // 5 <= 4 and q % 3 + d % 5 <= 4:
-                weight += chances[q * 9 + q + d // 5 * 3 + d % 5 - 8]
+                weight += probabilities[q * 9 + q + d // 5 * 3 + d % 5 - 8]
         tl.store(filters + d * _area(height, width), weight, mask=here)
 
 
@@ -186,16 +186,16 @@ def logits_gradient_kernel(
     for q in range(9):
         qy, qx = q // 3 - 1, q % 3 - 1
         inside = here & _within(y + qy, x + qx, height, width)
-        chances = _softmax(logits + q * 9 * lc, lc, here)
+        probabilities = _softmax(logits + q * 9 * lc, lc, here)
         slopes = ()
         mean = tl.zeros((BLOCK,), tl.float32)
         for k in tl.static_range(9):
             d = (k // 3 - 1 - qy + 2) * 5 + k % 3 - 1 - qx + 2
             slope = _load(own + d * _area(height, width) + qy * width + qx, inside)
             slopes = slopes + (slope,)
-            mean += chances[k] * slope
+            mean += probabilities[k] * slope
         for k in tl.static_range(9):
-            found = chances[k] * (slopes[k] - mean)
+            found = probabilities[k] * (slopes[k] - mean)
             tl.store(dlogits + (q * 9 + k) * dc, found.to(dlogits.dtype.element_ty), mask=here)
 
 
@@ -232,7 +232,7 @@ def _load(at, mask):
 
 @triton.jit
 def _softmax(at, stride, mask):
-    """The nine chances of one window output; 0 where the mask is not."""
+    """The nine probabilities of one window output; 0 where the mask is not."""
     logits = ()
     for k in tl.static_range(9):
         logits = logits + (_load(at + k * stride, mask),)
@@ -244,10 +244,10 @@ def _softmax(at, stride, mask):
     for k in tl.static_range(9):
         powers = powers + (tl.exp(logits[k] - top),)
         total += powers[k]
-    chances = ()
+    probabilities = ()
     for k in tl.static_range(9):
-        chances = chances + (tl.where(mask, powers[k] / total, 0.0),)
-    return chances
+        probabilities = probabilities + (tl.where(mask, powers[k] / total, 0.0),)
+    return probabilities
 
 
 @triton.jit
