@@ -1,9 +1,12 @@
-"""Errors of the operators: what was got, what was expected, what to do."""
+"""What the operators share: their errors, the dtype they compute in, the order of memory."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def floating(name: str, tensor: Tensor, rank: int | None = None) -> None:
@@ -38,3 +41,50 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 def wide(tensor: Tensor) -> Tensor:
     """Return half-precision values as float32, others as they are."""
     return tensor.to(compute_dtype(tensor))
+
+
+def one_order(*tensors: Tensor) -> bool:
+    """Whether tensors of one shape are dense in memory, without gaps, in the same order.
+
+    Any permutation of the dimensions will do; the strides of dimensions of size 1 say nothing.
+    """
+    strides = [
+        tuple(stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1)
+        for x in tensors
+    ]
+    sizes = [size for size in tensors[0].shape if size > 1]
+    expected = 1
+    for stride, size in sorted(zip(strides[0], sizes, strict=True)):
+        if stride != expected:
+            return False
+        expected *= size
+    return len(set(strides)) == 1
+
+
+def once_differentiable(backward: str, operator: str, other: str) -> None:
+    """Let a derivative of the operator ``backward`` raise; without a formula it would be zero."""
+
+    def refuse(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError(
+            f"a second derivative of kernels.{operator}, which is once differentiable; "
+            f"kernels.{other} can be differentiated again"
+        )
+
+    torch.library.register_autograd(backward, refuse)
+
+
+def reverse_mode(operator: str, other: str, *tensors: Tensor) -> None:
+    """Refuse torch.func.grad and forward mode: PyTorch's registration would raise or answer zero.
+
+    Raises:
+        NotImplementedError: Within torch.func.grad, vjp, jvp or jacobians, or of dual numbers.
+    """
+    if torch.compiler.is_compiling():
+        return
+    layer = torch._C._functorch.peek_interpreter_stack()
+    transformed = layer is not None and layer.key() != torch._C._functorch.TransformType.Vmap
+    if transformed or any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise NotImplementedError(
+            f"kernels.{operator} within torch.func's transforms or forward mode; use "
+            f"kernels.{other} there, or torch.autograd.grad"
+        )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kernels import pairs
-from kernels.checks import compute_dtype, floating, wide
+from kernels.checks import compute_dtype, floating, once_differentiable, reverse_mode, wide
 from kernels.pairs import FEW, Options
 
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
@@ -57,6 +57,7 @@ def dispersive_loss(
     Raises:
         TypeError: ``h`` is not a floating-point tensor.
         ValueError: ``h`` is not of rank 2, or an option is out of range.
+        NotImplementedError: Within torch.func.grad or forward mode.
 
     Example:
         >>> h = torch.eye(4).requires_grad_()
@@ -64,6 +65,7 @@ def dispersive_loss(
         -1.0
     """
     options = _options(h, variant, tau, margin, normalize, include_diagonal, epsilon)
+    reverse_mode("dispersive_loss", "dispersive_loss_reference", h)
     loss, _ = torch.ops.medisseg.dispersive(h, *options)
     return loss
 
@@ -203,3 +205,4 @@ def _differentiate(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor
 
 
 torch.library.register_autograd("medisseg::dispersive", _differentiate, setup_context=_save)
+once_differentiable("medisseg::dispersive_backward", "dispersive_loss", "dispersive_loss_reference")

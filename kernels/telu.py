@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.checks import floating, wide
+from kernels.checks import floating, once_differentiable, one_order, reverse_mode, wide
 
 HIGHEST = 4.0  # tanh(exp(4)) is 1 and its derivative 0, in float64 too
 LOWEST = -1000.0  # exp is 0 from here on, in float64 too; keeps -inf * 0 from being NaN
@@ -27,12 +27,14 @@ def telu(x: Tensor) -> Tensor:
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
+        NotImplementedError: Within torch.func.grad or forward mode.
 
     Example:
         >>> telu(torch.tensor([0.0, 3.0]))
         tensor([0., 3.])
     """
     floating("x", x)
+    reverse_mode("telu", "telu_reference", x)
     return torch.ops.medisseg.telu(x)
 
 
@@ -83,7 +85,7 @@ def _chunks(out: Tensor, *inputs: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts in memory order, or all at once where layouts differ, each with two buffers."""
     tensors = (out, *inputs)
     parts: Iterable[tuple[Tensor, ...]] = (tensors,)
-    if out.numel() > CHUNK and all(x.stride() == out.stride() for x in inputs):
+    if out.numel() > CHUNK and one_order(*tensors):
         flat = [x.as_strided((x.numel(),), (1,), x.storage_offset()) for x in tensors]
         parts = zip(*(x.split(CHUNK) for x in flat), strict=True)
     buffers: tuple[Tensor, ...] = ()
@@ -130,3 +132,4 @@ def _differentiate(ctx: Any, gradient: Tensor) -> Tensor:
 
 
 torch.library.register_autograd("medisseg::telu", _differentiate, setup_context=_save)
+once_differentiable("medisseg::telu_backward", "telu", "telu_reference")

@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.checks import compute_dtype, floating, same_device
+from kernels.checks import (
+    compute_dtype,
+    floating,
+    once_differentiable,
+    reverse_mode,
+    same_device,
+)
 
 CELLS = 9  # a 3 x 3 window
 PAIRS = CELLS * CELLS
@@ -39,8 +45,10 @@ def window_mix(attention_logits: Tensor, values: Tensor) -> Tensor:
     Raises:
         TypeError: Not floating point.
         ValueError: Shapes that do not belong together, or two devices.
+        NotImplementedError: Within torch.func.grad or forward mode.
     """
     _check(attention_logits, values)
+    reverse_mode("window_mix", "window_mix_convolution", attention_logits, values)
     return torch.ops.medisseg.window_mix(attention_logits, values)
 
 
@@ -209,3 +217,4 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 
 torch.library.register_autograd("medisseg::window_mix", _differentiate, setup_context=_save)
+once_differentiable("medisseg::window_mix_backward", "window_mix", "window_mix_convolution")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -84,6 +85,36 @@ def test_shapes_and_layouts() -> None:
         assert y.stride() == torch.empty_like(x).stride(), name
         torch.testing.assert_close(y.double(), value, rtol=1e-6, atol=1e-6, msg=name)
         torch.testing.assert_close(leaf.grad.double(), slope * weight, rtol=1e-6, atol=2e-6)
+
+
+def every_half(dtype: torch.dtype) -> Tensor:
+    """All finite values of a half precision."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    values = bits.view(dtype)
+    return values[values.isfinite()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stands_the_gpus_own_tanh(dtype: torch.dtype) -> None:
+    """The GPU's tanh and exp2, at the worst the PTX ISA allows, against PyTorch's eager error.
+
+    They run on GPUs alone; this is their specification: 2**-11 and 2**-22 relative, tanh(inf) = 1.
+    """
+    x = every_half(dtype)
+    value, _ = exact(x)
+    known = value.abs() >= torch.finfo(dtype).tiny
+
+    def error(y: Tensor) -> float:
+        return ((y.double() - value).abs() / value.abs())[known].max().item()
+
+    u = torch.exp(x.double())
+    worst = 0.0
+    for a, b in itertools.product((-1, 1), repeat=2):
+        t = ((u * (1 + a * 2**-22)).tanh() * (1 + b * 2**-11)).clamp(max=1)
+        t[x > 89] = 1  # exp is infinite in float32
+        worst = max(worst, error((x.double() * t).to(dtype)))
+    assert worst <= 2 * error(telu_reference(x))
+    assert worst <= (1.1e-3 if dtype == torch.float16 else 4.5e-3)
 
 
 def test_any_layout_of_the_gradient() -> None:

@@ -68,12 +68,34 @@ def test_telu_sizes(size: int) -> None:
     torch.testing.assert_close(telu.backward(x, x), telu_backward(x, x))
 
 
-def test_telu_layouts() -> None:
-    x = made(2, 6, 5, 7).to(memory_format=torch.channels_last)
-    assert telu.takes(x) and telu.forward(x).stride() == x.stride()
-    torch.testing.assert_close(telu.forward(x), telu_forward(x))
-    assert not telu.takes(x, x.contiguous())  # another order of memory
+def test_telu_takes_any_dense_layout_as_it_lies() -> None:
+    volume = made(2, 3, 4, 5, 2)
+    for x in (
+        made(2, 6, 5, 7).to(memory_format=torch.channels_last),
+        volume.to(memory_format=torch.channels_last_3d),
+        volume.permute(3, 0, 4, 2, 1),
+        made(9, 5).T,
+        made(6, 1, 4).to(memory_format=torch.contiguous_format)[:, :, None],
+    ):
+        assert telu.takes(x) and telu.forward(x).stride() == x.stride()
+        torch.testing.assert_close(telu.forward(x), telu_forward(x))
+        assert telu.takes(x, x) and telu.backward(x, x).stride() == x.stride()
+        torch.testing.assert_close(telu.backward(x, x), telu_backward(x, x))
+
+
+def test_telu_gradients_of_other_strides_in_the_same_memory() -> None:
+    x, gradient = made(2, 1, 5, 7), made(2, 1, 5, 7)
+    other = gradient.as_strided(x.shape, (35, 1, 7, 1))  # channels_last of one channel
+    assert telu.takes(x, other)
+    torch.testing.assert_close(telu.backward(other, x), telu_backward(gradient, x))
+
+
+def test_telu_leaves_gaps_and_other_orders_to_pytorch() -> None:
+    x = made(2, 6, 5, 7)
+    assert not telu.takes(x, x.to(memory_format=torch.channels_last))
+    assert not telu.takes(x, x[:1, :1, :1, :1].expand(x.shape))
     assert not telu.takes(x[:, ::2]) and not telu.takes(x[:0]) and not telu.takes(x.double())
+    assert not telu.takes(x[:1].expand(2, -1, -1, -1)) and not telu.takes(x, x.half())
 
 
 MIXES = [(1, 1, 1, 1, 1), (2, 2, 3, 5, 7), (1, 2, 16, 4, 9), (1, 1, 32, 9, 8)]
