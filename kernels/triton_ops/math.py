@@ -10,14 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_ASSEMBLED = tl.constexpr(not triton.knobs.runtime.interpret)
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
 def exp2(x):
     """2**x; 0 below -126."""
-    if _ASSEMBLED:
+    if not INTERPRETED:
         return tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1
         )
@@ -27,7 +27,7 @@ def exp2(x):
 @triton.jit
 def reciprocal(x):
     """1 / x."""
-    if _ASSEMBLED:
+    if not INTERPRETED:
         return tl.inline_asm_elementwise(
             "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1
         )
@@ -37,7 +37,7 @@ def reciprocal(x):
 @triton.jit
 def tanh(x):
     """tanh of x >= 0."""
-    if _ASSEMBLED:
+    if not INTERPRETED:
         return tl.inline_asm_elementwise(
             "tanh.approx.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1
         )

@@ -11,13 +11,14 @@ import os
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import dispersive_loss_reference
 from kernels.dispersive import VARIANTS
 from kernels.pairs import Options
 from kernels.telu import backward as telu_backward
 from kernels.telu import forward as telu_forward
-from kernels.triton_ops import dispersive, telu, window_mix
+from kernels.triton_ops import dispersive, few_rows, telu, window_mix
 from kernels.window_mix import backward as mix_backward
 from kernels.window_mix import forward as mix_forward
 
@@ -236,6 +237,43 @@ def test_the_same_bits_every_time() -> None:
         h, options = made(*shape), Options("infonce_l2", 0.8, 1.0, True, False, 1e-8)
         for first, second in zip(ours(h, options), ours(h, options), strict=True):
             assert torch.equal(first, second)
+
+
+class Launches:
+    """Stands for a kernel: notes that it was launched, and does nothing."""
+
+    def __init__(self, name: str, noted: list[str]) -> None:
+        self.name, self.noted = name, noted
+
+    def __getitem__(self, grid: tuple[int, ...]):
+        return lambda *args, **meta: self.noted.append(self.name)
+
+
+class Computing(TorchDispatchMode):
+    """Notes PyTorch's operators, beside those that only allocate or look."""
+
+    def __init__(self, noted: list[str]) -> None:
+        super().__init__()
+        self.noted = noted
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.__name__.startswith(("empty", "new_empty", "detach", "alias")):
+            self.noted.append(func.__name__)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_few_rows_take_three_launches_and_one(variant: str, monkeypatch) -> None:
+    noted: list[str] = []
+    for name in ("gram_kernel", "sum_kernel", "finish_kernel", "backward_kernel"):
+        monkeypatch.setattr(few_rows, name, Launches(name, noted))
+    h, options = made(8, 700), Options(variant, 0.8, 1.0, True, True, 1e-8)
+    one = torch.ones((), device=DEVICE)
+    with Computing(noted):
+        _, matrix = few_rows.forward(h, options)
+        assert noted == ["gram_kernel", "sum_kernel", "finish_kernel"]
+        few_rows.backward(one, h, matrix, options)
+    assert noted[3:] == ["backward_kernel"]
 
 
 def test_what_the_kernels_leave_to_pytorch() -> None:
