@@ -59,6 +59,11 @@ class Prediction:
         powers = np.exp(self.logits - self.logits.max(0))
         return (powers / powers.sum(0)).astype(np.float32)
 
+    @property
+    def foreground(self) -> npt.NDArray[np.float32]:
+        """Probability [H, W] of anything but background, in [0, 1]."""
+        return self.probability if len(self.logits) == 1 else 1 - self.probability[0]
+
 
 class Predictor:
     """A network with its transforms, ready for images.

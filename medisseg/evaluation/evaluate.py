@@ -1,7 +1,8 @@
 """Measure a predictor on labelled images: per image, then averaged, at two resolutions.
 
 "Network" is the protocol of the papers: the mask is resized to the network's input. "Native" is
-what a clinic sees: the logits are brought to the image's own size before the threshold.
+what a clinic sees: the logits are brought to the image's own size before the threshold. Beside the
+pixels, the regions: lesions found and false regions (``medisseg.evaluation.detection``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from medisseg.data.folder import Sample, resize_mask
 from medisseg.evaluation import metrics
+from medisseg.evaluation.detection import Detection, detect, summarize, sweep
 from medisseg.files import replacing
 from medisseg.predictor import Prediction, Predictor
 
@@ -49,13 +51,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """One image: its name, its sequence or patient (empty: none), true foreground share, scores."""
+    """One image: its name, its sequence or patient (empty: none), true foreground share, scores,
+    its regions at its own size, and at the network's by threshold ([T, 3], see ``sweep``)."""
 
     name: str
     group: str
     area: float
     network: Score
     native: Score
+    detection: Detection
+    sweep: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,16 @@ class Evaluation:
         """Return what ``metrics.json`` holds: averages with 95 % intervals, and ``native``."""
         network, native = (self._averages(where) for where in ("network", "native"))
         bounds = network.pop("intervals")
-        return {**network, "images": len(self.rows), "intervals": bounds, "native": native}
+        counted = {"images": len(self.rows), "intervals": bounds, "native": native}
+        return {**network, **counted, "detection": self.detection()}
+
+    def detection(self) -> dict[str, Any]:
+        """Return lesions found and false regions, at the images' own size."""
+        return summarize([row.detection for row in self.rows])
+
+    def sweeps(self) -> npt.NDArray[np.int64]:
+        """Return lesions, found and false regions of every image by threshold, [N, T, 3]."""
+        return np.stack([row.sweep for row in self.rows])
 
     def _averages(self, where: str) -> dict[str, Any]:
         scores = [getattr(row, where) for row in self.rows]
@@ -152,11 +166,15 @@ def score(
         top : top + height, left : left + width
     ]  # the padding of a letterbox is no image
     small = Prediction(logits[:, inside[0], inside[1]], predictor.threshold)
-    network = _score(small, resize_mask(sample.mask, convention)[inside], predictor.classes)
+    true = resize_mask(sample.mask, convention)[inside]
+    network = _score(small, true, predictor.classes)
     same = (height, width) == size
     restored = small if same else predictor.restore(logits, size)
     native = network if same else _score(restored, sample.mask, predictor.classes)
-    return Row(sample.name, group, float(np.mean(sample.mask > 0)), network, native)
+    regions = detect(restored.mask > 0, sample.mask > 0)
+    curve = sweep(small.foreground, true > 0)
+    area = float(np.mean(sample.mask > 0))
+    return Row(sample.name, group, area, network, native, regions, curve)
 
 
 def _score(prediction: Prediction, true: npt.NDArray[np.uint8], classes: int) -> Score:
@@ -174,22 +192,40 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
         yield [samples[i] for i in range(start, min(start + size, len(samples)))]
 
 
-def write_results(evaluation: Evaluation, about: Mapping[str, Any], out: Path) -> None:
-    """Write ``metrics.json``, ``per_image.csv`` and ``evaluation.json`` into a folder."""
+def write_results(
+    evaluation: Evaluation,
+    about: Mapping[str, Any],
+    out: Path,
+    negatives: Evaluation | None = None,
+) -> None:
+    """Write ``metrics.json``, ``per_image.csv`` and ``evaluation.json`` into a folder; of images
+    without lesion their regions, and ``negatives.csv``."""
+    summary = evaluation.summary()
+    if negatives:
+        summary["negatives"] = negatives.detection()
+        _write_rows(negatives, out / "negatives.csv")
     with replacing(out / "metrics.json") as beside:
-        beside.write_text(json.dumps(evaluation.summary(), indent=2) + "\n")
+        beside.write_text(json.dumps(summary, indent=2) + "\n")
     with replacing(out / "evaluation.json") as beside:
         told = {**about, "classes": evaluation.classes()}
         beside.write_text(json.dumps(told, indent=2) + "\n")
-    with replacing(out / "per_image.csv") as beside, open(beside, "w", newline="") as file:
+    _write_rows(evaluation, out / "per_image.csv")
+
+
+def _write_rows(evaluation: Evaluation, path: Path) -> None:
+    with replacing(path) as beside, open(beside, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         measured = [*metrics.NAMES, "calibration_error"]
         native = [f"native_{name}" for name in measured]
-        writer.writerow(["image", "group", "true_share", *measured, *native])
+        regions = ["lesions", "found", "false_regions", "false_share"]
+        writer.writerow(["image", "group", "true_share", *measured, *native, *regions])
         for row in evaluation.rows:
             numbers = [value for s in (row.network, row.native) for value in _numbers(s)]
             shown = [f"{number:.6f}" for number in (row.area, *numbers)]
-            writer.writerow([row.name, row.group, *shown])
+            one = row.detection
+            counts = [one.lesions, one.found, one.false_regions()]
+            false = f"{sum(one.false_areas):.6f}"
+            writer.writerow([row.name, row.group, *shown, *counts, false])
 
 
 def _numbers(score: Score) -> list[float]:

@@ -22,6 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="folder for metrics.json, per_image.csv, index.html, worst.png"
     )
+    parser.add_argument(
+        "--negatives", metavar="DIR", help="images without lesion: false regions are counted there"
+    )
+    parser.add_argument(
+        "--corruptions",
+        action="store_true",
+        help="also measure under codecs, noise, blur, light and screens (corruptions.md)",
+    )
     parser.add_argument("--batch", type=int, default=8, help="images per run (default: 8)")
     parser.add_argument("--threshold", type=float, help="default: the checkpoint's own")
     parser.add_argument("--cases", type=int, default=24, help="cases on the page (default: 24)")
@@ -35,27 +43,45 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from medisseg.data.folder import SegmentationFolder
+    from medisseg.data.negatives import Negatives
     from medisseg.data.splits import group_table
+    from medisseg.evaluation.corruptions import corruptions, measure, write_table
     from medisseg.evaluation.evaluate import evaluate, write_results
-    from medisseg.evaluation.evaluate_page import write_page, write_worst
+    from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
     from medisseg.evaluation.progress import progress
     from medisseg.predictor import Predictor
 
     if args.batch < 1:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
+    if args.corruptions and not args.out:
+        raise UserError("--corruptions writes a table; give --out FOLDER")
     predictor = Predictor(args.checkpoint, args.device, args.threshold, args.precision)
     samples = SegmentationFolder(args.data, args.split, classes=predictor.classes)
+    negatives = Negatives(args.negatives) if args.negatives else None
     warn_of_training_images(args.checkpoint, samples.names)
     groups = group_table(samples.root, None, samples.names)
     with progress("evaluating", len(samples)) as advance:
         result = evaluate(predictor, samples, groups, args.batch, args.seed, advance)
+    clean = None
+    if negatives:
+        with progress("images without lesion", len(negatives)) as advance:
+            clean = evaluate(predictor, negatives, None, args.batch, args.seed, advance)
     told = about(args, predictor)
-    Console().print(_table(told, result.summary(), result.groups()))
+    console = Console()
+    console.print(_table(told, result.summary(), result.groups()))
+    console.print(_regions(result, clean))
     if args.out:
-        write_results(result, told, args.out)
-        write_page(result, told, predictor, samples, args.cases, args.out / "index.html")
+        write_results(result, told, args.out, clean)
+        write_page(result, told, predictor, samples, args.cases, args.out / "index.html", clean)
         write_worst(result, predictor, samples, args.out / "worst.png")
+        write_froc(result, args.out / "froc.png", clean)
         print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
+    if args.corruptions:
+        pictures = len(corruptions()) * (len(samples) + len(negatives or ()))
+        with progress("corruptions", pictures) as advance:
+            rows = measure(predictor, samples, negatives or (), advance)
+        write_table(rows, args.out)
+        print(f"corruptions: {args.out / 'corruptions.md'}")
     return 0
 
 
@@ -103,4 +129,17 @@ def _table(told: dict[str, Any], summary: dict[str, Any], groups: list[str] | No
         table.add_row(*row)
     whole = f", drawing whole sequences or patients ({len(set(groups))})" if groups else ""
     table.caption = f"95 % bootstrap intervals in brackets{whole}"
+    return table
+
+
+def _regions(result: Any, clean: Any) -> Any:
+    from rich.table import Table
+
+    from medisseg.evaluation.evaluate_page import REGIONS, region_rows
+
+    table = Table(title="regions, at the images' own size")
+    for column in REGIONS:
+        table.add_column(column)
+    for row in region_rows(result, clean):
+        table.add_row(*row)
     return table

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medisseg.data.folder import Sample
+from medisseg.evaluation.detection import LEAST_AREA, froc
 from medisseg.evaluation.evaluate import Evaluation
 from medisseg.evaluation.pictures import COLORS, beside, compare, shrink
 from medisseg.evaluation.report import Page
@@ -35,6 +36,50 @@ PROTOCOL = (
 )
 
 
+REGIONS = (
+    "",
+    "images",
+    "lesions found",
+    "frames with a false region",
+    "false regions a frame",
+    "mean false area, % of the frame",
+)
+REGIONS_TEXT = (
+    f"A lesion is found when predicted regions cover a tenth of it. False regions touch no lesion "
+    f"and fill at least {100 * LEAST_AREA:g} % of the frame, as the runner shows them; the curve "
+    "goes over thresholds, squares mark 0.5."
+)
+
+
+def region_rows(evaluation: Evaluation, negatives: Evaluation | None) -> list[list[str]]:
+    """Return a line for the labelled images and one for those without lesion."""
+    rows = []
+    for name, part in (("labelled", evaluation), ("without lesion", negatives)):
+        if part is None:
+            continue
+        told = part.detection()
+        least = told["by_least_area"][f"{LEAST_AREA:g}"]
+        share = "" if told["sensitivity"] is None else f" ({100 * told['sensitivity']:.1f} %)"
+        rows.append(
+            [
+                name,
+                str(told["images"]),
+                f"{told['found']} of {told['lesions']}{share}",
+                f"{100 * least['frames_with_false_region']:.1f} %",
+                f"{least['false_regions_per_frame']:.3f}",
+                f"{100 * told['mean_false_area']:.3f}",
+            ]
+        )
+    return rows
+
+
+def write_froc(evaluation: Evaluation, path: Path, negatives: Evaluation | None = None) -> None:
+    """Draw lesions found against false regions a frame, as PNG."""
+    figure = froc(evaluation.sweeps(), negatives.sweeps() if negatives else None)
+    with replacing(path) as beside_path:
+        figure.savefig(beside_path, dpi=110, format="png")
+
+
 def table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """Return label, network resolution and image resolution, each "value (low to high)"."""
     return [
@@ -56,6 +101,7 @@ def write_page(
     samples: Sequence[Sample],
     cases: int,
     path: Path,
+    negatives: Evaluation | None = None,
 ) -> None:
     """Write ``index.html``; the network is run again on the ``cases`` images that are shown."""
     summary = evaluation.summary()
@@ -76,6 +122,8 @@ def write_page(
         ]
         headers = ["class", "images", *(t for k, t in LABELS.items() if k != "calibration_error")]
         page.heading("Classes").table(headers, rows, "Over the images where the class occurs.")
+    page.heading("Regions").table(REGIONS, region_rows(evaluation, negatives), REGIONS_TEXT)
+    page.figure(froc(evaluation.sweeps(), negatives.sweeps() if negatives else None))
     page.heading("Distributions").figure(
         distributions(evaluation),
         "Dice of every image; Dice by "

@@ -45,6 +45,13 @@ def image_metrics(pred: Mask, true: Mask) -> dict[str, float]:
         0.5
     """
     pred, true = _pair(pred, true)
+    outlines = {"hd95": hd95(pred, true), "boundary_iou": boundary_iou(pred, true)}
+    return overlap_metrics(pred, true) | outlines
+
+
+def overlap_metrics(pred: Mask, true: Mask) -> dict[str, float]:
+    """Return ``iou``, ``dice``, ``recall`` and ``precision`` of one image, in [0, 1]."""
+    pred, true = _pair(pred, true)
     both = int(np.count_nonzero(pred & true))
     predicted, real = int(np.count_nonzero(pred)), int(np.count_nonzero(true))
     # A ratio without a denominator: right when there was nothing to find and nothing was found.
@@ -54,8 +61,6 @@ def image_metrics(pred: Mask, true: Mask) -> dict[str, float]:
         "dice": _ratio(2 * both, predicted + real, empty),
         "recall": _ratio(both, real, empty),
         "precision": _ratio(both, predicted, empty),
-        "hd95": hd95(pred, true),
-        "boundary_iou": boundary_iou(pred, true),
     }
 
 

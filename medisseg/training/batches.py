@@ -19,10 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from medisseg.config import TrainConfig
 from medisseg.data import splits
-from medisseg.data.folder import SegmentationFolder, find_files, load
+from medisseg.data.folder import IMAGE_FOLDER, SegmentationFolder, find_files, load
 from medisseg.data.negatives import Negatives
 from medisseg.data.options import DataFolder, SplitConfig
 from medisseg.errors import UserError
+
+# Names of folders that say nothing about whose images they hold.
+PARTS = ("train", "val", "validation", "test")
 
 
 class Arrays(Dataset):
@@ -108,12 +111,16 @@ def read_data(config: TrainConfig) -> Data:
 
 
 def source_names(sources: Sequence[DataFolder]) -> list[str]:
-    """Return a short name for each folder: its last part, or as much of it as tells them apart."""
+    """Return a short name for each folder: its last part, or as much of it as tells them apart;
+    ``polyp-free/train``, not ``train``."""
     paths = [Path(source.path).resolve().parts for source in sources]
-    depth = 1
-    while len({path[-depth:] for path in paths}) < len(paths) and depth < max(map(len, paths)):
-        depth += 1
-    short = ["/".join(path[-depth:]) for path in paths]
+    least = [2 if IMAGE_FOLDER.fullmatch(path[-1]) or path[-1] in PARTS else 1 for path in paths]
+    short: list[str] = []
+    for more in range(max(map(len, paths))):
+        depths = zip(paths, least, strict=True)
+        short = ["/".join(path[-depth - more :]) for path, depth in depths]
+        if len(set(short)) == len(short):
+            break
     twice = next((name for name in short if short.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"the folder {twice} is given twice; expected each once (with a weight)")

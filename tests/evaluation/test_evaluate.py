@@ -66,7 +66,7 @@ def test_scores_are_per_image_then_averaged() -> None:
     result = evaluate(predictor(), SAMPLES, batch=3, advance=told.append)
     summary = result.summary()
     assert told == [3, 1]
-    assert set(summary) == KEYS | {"images", "intervals", "native"}
+    assert set(summary) == KEYS | {"images", "intervals", "native", "detection"}
     assert set(summary["intervals"]) == KEYS and set(summary["native"]) == KEYS | {"intervals"}
     assert summary["images"] == 4
     assert summary["miou"] == pytest.approx((1 + 0.5 + 1 + 0) / 4)
@@ -170,9 +170,45 @@ def test_command(
         "per_image.csv",
         "index.html",
         "worst.png",
+        "froc.png",
     }
     with pytest.raises(UserError, match="--batch"):
         evaluate_command.run(arguments(tmp_path / "data", batch=0))  # type: ignore[arg-type]
+
+
+def test_negatives_and_corruptions_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("medisseg.predictor.Predictor", lambda *_: predictor())
+    write_folder(tmp_path / "data")
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    for name, columns in (("silent", 0), ("speck", 1), ("false", 32)):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[: 1 if name == "speck" else 64, :columns, 0] = 255
+        Image.fromarray(pixels).save(clean / f"{name}.png")
+    out = tmp_path / "out"
+    changes = {"out": out, "negatives": str(clean), "corruptions": True}
+    assert evaluate_command.run(arguments(tmp_path / "data", **changes)) == 0  # type: ignore[arg-type]
+    told = json.loads((out / "metrics.json").read_text())
+    least = told["negatives"]["by_least_area"]
+    assert least["0.05"]["frames_with_false_region"] == pytest.approx(1 / 3)
+    assert told["negatives"]["mean_false_area"] == pytest.approx(0.5 / 3, abs=0.01)
+    assert told["negatives"]["sensitivity"] is None and told["detection"]["found"] == 2
+    with open(out / "negatives.csv") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert rows["false"]["false_regions"] == "1" and rows["silent"]["false_share"] == "0.000000"
+    assert float(rows["false"]["false_share"]) == pytest.approx(0.5, abs=0.02)
+    with open(out / "corruptions.csv") as file:
+        table = {row["corruption"]: row for row in csv.DictReader(file)}
+    assert table["clean"]["dice"] == table["rotation 90 degrees"]["dice"] == "0.6667"
+    assert float(table["pillar-boxed full HD"]["dice"]) == pytest.approx(2 / 3, abs=0.02)
+    assert "| JPEG quality 10 | 4 |" in (out / "corruptions.md").read_text()
+    assert "2 of 3" in capsys.readouterr().out
+    with pytest.raises(UserError, match="give --out"):
+        evaluate_command.run(arguments(tmp_path / "data", corruptions=True))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no folder"):
+        evaluate_command.run(arguments(tmp_path / "data", negatives="nowhere"))  # type: ignore[arg-type]
 
 
 def test_real_masks_against_themselves(polyps: Path) -> None:

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from medisseg.config import load_config
+from medisseg.data.options import DataFolder
 from medisseg.errors import UserError
 from medisseg.losses.mask import mask_loss
 from medisseg.losses.objective import StageTwoObjective
 from medisseg.model.create import create_model
-from medisseg.training.batches import read_data, train_order
+from medisseg.training.batches import read_data, source_names, train_order
 from medisseg.training.modules import image_scores
 
 
@@ -52,6 +53,14 @@ def test_folders_with_weights_and_their_own_lists(tmp_path: Path) -> None:
     assert read_data(load_config("edge", [
         f"data={one},{two}", "split.train=", "split.held_out=[]", "input.size=[32,32]",
     ])).train.sources.count("two") == 5  # fmt: skip
+
+
+def test_folders_have_names_that_tell_them_apart() -> None:
+    def named(*paths: str) -> list[str]:
+        return source_names([DataFolder(path) for path in paths])
+
+    assert named("/d/kvasir", "/d/free/train") == ["kvasir", "free/train"]
+    assert named("/a/polyps", "/b/polyps") == ["a/polyps", "b/polyps"]
 
 
 def test_weights_draw_images_as_often_as_they_say() -> None:
