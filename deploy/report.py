@@ -168,6 +168,14 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     if report.get("dice_video") is not None:
         shown.append(("Dice", f"{report['dice_video']:.3f}"))
         shown.append(("Dice of what the hold-off shows", f"{report['dice_video_shown']:.3f}"))
+        alarms = report["alarms_against_truth"]
+        wait = alarms["median_seconds_to_first_alarm"]
+        often = alarms["false_alarms_per_minute"]
+        appeared = f"{alarms['alarmed']} of {alarms['appearances']} appearances"
+        soon = f", after {wait:.2f} s (median)" if wait is not None else ""
+        shown.append(("lesions alarmed at, with the hold-off", appeared + soon))
+        if often is not None:
+            shown.append(("false alarms a minute, with the hold-off", f"{often:.1f}"))
     return shown
 
 

@@ -113,11 +113,14 @@ class Truth:
 
 
 class Score:
-    """Mean Dice of the raw and of the shown masks over the frames that have a truth."""
+    """Mean Dice of the raw and of the shown masks, and what the alarms are worth, over the frames
+    that have a truth."""
 
     def __init__(self, truth: Truth) -> None:
+        from deploy.analysis.alarms import AlarmScore
         from medisseg.evaluation.metrics import dice  # loads SciPy, which only a truth needs
 
+        self.alarms = AlarmScore()
         self._dice = dice
         self.truth = truth
         self.raw: list[float] = []
@@ -129,20 +132,25 @@ class Score:
         size: tuple[int, int],
         raw: npt.NDArray[np.uint8] | None,
         shown: npt.NDArray[np.uint8] | None,
+        moment: float,
     ) -> float | None:
-        """Compare a frame's masks (None: empty) and return the raw one's Dice."""
+        """Compare the masks (None: empty) of a frame at ``moment`` s; return the raw one's Dice."""
         true = self.truth.mask(frame_id, size)
         if true is None:
             return None
         empty = np.zeros(size, bool)
         self.raw.append(self._dice(empty if raw is None else raw > 0, true))
-        self.shown.append(self._dice(empty if shown is None else shown > 0, true))
+        drawn = empty if shown is None else shown > 0
+        self.shown.append(self._dice(drawn, true))
+        self.alarms.add(moment, drawn, true)
         return self.raw[-1]
 
     def summary(self) -> dict[str, Any]:
-        """Return ``dice_video``, ``dice_video_shown`` and the numbers of masks behind them."""
+        """Return ``dice_video``, ``dice_video_shown``, the numbers of masks behind them, and
+        ``alarms_against_truth``."""
         return {
             "dice_video": float(np.mean(self.raw)) if self.raw else None,
             "dice_video_shown": float(np.mean(self.shown)) if self.shown else None,
             "truth": {"masks": len(self.truth.paths), "compared": len(self.raw)},
+            "alarms_against_truth": self.alarms.summary(),
         }

@@ -78,7 +78,8 @@ class Outputs:
                 written = stream.overlay.write(picture, frame.time_s, frame.connection)
             if stream.score is not None:
                 raw = frame.mask.mask if frame.mask else None
-                dice = stream.score.add(frame.id, frame.size, raw, frame.shown_mask)
+                shown = frame.shown_mask
+                dice = stream.score.add(frame.id, frame.size, raw, shown, frame.time_s)
             self.books.settle(frame, frame.line(written, dice) if self.lines else {})
         return frames
 

@@ -255,3 +255,6 @@ def test_the_truth_is_compared_frame_by_frame(play: Any, lab: Any, tmp_path: Pat
     # Nothing is shown on the first three frames of twelve: they score 0.
     assert report["dice_video_shown"] == pytest.approx(report["dice_video"] * 9 / 12, abs=0.02)
     assert report["truth"] == {"masks": 12, "compared": 12}
+    alarms = report["alarms_against_truth"]
+    assert (alarms["appearances"], alarms["alarmed"], alarms["false_alarms"]) == (1, 1, 0)
+    assert alarms["median_seconds_to_first_alarm"] == pytest.approx(3 / 25, abs=0.02)

@@ -1,0 +1,61 @@
+"""What the alarms of a run are worth against a truth: how soon they come, how often falsely."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# A lesion that was out of sight for longer appears anew.
+APART_S = 1.0
+
+
+class AlarmScore:
+    """Counts the alarms of one video, frame after frame, as they are shown (after the hold-off).
+
+    Example:
+        >>> score = AlarmScore()
+        >>> score.add(0.04, shown, true)
+        >>> score.summary()["false_alarms_per_minute"]
+    """
+
+    def __init__(self) -> None:
+        self._waits: list[float | None] = []  # seconds from each appearance to its first alarm
+        self._appeared = self._seen = -np.inf
+        self._false_alarms = 0
+        self._was_false = False
+        self._first: float | None = None
+        self._last = 0.0
+        self._frames = 0
+
+    def add(self, moment: float, shown: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> None:
+        """Take the next frame: its time in seconds, and what is shown and true, bool [H, W]."""
+        from medisseg.evaluation.detection import detect
+
+        self._first = moment if self._first is None else self._first
+        self._last, self._frames = moment, self._frames + 1
+        if true.any():
+            if moment - self._seen > APART_S:
+                self._appeared = moment
+                self._waits.append(None)
+            self._seen = moment
+            if self._waits[-1] is None and (shown & true).any():
+                self._waits[-1] = moment - self._appeared
+        false = bool(detect(shown, true, least=0.0).false_areas)
+        self._false_alarms += false and not self._was_false
+        self._was_false = false
+
+    def summary(self) -> dict[str, Any]:
+        """Return appearances of lesions, those alarmed at, the seconds until then, false alarms."""
+        waits = [wait for wait in self._waits if wait is not None]
+        first = self._last if self._first is None else self._first
+        minutes = (self._last - first) / 60 * self._frames / max(1, self._frames - 1)
+        return {
+            "appearances": len(self._waits),
+            "alarmed": len(waits),
+            "seconds_to_first_alarm": [None if w is None else round(w, 3) for w in self._waits],
+            "median_seconds_to_first_alarm": float(np.median(waits)) if waits else None,
+            "false_alarms": int(self._false_alarms),
+            "false_alarms_per_minute": self._false_alarms / minutes if minutes else None,
+        }
