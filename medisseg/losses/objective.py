@@ -92,7 +92,10 @@ class StageTwoObjective(nn.Module):
     def terms(self, output: TrainingOutput, target: Tensor) -> Terms:
         """Return every term of the sum, by name, with its weight."""
         terms: Terms = {"mask": (mask_loss(output.logits, target), 1.0)}
-        if not output.features:  # a baseline: one map, nothing to decouple or to disperse
+        if output.others:
+            further = [mask_loss(logits, target) for logits in output.others]
+            terms["deep_supervision"] = torch.stack(further).sum(), 1.0
+        if not output.features:  # a baseline: nothing to decouple or to disperse
             return terms
         foreground, background, uncertainty = output[1:4]
         if foreground is None or background is None or uncertainty is None:

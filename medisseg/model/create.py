@@ -8,6 +8,7 @@ from typing import Any
 from medisseg.checkpoint import new_checkpoint
 from medisseg.errors import UserError
 from medisseg.model.baselines import BASELINES, create_baseline
+from medisseg.model.foreign import create_foreign, is_foreign
 from medisseg.model.network import Network, StageOne, StageTwo
 from medisseg.model.options import make_options
 from medisseg.model.pretrained import load_encoder_weights, stride_rule
@@ -24,11 +25,12 @@ def create_model(
 
     Args:
         architecture: "medisseg-r50", "condseg-r50", "medisseg-r18", "edge" or "edge-lite"; or a
-            baseline, "unet", "unetpp" or "attention-unet" (one stage, the option ``width`` alone).
+            baseline (one stage, the option ``width`` alone): "unet", "unetpp", "attention-unet",
+            "dynunet" or "unet-r50"; or any class, see :mod:`medisseg.model.foreign`.
         stage: 1 (encoder and light head) or 2 (the full network).
         classes: Number of logit maps: 1 for binary masks, else one a class, background included.
-        encoder_weights: "imagenet" (packaged, ``efficientnet-lite0`` only), the path of a weights
-            file, or None.
+        encoder_weights: "imagenet" (packaged, or torchvision's file in the hub's cache), the path
+            of a weights file, or None.
         **options: Fields of :class:`~medisseg.model.options.NetworkOptions`, or ``cbat=False``.
 
     Returns:
@@ -44,6 +46,9 @@ def create_model(
         raise UserError(f"stage is {stage!r}; expected 1 or 2")
     if classes < 1:
         raise UserError(f"classes is {classes}; expected 1 for binary masks, or more")
+    if is_foreign(architecture):
+        foreign: Any = create_foreign(architecture, stage, classes, encoder_weights, **options)
+        return foreign
     if architecture in BASELINES:
         made: Any = create_baseline(architecture, stage, classes, encoder_weights, **options)
         return made

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medisseg.checkpoint import read_header, read_state
 from medisseg.errors import UserError
 from medisseg.model.create import create_model
+from medisseg.model.foreign import check_allowed, is_foreign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,8 @@ def load_checkpoint(path_or_name: str | Path, device: Any = "cpu") -> Network:
         (256, 256)
     """
     info = read_header(path_or_name)
+    if is_foreign(info.architecture):
+        check_allowed(info.architecture, path_or_name)
     model = create_model(info.architecture, info.stage, info.classes, **info.options)
     fill(model, read_state(path_or_name), str(path_or_name))
     model.info = info

@@ -12,7 +12,8 @@ class TrainingOutput(NamedTuple):
 
     Stage I has no auxiliary maps (None). ``features`` holds, by placement, what the dispersive
     loss may ask for: "early" (the encoder's deepest feature), "middle" (the bottleneck between
-    encoder and decoder) and "late" (the decoder's finest feature).
+    encoder and decoder) and "late" (the decoder's finest feature). ``others`` holds further logits
+    of the mask that deep supervision trains; networks of ours have none.
     """
 
     logits: Tensor
@@ -20,3 +21,4 @@ class TrainingOutput(NamedTuple):
     background: Tensor | None
     uncertainty: Tensor | None
     features: dict[str, Tensor]
+    others: tuple[Tensor, ...] = ()

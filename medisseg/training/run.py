@@ -29,6 +29,7 @@ from medisseg.device import pick_device
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.model.create import create_model
+from medisseg.model.foreign import allow, is_foreign
 from medisseg.model.loading import load_encoder, load_network
 from medisseg.model.network import Network
 from medisseg.model.pretrained import find_weights
@@ -97,8 +98,15 @@ def check(config: TrainConfig) -> list[str]:
     Raises:
         UserError: As :func:`train`.
     """
-    with torch.device("meta"):
-        network = create_model(config.preset, config.stages[0], config.classes, **config.options)
+    stage, classes = config.stages[0], config.classes
+    if is_foreign(config.preset):
+        allow(config.preset)
+        network = create_model(config.preset, stage, classes, **config.options)
+        with torch.no_grad():  # its answer's shape is its own
+            network.eval()(torch.zeros(1, 3, *config.input.size))
+    else:
+        with torch.device("meta"):
+            network = create_model(config.preset, stage, classes, **config.options)
     for path in (config.start_from, config.stage_one):
         if path is not None:
             check_convention(path, config.input)

@@ -22,7 +22,13 @@ from medisseg.predictor import Predictor
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("unet", 31_113_217), ("unetpp", 9_119_332), ("attention-unet", 31_740_337)],
+    [
+        ("unet", 31_113_217),
+        ("unetpp", 9_119_332),
+        ("attention-unet", 31_740_337),
+        ("dynunet", 33_460_865),  # nnU-Net's at 256 x 256
+        ("unet-r50", 32_109_681),
+    ],
 )
 def test_size(name: str, parameters: int) -> None:
     with torch.device("meta"):
@@ -33,7 +39,7 @@ def test_size(name: str, parameters: int) -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_logits_and_inference_copy(name: str) -> None:
     torch.manual_seed(0)
-    model = create_baseline(name, classes=3, width=8)
+    model = create_baseline(name, classes=3, **({} if name == "unet-r50" else {"width": 8}))
     output = model(torch.randn(2, 3, 48, 64))
     assert output.logits.shape == (2, 3, 48, 64)
     assert output.foreground is output.background is output.uncertainty is None
@@ -81,3 +87,16 @@ def test_what_a_baseline_has_not() -> None:
             create_baseline("unet", **keywords)
     with pytest.raises(UserError, match="no uncertainty"):
         for_inference(create_baseline("unet", width=8), uncertainty=True)
+
+
+def test_a_unet_on_resnet50_takes_torchvisions_weights(tmp_path: Path) -> None:
+    state = create_model("medisseg-r50", stage=1).encoder.state_dict()
+    encoder = create_baseline("unet-r50").network.get_submodule("encoder")
+    whole = {name: torch.full_like(value, 2) for name, value in encoder.state_dict().items()}
+    assert all(whole[name].shape == value.shape for name, value in state.items())
+    torch.save(whole, tmp_path / "resnet50.pth")
+    loaded = create_model("unet-r50", encoder_weights=tmp_path / "resnet50.pth")
+    filled = loaded.network.get_submodule("encoder").state_dict()
+    assert all((value == 2).all() for value in filled.values())
+    with pytest.raises(UserError, match="no options; got width"):
+        create_baseline("unet-r50", width=8)
