@@ -52,7 +52,7 @@ def soak_row(pipeline: Any, samples: list[tuple[float, float, int, int]]) -> dic
         slice(int(begin * len(samples)), int(end * len(samples)))
         for begin, end in ((0.2, 0.4), (0.75, 0.95), (0.4, 0.95))
     )
-    row: dict[str, Any] = {"case": "soak", **pipeline.streams[0].ledger.snapshot()}
+    row: dict[str, Any] = {"case": "soak", **pipeline.streams[0].counter.snapshot()}
     row["minutes"] = round(float(columns[0][-1] - columns[0][0]) / 60, 2)
     for name, values in zip(("mb", "threads", "descriptors"), columns[1:], strict=True):
         row[f"{name}_early"] = round(float(np.median(values[early])), 1)

@@ -15,12 +15,12 @@ from medisseg.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deploy.engine.supervisor import EngineGuard
+    from deploy.engine.supervisor import EngineSupervisor
     from deploy.options import Options
 
 
 def summarize(
-    streams: list[Stream], guard: EngineGuard, options: Options, ended: str
+    streams: list[Stream], supervisor: EngineSupervisor, options: Options, ended: str
 ) -> dict[str, Any]:
     """Return the report of a run; ``ended`` says why it ended."""
     first = streams[0]
@@ -36,16 +36,16 @@ def summarize(
         "latency_warm_up_ms": warm_up.summary(),
         "latency_after_idle_ms": idle.summary(),
         "fps": round(aggregate_fps(streams), 3),
-        "backend": guard.backend,
-        "engine": guard.name,
+        "backend": supervisor.backend,
+        "engine": supervisor.name,
         "model": options.model,
         "ended": ended,
         "state_changes": [
             {"stream": stream.index, **change}
             for stream in streams
-            for change in stream.standing.changes
+            for change in stream.state.changes
         ],
-        "engine_restarts": guard.restarts,
+        "engine_restarts": supervisor.restarts,
         **(first.score.summary() if first.score else {}),
         "streams": parts,
         "options": options.to_dict(),
@@ -55,7 +55,7 @@ def summarize(
 
 def report_of(stream: Stream) -> dict[str, Any]:
     """Return one stream's part of the report."""
-    frames = stream.ledger.snapshot()
+    frames = stream.counter.snapshot()
     return {
         "source": stream.source.name,
         "frames": frames,
@@ -64,7 +64,7 @@ def report_of(stream: Stream) -> dict[str, Any]:
         "over_budget": stream.timing.over_budget,
         "alarms": stream.alarms_on,
         "quality": stream.quality,
-        "state_changes": stream.standing.changed,
+        "state_changes": stream.state.changed,
         "warnings": stream.warnings,
         "stopped": list(stream.alarms()),
         "overlay": stream.overlay.to_list() if stream.overlay else [],

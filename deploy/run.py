@@ -25,10 +25,10 @@ if sys.path[0] == str(ROOT / "deploy"):  # a module of ours must never hide a li
     del sys.path[0]
 
 from deploy import options as options_module  # noqa: E402
-from deploy.engine.supervisor import EngineGuard  # noqa: E402
+from deploy.engine.supervisor import EngineSupervisor  # noqa: E402
 from deploy.options import Options  # noqa: E402
-from deploy.outputs.recording import Recorder  # noqa: E402
-from deploy.outputs.results import Results, Score, Truth  # noqa: E402
+from deploy.outputs.recording import VideoRecorder  # noqa: E402
+from deploy.outputs.results import Results, Truth, VideoScore  # noqa: E402
 from deploy.pipeline.accounting import END  # noqa: E402
 from deploy.pipeline.live import Controls, Live  # noqa: E402
 from deploy.pipeline.pipeline import Pipeline  # noqa: E402
@@ -37,6 +37,7 @@ from deploy.report import rows, summarize, write  # noqa: E402
 from deploy.sources.opening import open_source  # noqa: E402
 from deploy.watch.prometheus import prometheus_text  # noqa: E402
 from deploy.watch.watchers import Watchers  # noqa: E402
+from export.runtime.engine import Engine  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 
 log = logging.getLogger("deploy")
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(
     options: Options,
-    open_engine: Callable[[], Any],
+    open_engine: Callable[[], Engine],
     make_pipeline: Callable[..., Pipeline] = Pipeline,
 ) -> int:
     """Run the streams of ``options`` through the engine that ``open_engine`` opens.
@@ -81,11 +82,11 @@ def run(
     patience = options.too_slow_ms / 1e3 if any(source.live for source in sources) else None
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(claimed(options.out)) if options.out else None
-        guard = stack.enter_context(
-            contextlib.closing(EngineGuard(open_engine, patience, options.hang_s))
+        supervisor = stack.enter_context(
+            contextlib.closing(EngineSupervisor(open_engine, patience, options.hang_s))
         )
         streams = [Stream(i, s, options.stale_s, began) for i, s in enumerate(sources)]
-        controls = Controls(options.settings(guard.threshold))
+        controls = Controls(options.settings(supervisor.threshold))
         live = Live([source.name for source in sources], controls)
         timings = [stream.timing for stream in streams]
         live.metrics = lambda: prometheus_text(
@@ -97,9 +98,9 @@ def run(
                 results = stack.enter_context(contextlib.closing(Results(folder)))
             for stream in streams:
                 equip(stream, options, folder, results, truth)
-            pipeline = make_pipeline(streams, guard, options, live, results)
+            pipeline = make_pipeline(streams, supervisor, options, live, results)
             ended = follow(pipeline, watchers, options)
-    report = summarize(streams, guard, options, ended)
+    report = summarize(streams, supervisor, options, ended)
     try:
         if folder is not None:
             write(folder, report, streams)
@@ -107,8 +108,8 @@ def run(
         raise UserError(f"the report cannot be written to {folder} ({error.strerror})") from error
     finally:  # a full disk keeps the report from its file, not from the terminal
         show(report, folder)
-    if pipeline.crew.error is not None:
-        raise pipeline.crew.error
+    if pipeline.threads.error is not None:
+        raise pipeline.threads.error
     if ended == END and report["frames"]["in"] == report["frames"]["failed"]:
         raise UserError(f"{sources[0].name}: not one frame could be read and segmented")
     return EXIT_CODES.get(ended, 0)
@@ -143,15 +144,15 @@ def equip(
 ) -> None:
     """Give a stream its recorders and its score."""
     stream.results = results
-    stream.score = Score(truth) if truth else None
+    stream.score = VideoScore(truth) if truth else None
     if folder is None:
         return
     number = f"-{stream.index + 1}" if len(options.sources) > 1 else ""
     more = (options.crf, options.preset, options.part_s, options.min_free_mb * 1e6)
     if options.record in ("both", "overlay"):
-        stream.overlay = Recorder(folder, f"overlay{number}", *more)
+        stream.overlay = VideoRecorder(folder, f"overlay{number}", *more)
     if options.record in ("both", "raw"):
-        stream.raw = Recorder(folder, f"raw{number}", *more)
+        stream.raw = VideoRecorder(folder, f"raw{number}", *more)
 
 
 def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
@@ -167,7 +168,7 @@ def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
     with handling(stop):
         pipeline.start()
         until = time.monotonic() + (options.duration or math.inf)
-        while pipeline.crew.alive() and not pipeline.crew.failed.is_set():
+        while pipeline.threads.alive() and not pipeline.threads.failed.is_set():
             if time.monotonic() > until and not pipeline.stopping.is_set():
                 asked.append("--duration")
                 pipeline.stop()
@@ -176,10 +177,10 @@ def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
             if not watchers.tick():
                 asked.append("window closed")
                 pipeline.stop()
-        with contextlib.suppress(Exception):  # kept in crew.error: the report comes first
+        with contextlib.suppress(Exception):  # kept in threads.error: the report comes first
             pipeline.close()
-    if pipeline.crew.error is not None:
-        return f"error: {pipeline.crew.error!r}"
+    if pipeline.threads.error is not None:
+        return f"error: {pipeline.threads.error!r}"
     return asked[0] if asked else ("stopped" if pipeline.stopping.is_set() else END)
 
 
@@ -208,7 +209,7 @@ def show(report: dict[str, Any], folder: Path | None) -> None:
         print(f"{'written to':36s} {folder}")
 
 
-def _open_engine(options: Options) -> Any:
+def _open_engine(options: Options) -> Engine:
     from export.runtime import load_engine
 
     return load_engine(

@@ -1,36 +1,56 @@
-"""What is on one frame: its regions, how sure the network is of each, and what of them is shown."""
+"""The regions of one mask, the network's confidence in each, and the part of them that is shown."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from deploy.analysis.tracking import Finding
-from deploy.pipeline.stream import Frame
+from deploy.analysis.tracking import Box, Region, overlap
 from medisseg.convention import InputConvention
 
+if TYPE_CHECKING:
+    from kernels.frames import Mask
 
-def findings(frame: Frame, convention: InputConvention, min_area: float) -> list[Finding]:
-    """Return a frame's regions of at least ``min_area`` (share of the frame), largest first."""
-    if frame.mask is None or frame.logits is None:
-        return []
-    least = max(1.0, min_area * frame.size[0] * frame.size[1])
-    logits, threshold = foreground(frame.logits), frame.settings.threshold
-    content = convention.content(frame.size)
+Logits = npt.NDArray[np.float32]
+MaskArray = npt.NDArray[np.uint8]
+
+
+def regions(
+    mask: Mask,
+    logits: Logits,
+    size: tuple[int, int],
+    threshold: float,
+    convention: InputConvention,
+    min_area: float,
+) -> list[Region]:
+    """Return the connected regions of a mask, largest first.
+
+    Args:
+        mask: Mask at the frame's size.
+        logits: The logits [K, h, w] that it was made from, at the network's size.
+        size: (height, width) of the frame in pixels.
+        threshold: Probability in (0, 1) above which a pixel is foreground.
+        convention: How the frame became the network's input.
+        min_area: Smallest region that counts, as a share of the frame.
+    """
+    least = max(1.0, min_area * size[0] * size[1])
+    foreground_logits, content = foreground(logits), convention.content(size)
     return [
-        Finding(
+        Region(
             (x, y, width, height),
             area,
-            confidence(logits, (x, y, width, height), frame.size, content, threshold),
+            confidence(foreground_logits, (x, y, width, height), size, content, threshold),
         )
-        for x, y, width, height, area in frame.mask.regions
+        for x, y, width, height, area in mask.regions
         if area >= least
     ]
 
 
-def foreground(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def foreground(logits: Logits) -> Logits:
     """Return one map [h, w] of foreground logits from [K, h, w]; class 0 is background."""
     if len(logits) == 1:
         return logits[0]
@@ -38,13 +58,21 @@ def foreground(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def confidence(
-    logits: np.ndarray[Any, Any],
-    box: tuple[int, ...],
+    logits: Logits,
+    box: Box,
     size: tuple[int, int],
     content: tuple[int, int, int, int],
     threshold: float,
 ) -> float:
-    """Return the mean probability inside a region, from the logits [h, w] under its box."""
+    """Return the mean foreground probability in [0, 1] inside a region.
+
+    Args:
+        logits: Foreground logits [h, w] at the network's size.
+        box: The region's (x, y, width, height) in the frame's pixels.
+        size: (height, width) of the frame.
+        content: (top, left, height, width) of the frame inside the network's input.
+        threshold: Probability above which a pixel belongs to the region.
+    """
     top, left, height, width = content
     x, y, w, h = box
     rows = slice(top + y * height // size[0], top + max(1, math.ceil((y + h) * height / size[0])))
@@ -57,17 +85,32 @@ def confidence(
     return float((1 / (1 + np.exp(-inside))).mean()) if inside.size else threshold
 
 
-def shown_part(frame: Frame) -> np.ndarray[Any, Any]:
-    """Return the part of a frame's mask that belongs to its shown tracks."""
-    assert frame.mask is not None
-    shown = [track.box for track in frame.judgement.shown]
-    regions = [region[:4] for region in frame.mask.regions]
-    if len(shown) == len(regions):
-        return frame.mask.mask
-    if not shown:
-        return np.zeros_like(frame.mask.mask)
+def shown_part(mask: Mask, shown: Collection[Box]) -> MaskArray:
+    """Return the part of a mask, uint8 [H, W], whose regions have their boxes in ``shown``.
+
+    Only a box that overlaps another's is labelled again: at 1080 x 1920 labelling the whole frame
+    took 106 ms on a busy core, the boxes of two polyps 1 ms.
+    """
+    boxes = mask.boxes
+    if len(shown) == len(boxes):
+        return mask.on_cpu
+    part = np.zeros_like(mask.on_cpu)
+    for index, box in enumerate(boxes):
+        if box in shown:
+            x, y, width, height = box
+            window = np.s_[y : y + height, x : x + width]
+            inside = mask.on_cpu[window]
+            if any(overlap(box, other) > 0 for other in boxes[:index] + boxes[index + 1 :]):
+                inside = _spanning(inside)
+            part[window] |= inside
+    return part
+
+
+def _spanning(window: MaskArray) -> MaskArray:
+    """Keep of a region's bounding box only the region: the one that touches all four sides."""
     import cv2
 
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(frame.mask.mask, connectivity=8)
-    kept = [label for label, box in enumerate(boxes) if label and tuple(box[:4]) in shown]
-    return np.isin(labels, kept).astype(np.uint8) * frame.mask.mask
+    height, width = window.shape
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(window, connectivity=8)
+    label = next(i for i, box in enumerate(boxes) if i and box[2] == width and box[3] == height)
+    return window * (labels == label).astype(np.uint8)

@@ -28,7 +28,7 @@ FLICKER_FRAMES = 25
 
 
 @dataclass(frozen=True)
-class Finding:
+class Region:
     """One region of one frame: box in pixels, area in pixels, mean probability in [0, 1]."""
 
     box: Box
@@ -56,7 +56,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class TrackingResult:
     """What a frame shows.
 
     Attributes:
@@ -86,17 +86,17 @@ class TemporalFilter:
 
     def update(
         self,
-        findings: list[Finding],
+        regions: list[Region],
         moment: float,
         frame_id: int,
         threshold: float,
         hold_off: int,
         mask: npt.NDArray[np.bool_] | None = None,
-    ) -> Judgement:
+    ) -> TrackingResult:
         """Judge the next frame.
 
         Args:
-            findings: Its regions.
+            regions: Its regions.
             moment: Its time in seconds.
             frame_id: Its id.
             threshold: Probability above which pixels are foreground.
@@ -108,13 +108,13 @@ class TemporalFilter:
             events += self._end(self._tracks)
             self._last_mask = None
         self._last_s = moment
-        matched = self._match(findings)
+        matched = self._match(regions)
         start = threshold + START_MARGIN * (1 - threshold)
-        for index, finding in enumerate(findings):
+        for index, region in enumerate(regions):
             if index in matched:
-                _follow(matched[index], finding)
-            elif finding.confidence >= start:
-                self._tracks.append(self._new(finding, moment, frame_id))
+                _follow(matched[index], region)
+            elif region.confidence >= start:
+                self._tracks.append(self._new(region, moment, frame_id))
                 matched[index] = self._tracks[-1]
         present = {id(track) for track in matched.values()}
         for track in self._tracks:
@@ -126,26 +126,26 @@ class TemporalFilter:
                 events.append(("alarm on", track))
         events += self._end([t for t in self._tracks if t.missed > (RELEASE if t.shown else 0)])
         shown = [index for index, track in matched.items() if track.shown]
-        return Judgement(
+        return TrackingResult(
             # Copies: the frame is drawn while the tracks already follow the next one.
             tuple(replace(matched[index]) for index in shown),
-            tuple(f.box for index, f in enumerate(findings) if index not in shown),
+            tuple(f.box for index, f in enumerate(regions) if index not in shown),
             any(track.shown for track in self._tracks),
             self._flicker(mask),
             tuple((event, replace(track)) for event, track in events),
         )
 
-    def _match(self, findings: list[Finding]) -> dict[int, Track]:
-        """Pair findings with tracks: best overlap first, then what is near."""
+    def _match(self, regions: list[Region]) -> dict[int, Track]:
+        """Pair regions with tracks: best overlap first, then what is near."""
         pairs = sorted(
             (
                 (
-                    overlap(finding.box, track.box),
-                    overlap(buffered(finding.box), buffered(track.box)),
+                    overlap(region.box, track.box),
+                    overlap(buffered(region.box), buffered(track.box)),
                     index,
                     number,
                 )
-                for index, finding in enumerate(findings)
+                for index, region in enumerate(regions)
                 for number, track in enumerate(self._tracks)
             ),
             reverse=True,
@@ -158,10 +158,8 @@ class TemporalFilter:
                 used.add(number)
         return matched
 
-    def _new(self, finding: Finding, moment: float, frame_id: int) -> Track:
-        track = Track(
-            self._next_id, moment, frame_id, finding.box, finding.area, finding.confidence
-        )
+    def _new(self, region: Region, moment: float, frame_id: int) -> Track:
+        track = Track(self._next_id, moment, frame_id, region.box, region.area, region.confidence)
         self._next_id += 1
         return track
 
@@ -180,8 +178,8 @@ class TemporalFilter:
         return float(np.mean(self._changes)) if self._changes else 0.0
 
 
-def _follow(track: Track, finding: Finding) -> None:
-    track.box, track.area, track.confidence = finding.box, finding.area, finding.confidence
+def _follow(track: Track, region: Region) -> None:
+    track.box, track.area, track.confidence = region.box, region.area, region.confidence
     track.seen, track.missed = track.seen + 1, 0
 
 

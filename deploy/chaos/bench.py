@@ -16,9 +16,10 @@ import numpy as np
 
 from deploy import options as options_module
 from deploy.chaos.loopback import FPS, Picture
+from export.runtime.engine import Array, Batch, Engine
 
 RUNNER = Path(__file__).parents[1] / "run.py"
-Hook = Callable[[int, np.ndarray], Any]  # (number of the batch, batch) -> an answer, or None
+Hook = Callable[[int, Array], Array | None]  # (number of the batch, batch) -> an answer, or None
 
 
 class Failed(Exception):
@@ -38,16 +39,22 @@ def expect(condition: object, what: str) -> None:
 class FaultyEngine:
     """The model's own engine, with a hook before every answer; closing it closes nothing."""
 
-    def __init__(self, engine: Any, hook: Hook | None) -> None:
-        self._engine, self._hook, self._batches = engine, hook, 0
-        for name in ("convention", "threshold", "classes", "max_batch", "backend", "name"):
-            setattr(self, name, getattr(engine, name))
+    device = "cpu"  # frames stay where a hook can see them
 
-    def infer(self, batch: np.ndarray) -> Any:
+    def __init__(self, engine: Engine, hook: Hook | None) -> None:
+        self._engine, self._hook, self._batches = engine, hook, 0
+        self.backend, self.name = engine.backend, engine.name
+        self.convention, self.threshold = engine.convention, engine.threshold
+        self.classes, self.max_batch = engine.classes, engine.max_batch
+
+    def infer(self, batch: Batch) -> Batch:
         """Answer, or do what the hook does."""
         self._batches += 1
-        answer = self._hook(self._batches - 1, batch) if self._hook else None
-        return self._engine.infer(batch) if answer is None else answer
+        if isinstance(batch, np.ndarray) and self._hook is not None:
+            answer = self._hook(self._batches - 1, batch)
+            if answer is not None:
+                return answer
+        return self._engine.infer(batch)
 
     def close(self) -> None:
         """Leave the shared engine open."""
@@ -63,7 +70,9 @@ class Bench:
         runner: How such a process is started.
     """
 
-    def __init__(self, folder: Path, engine: Any, model: str, runner: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, engine: Engine, model: str, runner: tuple[str, ...] = ()
+    ) -> None:
         self.folder, self.engine, self.model = folder, engine, model
         self.runner = runner or (sys.executable, str(RUNNER))
         self.runs: list[Running] = []
@@ -129,7 +138,7 @@ def load_libraries() -> None:
 class Running:
     """A run in a thread of this process."""
 
-    def __init__(self, words: list[str], open_engine: Callable[[], Any], out: Path) -> None:
+    def __init__(self, words: list[str], open_engine: Callable[[], Engine], out: Path) -> None:
         from deploy import run
 
         self.out = out

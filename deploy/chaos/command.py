@@ -25,6 +25,7 @@ from deploy.chaos.bench import Bench, Failed, Unable
 from deploy.chaos.faults import WITHIN
 from deploy.chaos.processes import APART, APART_S, start
 from deploy.options import Parser
+from export.runtime.engine import Engine
 from medisseg.errors import UserError
 
 EXAMPLE = """examples:
@@ -37,7 +38,7 @@ MET, FAILED, NOT_RUN = "as expected", "FAILED", "not run"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FaultOutcome:
     """One row of the table; ``result`` is "as expected", "FAILED" or "not run"."""
 
     fault: str
@@ -75,9 +76,9 @@ def run_faults(
     model: str,
     names: Sequence[str],
     limit_s: float = 60.0,
-    open_engine: Callable[[str], Any] | None = None,
+    open_engine: Callable[[str], Engine] | None = None,
     runner: tuple[str, ...] = (),
-) -> list[Outcome]:
+) -> list[FaultOutcome]:
     """Run the named faults through a model and return what came of each.
 
     Args:
@@ -103,13 +104,13 @@ def run_faults(
             engine.close()
 
 
-def _each(bench: Bench, names: Sequence[str], until: float, told: Any) -> Iterator[Outcome]:
+def _each(bench: Bench, names: Sequence[str], until: float, told: Any) -> Iterator[FaultOutcome]:
     """Yield what came of the faults; those in processes of their own go on beside the others."""
     beside = [Attempt(name, *start(bench, name)) for name in APART if name in names]
     for name in (name for name in WITHIN if name in names):
         act = WITHIN[name]
         if time.monotonic() > until:
-            yield Outcome(name, str(act.__doc__), "out of time: --limit-s", NOT_RUN, 0.0)
+            yield FaultOutcome(name, str(act.__doc__), "out of time: --limit-s", NOT_RUN, 0.0)
             continue
         tell(told, f"{name} ...")
         yield Attempt(name, act, bench).outcome(EACH_S)
@@ -147,14 +148,14 @@ class Attempt:
         self._ended = time.monotonic()
         self._found.append(found)
 
-    def outcome(self, most_s: float) -> Outcome:
+    def outcome(self, most_s: float) -> FaultOutcome:
         """Return what came of it, at most ``most_s`` seconds after its beginning."""
         self._thread.join(max(0.0, self._began + most_s - time.monotonic()))
         if not self._found:
             happened = f"no end within {most_s:g} s"
-            return Outcome(self._name, self._expected, happened, FAILED, most_s)
+            return FaultOutcome(self._name, self._expected, happened, FAILED, most_s)
         seconds = round(self._ended - self._began, 2)
-        return Outcome(self._name, self._expected, *self._found[0], seconds)
+        return FaultOutcome(self._name, self._expected, *self._found[0], seconds)
 
 
 @contextlib.contextmanager
@@ -171,7 +172,7 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def print_table(outcomes: list[Outcome]) -> None:
+def print_table(outcomes: list[FaultOutcome]) -> None:
     """Print what was expected and what happened."""
     from rich.console import Console
     from rich.table import Table

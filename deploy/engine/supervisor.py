@@ -1,4 +1,4 @@
-"""The engine behind a wall: what it does wrong turns the AI off, never the video.
+"""Keeps an engine's faults away from the video: they turn the AI off, and nothing else.
 
 An engine that raises, answers nonsense or hangs is replaced by a new one, at most five times a
 minute. One that is only slow keeps working; its late answer is thrown away, because it belongs to a
@@ -16,34 +16,31 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
+from export.runtime.engine import Engine, Values
+
 log = logging.getLogger(__name__)
 RESTARTS_PER_MINUTE = 5
+Answer: TypeAlias = "Values | BaseException | None"  # None: not yet
 
 
 class EngineOff(Exception):
-    """There is no answer for these frames; the message says why, for the screen."""
+    """There is no answer for these frames; the message, shown on the screen, says why."""
 
 
-def ask(engine: Any, batch: Any) -> Any:
-    """Return an engine's logits float32 [N, K, h, w]: an array's as an array, a tensor's as one."""
-    if isinstance(batch, np.ndarray):
-        return engine.infer(batch)
-    import torch
-
-    # The engine's own memory is overwritten by its next run.
-    logits = engine.run_on_device(batch)["logits"].to(torch.float32, copy=True)
-    torch.cuda.current_stream(logits.device).synchronize()
-    return logits
+def ask(engine: Engine, batch: Values) -> Values:
+    """Return an engine's logits float32 [N, K, h, w], of an array or of a tensor."""
+    return engine.infer(batch) if isinstance(batch, np.ndarray) else engine.infer(batch)
 
 
-def finite(answer: Any) -> bool:
-    """Return whether every logit is; summed in float64, so that large ones do not overflow."""
-    array = isinstance(answer, np.ndarray)
-    return math.isfinite(answer.sum(dtype=np.float64) if array else answer.double().sum())
+def finite(answer: Values) -> bool:
+    """Return whether all logits are finite; summed in float64, where no float32 overflows."""
+    return math.isfinite(
+        answer.sum(dtype=np.float64) if isinstance(answer, np.ndarray) else answer.double().sum()
+    )
 
 
 class _Worker:
@@ -56,27 +53,27 @@ class _Worker:
         BaseException: What opening the engine raised.
     """
 
-    def __init__(self, open_engine: Callable[[], Any]) -> None:
-        self.engine: Any = None
+    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+        self.engine: Engine
         self.began: float | None = None  # monotonic time of the batch at work
-        self._jobs: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, Values] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
         self._number = 0
         work = partial(self._work, open_engine)
         self._thread = threading.Thread(target=work, name="engine", daemon=True)
         self._thread.start()
-        _, opened = self._answers.get()
-        if opened is not None:
-            raise opened
+        _, failure = self._answers.get()
+        if isinstance(failure, BaseException):
+            raise failure
 
-    def ask(self, batch: Any, wait_s: float) -> Any:
+    def ask(self, batch: Values, wait_s: float) -> Answer:
         """Return the answer, the error, or None when there is none within ``wait_s`` seconds."""
         self._number += 1
         self.began = time.monotonic()
         self._jobs.put((self._number, batch))
         return self.answer(wait_s)
 
-    def answer(self, wait_s: float) -> Any:
+    def answer(self, wait_s: float) -> Answer:
         """Wait for the answer to the newest batch."""
         deadline = time.monotonic() + wait_s
         with contextlib.suppress(queue.Empty):
@@ -90,7 +87,7 @@ class _Worker:
                     return answer
         return None
 
-    def _work(self, open_engine: Callable[[], Any]) -> None:
+    def _work(self, open_engine: Callable[[], Engine]) -> None:
         try:
             engine = open_engine()
             # Compiles, allocates and loads; what it answers is looked at by nobody.
@@ -114,7 +111,7 @@ class _Worker:
         self._thread.join(wait_s)
 
 
-class EngineGuard:
+class EngineSupervisor:
     """Answers for an engine that may fail.
 
     Args:
@@ -127,7 +124,10 @@ class EngineGuard:
     """
 
     def __init__(
-        self, open_engine: Callable[[], Any], too_slow_s: float | None = None, hang_s: float = 30.0
+        self,
+        open_engine: Callable[[], Engine],
+        too_slow_s: float | None = None,
+        hang_s: float = 30.0,
     ) -> None:
         self._open = open_engine
         self._wait_s = hang_s if too_slow_s is None else min(too_slow_s, hang_s)
@@ -143,7 +143,7 @@ class EngineGuard:
         self.convention, self.threshold = engine.convention, engine.threshold
         self.classes, self.max_batch = engine.classes, engine.max_batch
         self.backend, self.name = engine.backend, engine.name
-        self.device = getattr(engine, "device", "cpu")
+        self.device = engine.device
         self._ready.set()
 
     def wait(self) -> bool:
@@ -153,7 +153,7 @@ class EngineGuard:
                 return False
         return True
 
-    def infer(self, batch: Any) -> Any:
+    def infer(self, batch: Values) -> Values:
         """Return logits float32 [N, K, h, w]: an array, or a tensor of a batch on the GPU.
 
         Raises:
@@ -173,18 +173,19 @@ class EngineGuard:
             if self._wait_s >= self._hang_s:
                 self._replace(worker, self.reason)
             raise EngineOff(self.reason)
-        fault = self._fault(answer, len(batch))
-        if fault:
-            self._replace(worker, fault)
-            raise EngineOff(self.reason)
-        self.reason = ""
-        return answer
+        if isinstance(answer, BaseException):
+            fault = f"{type(answer).__name__}: {answer}"
+        else:
+            fault = self._fault(answer, len(batch))
+            if not fault:
+                self.reason = ""
+                return answer
+        self._replace(worker, fault)
+        raise EngineOff(self.reason)
 
-    def _fault(self, answer: Any, length: int) -> str:
-        if isinstance(answer, Exception):
-            return f"{type(answer).__name__}: {answer}"
+    def _fault(self, answer: Values, length: int) -> str:
         expected = (length, self.classes)
-        if answer.ndim != 4 or answer.shape[:2] != expected:
+        if answer.ndim != 4 or tuple(answer.shape[:2]) != expected:
             return f"answer of shape {list(answer.shape)}; expected {[*expected, 'h', 'w']}"
         return "" if finite(answer) else "answer is not finite"
 

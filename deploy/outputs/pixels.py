@@ -37,11 +37,11 @@ def upright(pixels: npt.NDArray[np.uint8], rotation: int) -> npt.NDArray[np.uint
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def to_yuv(picture: av.VideoFrame, canvas: Canvas) -> av.VideoFrame:
+def to_yuv(picture: av.VideoFrame) -> av.VideoFrame:
     """Return a decoded picture as the encoder takes it: yuv420p, even sizes, upright."""
     even = picture.width % 2 == 0 and picture.height % 2 == 0
     if picture.rotation % 360 or not even or picture.format.name == "rgb24":
-        return canvas.to_yuv(to_rgb(picture))
+        return rgb_to_yuv(to_rgb(picture))
     if picture.format.name not in ("yuv420p", "yuvj420p"):
         from av.video.reformatter import VideoReformatter
 
@@ -50,29 +50,26 @@ def to_yuv(picture: av.VideoFrame, canvas: Canvas) -> av.VideoFrame:
     return picture
 
 
-class Canvas:
-    """Turns RGB pictures into yuv420p frames of even size, for the encoder.
+def rgb_to_yuv(rgb: npt.NDArray[np.uint8]) -> av.VideoFrame:
+    """Return a yuv420p frame of even size, for the encoder, of a uint8 RGB picture [H, W, 3].
 
-    BT.601, limited range, and said so in the file; odd sizes get their last row or column again,
-    because H.264 in 4:2:0 has even sizes only.
+    BT.601, limited range, and marked so; odd sizes get their last row or column again, because
+    H.264 in 4:2:0 has even sizes only.
     """
+    import av
+    import cv2
 
-    def to_yuv(self, rgb: npt.NDArray[np.uint8]) -> av.VideoFrame:
-        """Return a yuv420p frame of a uint8 RGB picture [H, W, 3]."""
-        import av
-        import cv2
-
-        height, width = rgb.shape[:2]
-        if height % 2 or width % 2:
-            rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        # 4 times as quick as libswscale's RGB to YUV (0.2 and 0.8 ms at 640 x 480).
-        planes: Any = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)
-        if rgb.shape[0] % 4:  # from_numpy_buffer takes such a picture for one two rows lower
-            frame = _copied(planes, rgb.shape[1], rgb.shape[0])
-        else:
-            frame = av.VideoFrame.from_numpy_buffer(planes, "yuv420p")
-        frame.colorspace, frame.color_range = 6, 1  # SMPTE 170M, limited
-        return frame
+    height, width = rgb.shape[:2]
+    if height % 2 or width % 2:
+        rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    # 4 times as quick as libswscale's RGB to YUV (0.2 and 0.8 ms at 640 x 480).
+    planes = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420), np.uint8)
+    if rgb.shape[0] % 4:  # from_numpy_buffer takes such a picture for one two rows lower
+        frame = _copied(planes, rgb.shape[1], rgb.shape[0])
+    else:
+        frame = av.VideoFrame.from_numpy_buffer(planes, "yuv420p")
+    frame.colorspace, frame.color_range = 6, 1  # SMPTE 170M, limited
+    return frame
 
 
 def _copied(planes: npt.NDArray[np.uint8], width: int, height: int) -> av.VideoFrame:

@@ -37,7 +37,7 @@ class Part:
     frames: int = 0
 
 
-class Recorder:
+class VideoRecorder:
     """Writes one video in parts ``PREFIX-000.mp4``, ``PREFIX-001.mp4``, ...
 
     Args:

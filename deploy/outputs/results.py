@@ -112,9 +112,8 @@ class Truth:
             return np.asarray(grey) > 127
 
 
-class Score:
-    """Mean Dice of the raw and of the shown masks, and what the alarms are worth, over the frames
-    that have a truth."""
+class VideoScore:
+    """Mean Dice of raw and shown masks, and the worth of the alarms, over frames with a truth."""
 
     def __init__(self, truth: Truth) -> None:
         from deploy.analysis.alarms import AlarmScore

@@ -1,15 +1,15 @@
-"""The books of a run: every frame settled once, every change of state written down.
+"""Every frame finished once, every change of state written down.
 
-Its own thread notices silence, because nothing else moves when nothing comes.
+A thread of its own notices silence: when no frame comes, no stage runs.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from collections.abc import Callable
 
-from deploy.engine.supervisor import EngineGuard
+from deploy.engine.supervisor import EngineSupervisor
 from deploy.outputs.drawing import greyed
 from deploy.outputs.pixels import to_rgb
 from deploy.outputs.results import Results
@@ -22,13 +22,17 @@ WATCH_S = 0.1
 END = "end of the source"
 
 
-class Books:
-    """Keeps accounts, states and events of all streams; safe to call from every stage."""
+class FrameAccounting:
+    """Counts, states and events of all streams; every stage may call it from its thread."""
 
     def __init__(
-        self, streams: list[Stream], guard: EngineGuard, live: Live, results: Results | None
+        self,
+        streams: list[Stream],
+        supervisor: EngineSupervisor,
+        live: Live,
+        results: Results | None,
     ) -> None:
-        self.streams, self.guard, self.live, self.results = streams, guard, live, results
+        self.streams, self.supervisor, self.live, self.results = streams, supervisor, live, results
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
 
@@ -43,26 +47,40 @@ class Books:
             self._watcher.join()  # in a library at exit, it would abort the process
 
     def drop(self, frame: Frame, reason: str) -> None:
-        """Settle a frame that gives way."""
+        """Finish a frame that gives way to a newer one, or would come too late."""
         frame.outcome, frame.error = "dropped", reason
-        self.settle(frame, brief(frame))
+        self._count(frame, brief)
 
-    def settle(self, frame: Frame, line: dict[str, Any]) -> None:
-        """Write a frame's line and close its account."""
+    def fail(self, frame: Frame) -> None:
+        """Finish a frame that could not be decoded."""
+        frame.outcome = "failed"
+        self._count(frame, brief)
+
+    def finish(self, frame: Frame, overlay: int | None, dice: float | None) -> None:
+        """Finish a frame that was shown.
+
+        Args:
+            frame: The frame.
+            overlay: Its number in the overlay recording; None where it is not in it.
+            dice: Dice of its mask, where there is a truth.
+        """
+        self._count(frame, lambda frame: frame.line(overlay, dice))
+
+    def _count(self, frame: Frame, line: Callable[[Frame], dict[str, object]]) -> None:
         if self.results is not None:
-            self.results.frame(line)
-        frame.stream.ledger.settle(frame.outcome)
+            self.results.frame(line(frame))
+        frame.stream.counter.finish(frame.outcome)
 
     def link(self, stream: Stream, connected: bool, reason: str) -> None:
         """Take note of a connect or a loss."""
-        news = stream.standing.link(connected, reason)
+        news = stream.state.link(connected, reason)
         if news and not connected and stream.source.live and not stream.ended:
             log.warning("%s: lost: %s", stream.source.name, reason)
         self.status(stream, stream.last)
 
     def status(self, stream: Stream, frame: Frame | None) -> StreamStatus:
         """Return where a stream stands now, and write it down if it changed."""
-        status, change = stream.status(self.guard.backend, frame)
+        status, change = stream.status(self.supervisor.backend, frame)
         if change is not None:
             log.info(
                 "%s: %s -> %s %s", stream.source.name, change["from"], change["to"], status.reason
@@ -98,12 +116,12 @@ class Books:
     def _watch(self) -> None:
         while not self._done.wait(WATCH_S):
             for stream in self.streams:
-                if stream.ended and not stream.ledger.snapshot()["in_flight"]:
-                    stream.standing.link(False, stream.ended)  # its last frame has been shown
+                if stream.ended and not stream.counter.snapshot()["in_flight"]:
+                    stream.state.link(False, stream.ended)  # its last frame has been shown
                 before = self.live.status(stream.index).state
                 status = self.status(stream, stream.last)
                 if stream.source.live and status.state in (STALE, OFFLINE) and stream.last:
-                    grey = greyed(to_rgb(stream.last.picture), status)
+                    grey = greyed(to_rgb(stream.last.decoded), status)
                     self.live.publish(grey, stream.last.id, status)
                 elif status.state != before or status.state != LIVE:
                     self.live.update(status)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -112,23 +112,24 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
 
 
-class Crew:
+class ThreadGroup:
     """Threads that stop together: the first error of any of them ends all, and is re-raised."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.failed = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._channels: list[Channel] = []
+        self._channels: list[Channel[Any]] = []
         self._lock = threading.Lock()
 
-    def channel(self, **options: object) -> Channel:
-        """Return a new channel that ends when the crew fails."""
-        made: Channel = Channel(**options)  # type: ignore[arg-type]
-        self._channels.append(made)
-        return made
+    def watch(self, channel: Channel[Item]) -> Channel[Item]:
+        """Abort a channel when a thread fails; returns it."""
+        self._channels.append(channel)
+        return channel
 
-    def start(self, name: str, work: Callable[[], None], *outputs: Channel) -> threading.Thread:
+    def start(
+        self, name: str, work: Callable[[], None], *outputs: Channel[Any]
+    ) -> threading.Thread:
         """Run ``work`` in a thread; when it ends, however it ends, close its ``outputs``."""
 
         def body() -> None:

@@ -1,35 +1,116 @@
-"""What becomes of a judged frame: drawn, shown, recorded, settled; and the raw video beside it."""
+"""A frame's journey, read in order: from the decoded picture to its record.
+
+    decode -> preprocess -> infer -> postprocess -> temporal -> draw -> record
+
+Every stage is a method that fills in its part of a :class:`Frame` and hands it on; ``pipeline.py``
+runs each in a thread of its own, with a bounded queue in between. A mask is only ever drawn on its
+own frame, because it never leaves it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
+import time
+from functools import partial
 
+from deploy.analysis.quality import GOOD, QualityGate
+from deploy.analysis.regions import foreground, regions, shown_part
+from deploy.engine.device import choose
+from deploy.engine.supervisor import EngineOff, EngineSupervisor
 from deploy.options import Options
 from deploy.outputs.drawing import draw_mask, draw_status
-from deploy.outputs.pixels import to_yuv
-from deploy.pipeline.accounting import Books
+from deploy.outputs.pixels import rgb_to_yuv, to_rgb, to_yuv
+from deploy.pipeline.accounting import END, FrameAccounting
 from deploy.pipeline.channel import Channel
 from deploy.pipeline.live import Live
 from deploy.pipeline.stream import Frame, Stream
+from deploy.sources.source import Arrival
 
 log = logging.getLogger(__name__)
 
 
-class Outputs:
-    """The last stages of the pipeline, and the raw recording's own.
+class Stages:
+    """What is done to the frames of all streams: one method a stage, in their order.
 
     Args:
-        books: Where frames are settled.
-        live: Where pictures are shown.
+        supervisor: The engine.
         options: What the run was asked for.
-        lines: Whether frames' lines are written.
+        live: Where pictures are shown, and settings are read for each frame.
+        accounting: Where every frame is finished.
+        stopping: Set when the sources shall end.
+        failed: Set when a stage has failed.
     """
 
-    def __init__(self, books: Books, live: Live, options: Options, lines: bool) -> None:
-        self.books, self.live, self.options, self.lines = books, live, options, lines
+    def __init__(
+        self,
+        supervisor: EngineSupervisor,
+        options: Options,
+        live: Live,
+        accounting: FrameAccounting,
+        stopping: threading.Event,
+        failed: threading.Event,
+    ) -> None:
+        self.supervisor, self.options, self.live = supervisor, options, live
+        self.accounting, self.stopping, self.failed = accounting, stopping, failed
+        self.processor = choose(supervisor.convention, supervisor.device, supervisor.classes)
+        self._quality = QualityGate() if options.quality else None
+        self._expected_ms = 0.0  # smoothed time of one inference
 
-    def keep_original(self, stream: Stream, frame: Frame, originals: Channel) -> None:
+    def decode(self, stream: Stream, decoded: Channel[Frame], originals: Channel[Frame]) -> None:
+        """Read a source to its end: each frame gets its id and its place in the raw recording."""
+        arrivals = stream.source.frames(self.stopping, partial(self.accounting.link, stream))
+        with contextlib.closing(arrivals):
+            while self._may_come(stream):
+                began = time.perf_counter()
+                arrival = next(arrivals, None)
+                if arrival is None:
+                    break
+                ms = (time.perf_counter() - began) * 1e3
+                stream.timing.stages["decode"].add(ms)
+                frame = self._arrive(stream, arrival, ms)
+                if frame is not None:
+                    self._keep_original(frame, originals)
+                    decoded.put(frame)
+                if self._ending() or stream.counter.taken == self.options.frames:
+                    break
+        stream.ended = "stopped" if self.stopping.is_set() else END
+
+    def _ending(self) -> bool:
+        return self.stopping.is_set() or self.failed.is_set()
+
+    def _may_come(self, stream: Stream) -> bool:
+        """Wait until another frame of a file may come; False when none may any more."""
+        while not stream.source.live and not stream.slots.acquire(timeout=0.1):
+            if self._ending():
+                return False
+        return True
+
+    def _arrive(self, stream: Stream, arrival: Arrival, ms: float) -> Frame | None:
+        """Count an arrival; return its frame, None where nothing could be decoded."""
+        frame = Frame(
+            stream.counter.take(),
+            stream,
+            arrival.picture,
+            arrival.time,
+            time.monotonic(),
+            arrival.connection,
+            arrival.error,
+            ms={"decode": ms},
+        )
+        if arrival.picture is None:
+            stream.slots.release()
+            if stream.warn("frames that cannot be decoded"):
+                log.warning("%s: frame %d: %s", stream.source.name, frame.id, arrival.error)
+            self.accounting.fail(frame)
+            return None
+        stream.state.arrival(frame.arrived)
+        return frame
+
+    def _keep_original(self, frame: Frame, originals: Channel[Frame]) -> None:
         """Hand a frame to the raw recording: a file waits for the disk, a live source does not."""
+        stream = frame.stream
         if stream.raw is None or stream.raw.stopped:
             return
         if not stream.source.live:
@@ -42,22 +123,121 @@ class Outputs:
         frame.raw = stream.raw_offered
         stream.raw_offered += 1
 
-    def draw(self, frames: list[Frame]) -> list[Frame]:
-        """Draw on the frame and show it."""
+    def record_raw(self, originals: Channel[Frame]) -> None:
+        """Write the raw videos, as they were decoded, until their channel ends."""
+        while (frames := originals.get()) is not None:
+            for frame in frames:
+                if frame.stream.raw is not None and not frame.stream.raw.stopped:
+                    picture = to_yuv(frame.decoded)
+                    frame.stream.raw.write(picture, frame.time_s, frame.connection)
+
+    def preprocess(self, frames: list[Frame]) -> list[Frame]:
+        """Make the picture RGB, measure its quality, make the network's input of it."""
         for frame in frames:
-            stream = frame.stream
-            if frame.shown_mask is not None and frame.judgement.shown:
-                draw_mask(frame.rgb, frame.shown_mask, frame.settings.opacity)
-            status = self.books.status(stream, frame)
-            draw_status(frame.rgb, status, frame.judgement.shown)
-            stream.shown(frame)
-            frame.status = status
-            self.live.publish(frame.rgb, frame.id, status)
-            self._check_budget(stream, frame)
+            frame.rgb = to_rgb(frame.decoded)
+            frame.settings = self.live.controls.get()
+            if not frame.settings.ai:
+                frame.off = "turned off"
+                continue
+            if self._quality is not None:
+                frame.quality = "corrupt" if frame.error else self._quality(frame.rgb)
+            if frame.quality == GOOD:
+                frame.input = self.processor.prepare(frame.rgb)
         return frames
 
-    def _check_budget(self, stream: Stream, frame: Frame) -> None:
+    def infer(self, frames: list[Frame]) -> list[Frame]:
+        """Ask the engine, one batch over all streams; without an answer the frames go on raw."""
+        frames = [frame for frame in frames if not self._too_late(frame)]
+        asked = [frame for frame in frames if frame.input is not None]
+        if not asked:
+            return frames
+        batch = self.processor.stack([frame.input for frame in asked if frame.input is not None])
+        began = time.perf_counter()
+        try:
+            try:
+                answers = self.supervisor.infer(batch)
+            except EngineOff:
+                # A file can wait for the engine to come back; a live picture cannot.
+                if any(frame.stream.source.live for frame in asked) or not self.supervisor.wait():
+                    raise
+                answers = self.supervisor.infer(batch)
+        except EngineOff as error:
+            for frame in asked:
+                frame.outcome, frame.off, frame.input = "failed", str(error), None
+                if frame.stream.warn("frames without an answer from the engine"):
+                    log.error("%s: AI-OFF: %s", frame.stream.source.name, error)
+            return frames
+        ms = (time.perf_counter() - began) * 1e3
+        self._expected_ms = ms if not self._expected_ms else 0.9 * self._expected_ms + 0.1 * ms
+        for frame, answer in zip(asked, answers, strict=True):
+            frame.answer, frame.input = answer, None
+        return frames
+
+    def _too_late(self, frame: Frame) -> bool:
+        """Drop a live frame that would miss the latency budget by the time it is answered."""
         budget = self.options.budget_ms
+        if budget is None or not frame.stream.source.live or self._expected_ms > budget:
+            return False  # dropping helps only where a fresh frame could keep the budget
+        late = (time.monotonic() - frame.arrived) * 1e3 + self._expected_ms > budget
+        if late:
+            self.accounting.drop(frame, "over budget")
+        return late
+
+    def postprocess(self, frames: list[Frame]) -> list[Frame]:
+        """Turn the answer into a mask at the frame's size, and logits on the CPU."""
+        for frame in frames:
+            if frame.answer is not None:
+                frame.mask, frame.logits = self.processor.finish(
+                    frame.answer, frame.size, frame.settings.threshold
+                )
+                frame.answer = None
+        return frames
+
+    def track(self, frames: list[Frame]) -> list[Frame]:
+        """Follow the regions over time; what is shown of a mask is old enough and large enough."""
+        for frame in frames:
+            stream, settings = frame.stream, frame.settings
+            found, segmented = [], None
+            if frame.mask is not None and frame.logits is not None:
+                found = regions(
+                    frame.mask,
+                    frame.logits,
+                    frame.size,
+                    settings.threshold,
+                    self.supervisor.convention,
+                    self.options.min_area,
+                )
+                segmented = foreground(frame.logits) > 0
+            frame.tracking = stream.temporal.update(
+                found, frame.time_s, frame.id, settings.threshold, settings.hold_off, segmented
+            )
+            frame.confidence = max((region.confidence for region in found), default=0.0)
+            if frame.mask is not None:
+                shown = [track.box for track in frame.tracking.shown]
+                frame.shown_mask = shown_part(frame.mask, shown)
+            for event, track in frame.tracking.events:
+                stream.alarms_on += event == "alarm on"
+                self.accounting.event(stream, frame, event, track.id, track.area, track.confidence)
+            stream.state.ai(frame.off)
+            if frame.quality != GOOD:
+                stream.quality[frame.quality] = stream.quality.get(frame.quality, 0) + 1
+        return frames
+
+    def draw(self, frames: list[Frame]) -> list[Frame]:
+        """Draw the shown mask, the tracks and the status on the frame, and show it."""
+        for frame in frames:
+            stream = frame.stream
+            if frame.shown_mask is not None and frame.tracking.shown:
+                draw_mask(frame.rgb, frame.shown_mask, frame.settings.opacity)
+            frame.status = self.accounting.status(stream, frame)
+            draw_status(frame.rgb, frame.status, frame.tracking.shown)
+            stream.shown(frame)
+            self.live.publish(frame.rgb, frame.id, frame.status)
+            self._check_budget(frame)
+        return frames
+
+    def _check_budget(self, frame: Frame) -> None:
+        budget, stream = self.options.budget_ms, frame.stream
         if budget is not None and frame.latency_ms > budget:
             stream.timing.over_budget += 1
             if stream.warn("frames over the latency budget"):
@@ -70,23 +250,15 @@ class Outputs:
                 )
 
     def record(self, frames: list[Frame]) -> list[Frame]:
-        """Write the overlay video, compare with the truth, settle the account."""
+        """Write the overlay video, compare with the truth, write the line, finish the frame."""
         for frame in frames:
             stream, written, dice = frame.stream, None, None
             if stream.overlay is not None and not stream.overlay.stopped:
-                picture = stream.canvas.to_yuv(frame.rgb)
+                picture = rgb_to_yuv(frame.rgb)
                 written = stream.overlay.write(picture, frame.time_s, frame.connection)
             if stream.score is not None:
                 raw = frame.mask.mask if frame.mask else None
                 shown = frame.shown_mask
                 dice = stream.score.add(frame.id, frame.size, raw, shown, frame.time_s)
-            self.books.settle(frame, frame.line(written, dice) if self.lines else {})
+            self.accounting.finish(frame, written, dice)
         return frames
-
-    def record_raw(self, originals: Channel[Frame]) -> None:
-        """Write the raw videos until their channel ends."""
-        while (frames := originals.get()) is not None:
-            for frame in frames:
-                if frame.stream.raw is not None and not frame.stream.raw.stopped:
-                    picture = to_yuv(frame.picture, frame.stream.canvas)
-                    frame.stream.raw.write(picture, frame.time_s, frame.connection)

@@ -1,18 +1,20 @@
-"""Where a stream stands: LIVE, STALE, OFFLINE or AI-OFF, and every change of it."""
+"""The state of a stream (LIVE, STALE, OFFLINE or AI-OFF), its changes, and its frame counts."""
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import TypedDict
 
 from deploy.status import AI_OFF, LIVE, OFFLINE, STALE
 
 OUTCOMES = ("processed", "dropped", "failed")
+# Seconds since the start of the run, the two states, and why.
+Change = TypedDict("Change", {"time_s": float, "from": str, "to": str, "reason": str})
 MOST_CHANGES = 10_000  # kept in memory; a source that flaps for days only counts on
 
 
-class Standing:
+class StreamState:
     """One stream's state, from what its source, its frames and the engine report.
 
     Args:
@@ -22,7 +24,7 @@ class Standing:
     """
 
     def __init__(self, live: bool, stale_s: float, began: float) -> None:
-        self.changes: list[dict[str, Any]] = []
+        self.changes: list[Change] = []
         self.changed = 0
         self._live, self._stale_s, self._began = live, stale_s, began
         self._lock = threading.Lock()
@@ -50,13 +52,13 @@ class Standing:
         """Take note that frames are segmented (empty) or why they are not."""
         self._ai_reason = reason
 
-    def now(self) -> tuple[str, str, float | None, dict[str, Any] | None]:
+    def now(self) -> tuple[str, str, float | None, Change | None]:
         """Return state, reason, age of the newest frame in seconds, and the change if it is one."""
         moment = time.monotonic()
         with self._lock:
             age = None if self._arrived is None else moment - self._arrived
             state, reason = self._judge(age)
-            change = None
+            change: Change | None = None
             if state != self._state:
                 change = {
                     "time_s": round(moment - self._began, 3),
@@ -82,8 +84,8 @@ class Standing:
         return LIVE, ""
 
 
-class Ledger:
-    """The accounts of one stream. ``in`` is what has been settled: processed, dropped or failed.
+class FrameCounter:
+    """Counts the frames of one stream. ``in`` is what is finished: processed, dropped or failed.
 
     ``in_flight`` frames are in the pipeline; at the end there are none, and then ``in`` is every
     frame that the source gave.
@@ -94,13 +96,18 @@ class Ledger:
         self._taken = 0
         self._settled = dict.fromkeys(OUTCOMES, 0)
 
+    @property
+    def taken(self) -> int:
+        """Number of frames that entered."""
+        return self._taken
+
     def take(self) -> int:
         """Count a frame that entered, and return its id."""
         with self._lock:
             self._taken += 1
             return self._taken - 1
 
-    def settle(self, outcome: str) -> None:
+    def finish(self, outcome: str) -> None:
         """Count a frame that left, once."""
         with self._lock:
             self._settled[outcome] += 1

@@ -6,25 +6,27 @@ import dataclasses
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from deploy.analysis.quality import GOOD
-from deploy.analysis.tracking import Judgement, TemporalFilter
-from deploy.outputs.pixels import Canvas
-from deploy.outputs.recording import Recorder
-from deploy.outputs.results import Results, Score
-from deploy.pipeline.state import Ledger, Standing
+from deploy.analysis.tracking import TemporalFilter, TrackingResult
+from deploy.outputs.recording import VideoRecorder
+from deploy.outputs.results import Results, VideoScore
+from deploy.pipeline.state import Change, FrameCounter, StreamState
 from deploy.pipeline.timing import Timing
 from deploy.sources.source import Source
 from deploy.status import Settings, StreamStatus
+from export.runtime.engine import Array, Values
 
 if TYPE_CHECKING:
+    import av
+
     from kernels.frames import Mask
 
-NOTHING = Judgement((), (), False, 0.0, ())
+NOTHING = TrackingResult((), (), False, 0.0, ())
 ON_THE_WAY = 3  # frames of a file from decoding to screen: one comes, one is inferred, one drawn
 
 
@@ -44,7 +46,7 @@ class Frame:
 
     id: int
     stream: Stream
-    picture: Any  # av.VideoFrame
+    picture: av.VideoFrame | None  # None where nothing could be decoded
     time_s: float
     arrived: float
     connection: int = 0
@@ -55,22 +57,30 @@ class Frame:
     rgb: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
     quality: str = GOOD
     off: str = ""
-    input: Any = None  # float32 [3, h, w], and logits [K, h, w]: arrays, or tensors on the GPU
-    logits: Any = None
+    input: Values | None = None  # the network's input, float32 [3, h, w]
+    answer: Values | None = None  # the engine's logits, float32 [K, h, w]
+    logits: Array | None = None  # the same on the CPU
     mask: Mask | None = None
     shown_mask: npt.NDArray[np.uint8] | None = None
     confidence: float = 0.0
-    judgement: Judgement = NOTHING
+    tracking: TrackingResult = NOTHING
     status: StreamStatus | None = None
     latency_ms: float = 0.0
     ms: dict[str, float] = field(default_factory=dict)
 
     @property
+    def decoded(self) -> av.VideoFrame:
+        """The decoded picture; a frame without one goes no further than its source."""
+        assert self.picture is not None
+        return self.picture
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) as shown."""
-        return self.rgb.shape[:2]  # type: ignore[return-value]
+        height, width = self.rgb.shape[:2]
+        return height, width
 
-    def line(self, overlay: int | None, dice: float | None) -> dict[str, Any]:
+    def line(self, overlay: int | None, dice: float | None) -> dict[str, object]:
         """Return the frame's line in ``results.jsonl``."""
         status, mask = self.status, self.mask
         same = mask is not None and self.shown_mask is mask.mask
@@ -79,7 +89,7 @@ class Frame:
             from kernels.frames import encode_rle
 
             shown_rle = encode_rle(self.shown_mask)
-        values: dict[str, Any] = {
+        values: dict[str, object] = {
             **brief(self),
             "state": status.state if status else None,
             "off": self.off,
@@ -88,9 +98,9 @@ class Frame:
             "area": mask.area if mask else 0,
             "boxes": [list(map(int, box)) for box in mask.boxes] if mask else [],
             "confidence": round(self.confidence, 4),
-            "alarm": self.judgement.alarm,
-            "tracks": [track.to_dict() for track in self.judgement.shown],
-            "flicker": round(self.judgement.flicker, 4),
+            "alarm": self.tracking.alarm,
+            "tracks": [track.to_dict() for track in self.tracking.shown],
+            "flicker": round(self.tracking.flicker, 4),
             "rle": mask.rle if mask else None,
             "shown_rle": shown_rle,
             "raw": self.raw,
@@ -104,7 +114,7 @@ class Frame:
         return values
 
 
-def brief(frame: Frame) -> dict[str, Any]:
+def brief(frame: Frame) -> dict[str, object]:
     """Return what every line has, that of a dropped frame too."""
     return {
         "id": frame.id,
@@ -117,20 +127,19 @@ def brief(frame: Frame) -> dict[str, Any]:
 
 
 class Stream:
-    """A source and its memory: accounts, times, state, tracks, recordings."""
+    """A source and what is kept of it: counts, times, state, tracks, recordings."""
 
     def __init__(self, index: int, source: Source, stale_s: float, began: float) -> None:
         self.index = index
         self.source = source
-        self.ledger = Ledger()
+        self.counter = FrameCounter()
         self.timing = Timing()
-        self.standing = Standing(source.live, stale_s, began)
+        self.state = StreamState(source.live, stale_s, began)
         self.temporal = TemporalFilter()
-        self.canvas = Canvas()
-        self.room = threading.Semaphore(ON_THE_WAY)  # asked only for files, given back by all
-        self.overlay: Recorder | None = None
-        self.raw: Recorder | None = None
-        self.score: Score | None = None
+        self.slots = threading.Semaphore(ON_THE_WAY)  # taken by files only, released by all
+        self.overlay: VideoRecorder | None = None
+        self.raw: VideoRecorder | None = None
+        self.score: VideoScore | None = None
         self.results: Results | None = None
         self.raw_offered = 0
         self.raw_missed = 0
@@ -152,10 +161,10 @@ class Stream:
         parts = (self.overlay, self.raw, self.results)
         return tuple(dict.fromkeys(part.stopped for part in parts if part and part.stopped))
 
-    def status(self, backend: str, frame: Frame | None) -> tuple[StreamStatus, dict | None]:
+    def status(self, backend: str, frame: Frame | None) -> tuple[StreamStatus, Change | None]:
         """Return where the stream stands now, showing ``frame``, and the change of state."""
-        state, reason, age, change = self.standing.now()
-        judgement = frame.judgement if frame else NOTHING
+        state, reason, age, change = self.state.now()
+        tracking = frame.tracking if frame else NOTHING
         recorders = [part for part in (self.overlay, self.raw) if part]
         recording = bool(recorders) and not any(part.stopped for part in recorders)
         status = StreamStatus(
@@ -165,16 +174,16 @@ class Stream:
             reason=reason,
             age_s=age,
             frame_id=frame.id if frame else None,
-            frames=self.ledger.snapshot(),
+            frames=self.counter.snapshot(),
             latency_ms={
                 "last": self.last.latency_ms if self.last else 0.0,
                 **self.timing.percentiles(),
             },
             fps=self.timing.fps(),
-            alarm=judgement.alarm,
-            tracks=tuple(track.to_dict() for track in judgement.shown),
+            alarm=tracking.alarm,
+            tracks=tuple(track.to_dict() for track in tracking.shown),
             quality=frame.quality if frame else GOOD,
-            flicker=judgement.flicker,
+            flicker=tracking.flicker,
             size=frame.size if frame else None,
             recording=recording,
             alarms=self.alarms(),
@@ -186,7 +195,7 @@ class Stream:
     def shown(self, frame: Frame) -> None:
         """Take note that a frame is on the screen now."""
         now = time.monotonic()
-        self.room.release()
+        self.slots.release()
         frame.latency_ms = (now - frame.arrived) * 1e3
         self.timing.shown(frame.latency_ms, frame.arrived)
         self.first_shown = frame.arrived if self.first_shown is None else self.first_shown

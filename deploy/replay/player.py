@@ -22,7 +22,7 @@ import numpy as np
 from deploy.analysis.tracking import Track
 from deploy.options import Parser
 from deploy.outputs.drawing import draw_mask, draw_status, draw_tag
-from deploy.outputs.pixels import Canvas
+from deploy.outputs.pixels import rgb_to_yuv
 from deploy.outputs.recording import CLOCK
 from deploy.pipeline.live import Controls, Live
 from deploy.replay.recorded import Entry, Picture, RecordedRun
@@ -93,7 +93,7 @@ def write(run: RecordedRun, path: Path, stream: int) -> int:
         raise UserError(f"{run.folder} has no raw video of stream {stream + 1}")
     if path.suffix.lower() not in (".mp4", ".mkv"):
         raise UserError(f"--out is {path}; expected a file that ends in .mp4 or .mkv")
-    canvas, size, last = Canvas(), None, -1
+    size, last = None, -1
     with replacing(path) as beside, av.open(str(beside), "w", format=_format(path)) as container:
         video: Any = container.add_stream("libx264", rate=25)
         video.codec_context.time_base = Fraction(1, CLOCK)
@@ -101,7 +101,7 @@ def write(run: RecordedRun, path: Path, stream: int) -> int:
         for entry in entries:
             picture = draw(run, entry)
             size = size or picture.shape[:2]
-            frame = canvas.to_yuv(fitted(picture, size))
+            frame = rgb_to_yuv(fitted(picture, size))
             if last < 0:
                 video.height, video.width, video.pix_fmt = frame.height, frame.width, "yuv420p"
             last = max(last + 1, round((entry.time_s - entries[0].time_s) * CLOCK))

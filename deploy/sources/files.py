@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -40,7 +40,7 @@ class FileSource:
             what = "is empty" if _is_empty(self._path) else f"cannot be opened ({why(error)})"
             raise UserError(f"{self.name} {what}; expected a video file") from error
 
-    def frames(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
+    def frames(self, stop: threading.Event, link: Link) -> Generator[Arrival, None, None]:
         with self._open() as container:
             link(True, "")
             arrivals = decode(container, self.name)
@@ -55,7 +55,7 @@ class FolderSource:
         self.live = realtime
         self._paths, self._fps = paths, fps
 
-    def frames(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
+    def frames(self, stop: threading.Event, link: Link) -> Generator[Arrival, None, None]:
         link(True, "")
         yield from paced(self._read(), stop) if self.live else self._read()
 
@@ -87,7 +87,7 @@ class RawSource:
         self._size, self._format = size, options.input_format
         self._fps, self._pipe = options.input_fps, pipe or sys.stdin.buffer
 
-    def frames(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
+    def frames(self, stop: threading.Event, link: Link) -> Generator[Arrival, None, None]:
         import av
 
         height, width = self._size

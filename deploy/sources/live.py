@@ -11,7 +11,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from deploy.options import without_password
@@ -33,7 +33,7 @@ class LiveSource:
         """Yield (picture, time, error) of one connection; return or raise when it is lost."""
         raise NotImplementedError
 
-    def frames(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
+    def frames(self, stop: threading.Event, link: Link) -> Generator[Arrival, None, None]:
         import av
 
         start, connection, tries = time.monotonic(), 0, 0

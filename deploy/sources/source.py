@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import av
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-Link = Callable[[bool, str], None]  # (connected, reason): how a source tells where it stands
+Link = Callable[[bool, str], None]  # (connected, reason): how a source reports a connect or a loss
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Source(Protocol):
     name: str
     live: bool
 
-    def frames(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
+    def frames(self, stop: threading.Event, link: Link) -> Generator[Arrival, None, None]:
         """Yield frames until the end or ``stop``; call ``link`` at every connect and loss."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,13 @@ from export.traits import BACKENDS, PRECISIONS, Traits
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
 Array = npt.NDArray[np.float32]
-__all__ = ["BACKENDS", "PRECISIONS", "BaseEngine", "Engine", "Traits"]
+Values: TypeAlias = "Array | torch.Tensor"  # of a batch, an image or an answer
+Batch = TypeVar("Batch", Array, "torch.Tensor")
+__all__ = ["BACKENDS", "PRECISIONS", "Array", "BaseEngine", "Batch", "Engine", "Traits", "Values"]
 
 
 @runtime_checkable
@@ -23,6 +28,10 @@ class Engine(Protocol):
     Attributes:
         backend: One of ``BACKENDS``.
         name: Backend, version, precision and device, for people.
+        convention: How an image becomes the network's input.
+        threshold: Probability in (0, 1) above which a pixel is foreground.
+        classes: Number K of logit maps.
+        max_batch: Largest batch of one run; longer ones are run in parts.
     """
 
     backend: str
@@ -32,15 +41,19 @@ class Engine(Protocol):
     classes: int
     max_batch: int
 
-    def infer(self, batch: Array) -> Array:
-        """Return logits float32 [N, K, H, W] of preprocessed images float32 [N, 3, H, W]."""
+    @property
+    def device(self) -> torch.device | str:
+        """Where it computes: "cpu", or a CUDA device, whose tensors it takes without a copy."""
+
+    def infer(self, batch: Batch) -> Batch:
+        """Return logits float32 [N, K, h, w] of preprocessed images float32 [N, 3, h, w].
+
+        An array is answered with an array, a tensor with a tensor; the answer is complete, and the
+        caller's own.
+        """
 
     def close(self) -> None:
         """Free what the engine holds; using it afterwards is an error."""
-
-    def __enter__(self) -> Engine: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 class BaseEngine:
@@ -54,6 +67,7 @@ class BaseEngine:
     """
 
     backend = ""
+    device: torch.device | str = "cpu"
 
     def __init__(self, traits: Traits, name: str) -> None:
         self.traits = traits
@@ -63,29 +77,63 @@ class BaseEngine:
         self.classes = traits.classes
         self.max_batch = traits.max_batch
 
-    def infer(self, batch: Array) -> Array:
-        """Return logits float32 [N, K, H, W] of preprocessed images float32 [N, 3, H, W].
+    def infer(self, batch: Batch) -> Batch:
+        """Return logits float32 [N, K, h, w] of preprocessed images float32 [N, 3, h, w].
+
+        Args:
+            batch: An array, answered with an array; or a tensor, which best lies on the engine's
+                own device, answered with a tensor there. The caller owns the answer.
 
         Raises:
             ValueError: Another shape or dtype.
             UserError: The bundle takes whole frames: call :meth:`segment`.
         """
-        return self.outputs(batch)["logits"]
+        if isinstance(batch, np.ndarray):
+            return self.outputs(batch)["logits"]
+        import torch
+
+        self._check(batch)
+        # The engine's own memory is overwritten by its next run.
+        parts = [
+            self.run_on_device(part)["logits"].to(torch.float32, copy=True)
+            for part in batch.split(self.max_batch)
+        ]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if logits.is_cuda:
+            torch.cuda.current_stream(logits.device).synchronize()
+        return logits
 
     def outputs(self, batch: Array) -> dict[str, Array]:
         """Return every output by name: "logits", and "uncertainty" [N, 1, H, W] where built in."""
+        self._check(batch)
+        return self._in_parts(batch)
+
+    def run_on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return every output of at most ``max_batch`` images, in memory that is the engine's own.
+
+        The next run may overwrite it. This one takes the way through the host; engines on a GPU
+        have their own.
+        """
+        import torch
+
+        outputs = self._run(batch.cpu().numpy())
+        return {name: torch.from_numpy(value).to(batch.device) for name, value in outputs.items()}
+
+    def _check(self, batch: Values) -> None:
         if self.traits.frame_size is not None:
             raise UserError(
                 f"{self.name} was built with --raw-frames: it takes uint8 frames (engine.segment), "
                 "not preprocessed images; build it without --raw-frames for this use"
             )
         expected = (3, *self.convention.size)
-        if batch.ndim != 4 or batch.shape[1:] != expected or batch.dtype != np.float32:
+        kind = str(batch.dtype).removeprefix("torch.")
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != expected or kind != "float32":
             raise ValueError(
-                f"images are {batch.dtype} {list(batch.shape)}; expected float32 "
+                f"images are {kind} {list(batch.shape)}; expected float32 "
                 f"[N, {', '.join(map(str, expected))}], as convention.preprocess gives them"
             )
-        return self._in_parts(batch)
+        if len(batch) == 0:
+            raise ValueError("the batch is empty; expected at least one image")
 
     def segment(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return masks uint8 [N, H, W] of frames uint8 [N, H, W, 3] (``--raw-frames`` only)."""

@@ -43,6 +43,8 @@ class TensorRTEngine(BaseEngine):
         UserError: No driver, too little memory, or a plan that this version cannot open.
     """
 
+    device: torch.device
+
     def __init__(
         self,
         module: str,
@@ -115,7 +117,7 @@ class TensorRTEngine(BaseEngine):
             self._stream.synchronize()
         return {name: answer[: len(batch)].numpy().copy() for name, answer in work.host.items()}
 
-    def run_on_device(self, batch: Any) -> dict[str, torch.Tensor]:
+    def run_on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the outputs of a batch on this GPU (a tensor, or anything with ``__dlpack__``).
 
         The answers are the engine's own memory: the next run overwrites them.

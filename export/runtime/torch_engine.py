@@ -41,6 +41,7 @@ class TorchEngine(BaseEngine):
     """
 
     backend = "pytorch"
+    device: torch.device
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class TorchEngine(BaseEngine):
         return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
 
     @torch.inference_mode()
-    def run_on_device(self, batch: Any) -> dict[str, torch.Tensor]:
+    def run_on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the outputs of images that already lie on the device, without a copy to the host.
 
         Args:

@@ -30,7 +30,7 @@ class FakeEngine:
     """
 
     backend, name = "fake", "an engine that finds green"
-    threshold, classes, max_batch = 0.5, 1, 8
+    threshold, classes, max_batch, device = 0.5, 1, 8, "cpu"
 
     def __init__(self, before: Callable[[np.ndarray], np.ndarray | None] | None = None) -> None:
         self.convention = InputConvention(mean=(0, 0, 0), std=(1, 1, 1), size=(128, 128))

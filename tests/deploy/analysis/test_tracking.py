@@ -7,25 +7,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.analysis.tracking import RELEASE, Finding, TemporalFilter, overlap
+from deploy.analysis.tracking import RELEASE, Region, TemporalFilter, overlap
 
-POLYP = Finding((100, 80, 40, 30), 900, 0.9)
-FAINT = Finding((100, 80, 40, 30), 900, 0.55)
+POLYP = Region((100, 80, 40, 30), 900, 0.9)
+FAINT = Region((100, 80, 40, 30), 900, 0.55)
 
 
-def sequence(findings: list[list[Finding]], hold_off: int = 3, step: float = 0.04) -> list[Any]:
+def sequence(regions: list[list[Region]], hold_off: int = 3, step: float = 0.04) -> list[Any]:
     memory = TemporalFilter()
     return [
         memory.update(found, index * step, index, 0.5, hold_off)
-        for index, found in enumerate(findings)
+        for index, found in enumerate(regions)
     ]
 
 
 @pytest.mark.parametrize("hold_off", range(7))
 def test_an_alarm_is_held_back(hold_off: int) -> None:
     judged = sequence([[POLYP]] * 10, hold_off)
-    assert [judgement.alarm for judgement in judged] == [i >= hold_off for i in range(10)]
-    assert [len(judgement.hidden) for judgement in judged] == [int(i < hold_off) for i in range(10)]
+    assert [tracking.alarm for tracking in judged] == [i >= hold_off for i in range(10)]
+    assert [len(tracking.hidden) for tracking in judged] == [int(i < hold_off) for i in range(10)]
     ((event, track),) = judged[hold_off].events
     assert event == "alarm on"
     assert (track.first_seen_s, track.first_frame, track.area) == (0.0, 0, 900)
@@ -34,52 +34,52 @@ def test_an_alarm_is_held_back(hold_off: int) -> None:
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_a_short_activation_is_never_shown(length: int) -> None:
     judged = sequence([[]] * 3 + [[POLYP]] * length + [[]] * 10)
-    assert not any(judgement.alarm or judgement.shown for judgement in judged)
+    assert not any(tracking.alarm or tracking.shown for tracking in judged)
 
 
 def test_only_consecutive_frames_count() -> None:
-    assert not any(judgement.alarm for judgement in sequence([[POLYP], [POLYP], []] * 10))
+    assert not any(tracking.alarm for tracking in sequence([[POLYP], [POLYP], []] * 10))
 
 
 def test_a_shown_alarm_survives_a_moment_but_its_mask_is_never_carried_over() -> None:
     judged = sequence([[POLYP]] * 5 + [[]] * RELEASE + [[POLYP]] + [[]] * (RELEASE + 2))
-    assert all(judgement.alarm for judgement in judged[4 : 11 + RELEASE])
-    assert all(not judgement.shown for judgement in judged[5 : 5 + RELEASE])
+    assert all(tracking.alarm for tracking in judged[4 : 11 + RELEASE])
+    assert all(not tracking.shown for tracking in judged[5 : 5 + RELEASE])
     assert judged[5 + RELEASE].shown[0].id == judged[4].shown[0].id
     last = judged[6 + 2 * RELEASE]
     assert not last.alarm and last.events[0][0] == "alarm off"
 
 
 def test_a_faint_region_goes_on_but_does_not_begin() -> None:
-    assert not any(judgement.alarm for judgement in sequence([[FAINT]] * 12))
-    assert all(judgement.shown for judgement in sequence([[POLYP]] * 4 + [[FAINT]] * 12)[3:])
+    assert not any(tracking.alarm for tracking in sequence([[FAINT]] * 12))
+    assert all(tracking.shown for tracking in sequence([[POLYP]] * 4 + [[FAINT]] * 12)[3:])
 
 
 def test_tracks_keep_their_ids_as_they_move() -> None:
-    other = Finding((10, 10, 30, 30), 500, 0.95)
+    other = Region((10, 10, 30, 30), 500, 0.95)
     frames = [
-        [Finding((100 + 3 * i, 80, 40, 30), 900 + i, 0.9), other][:: -1 if i % 2 else 1]
+        [Region((100 + 3 * i, 80, 40, 30), 900 + i, 0.9), other][:: -1 if i % 2 else 1]
         for i in range(10)
     ]
     judged = sequence(frames, hold_off=0)
-    for index, judgement in enumerate(judged):
-        by_id = {track.id: track for track in judgement.shown}
+    for index, tracking in enumerate(judged):
+        by_id = {track.id: track for track in tracking.shown}
         assert set(by_id) == {1, 2}
-        # Looked at after the last frame: a judgement keeps its own frame's boxes.
+        # Looked at after the last frame: a tracking keeps its own frame's boxes.
         assert by_id[1].box == (100 + 3 * index, 80, 40, 30) and by_id[1].area == 900 + index
 
 
 def test_a_quick_camera_does_not_end_an_alarm() -> None:
-    quick = [[Finding((100 + 44 * i, 80, 40, 30), 900, 0.9)] for i in range(8)]
+    quick = [[Region((100 + 44 * i, 80, 40, 30), 900, 0.9)] for i in range(8)]
     judged = sequence(quick)
-    assert [judgement.shown[0].id for judgement in judged[3:]] == [1] * 5
-    far = [[Finding((100 + 90 * i, 80, 40, 30), 900, 0.9)] for i in range(8)]
-    assert not any(judgement.alarm for judgement in sequence(far))
+    assert [tracking.shown[0].id for tracking in judged[3:]] == [1] * 5
+    far = [[Region((100 + 90 * i, 80, 40, 30), 900, 0.9)] for i in range(8)]
+    assert not any(tracking.alarm for tracking in sequence(far))
 
 
 def test_what_overlaps_comes_before_what_is_near() -> None:
-    left, right = Finding((100, 80, 40, 30), 900, 0.9), Finding((145, 80, 40, 30), 900, 0.9)
-    moved = Finding((130, 80, 40, 30), 900, 0.9)  # overlaps the right one, is near the left one
+    left, right = Region((100, 80, 40, 30), 900, 0.9), Region((145, 80, 40, 30), 900, 0.9)
+    moved = Region((130, 80, 40, 30), 900, 0.9)  # overlaps the right one, is near the left one
     judged = sequence([[left, right]] * 2 + [[moved]], hold_off=0)
     ids = {track.box: track.id for track in judged[1].shown}
     assert judged[2].shown[0].id == ids[right.box]
@@ -87,7 +87,7 @@ def test_what_overlaps_comes_before_what_is_near() -> None:
 
 def test_a_gap_in_time_ends_everything() -> None:
     judged = sequence([[POLYP]] * 6, step=2.0)
-    assert not any(judgement.alarm for judgement in judged)
+    assert not any(tracking.alarm for tracking in judged)
 
 
 def test_flicker() -> None:

@@ -20,7 +20,7 @@ FAKE_RUNNER = (sys.executable, str(Path(__file__).parents[1] / "fake.py"))
 
 @pytest.fixture
 def attempt(fake: Any) -> Any:
-    def run(*names: str, limit_s: float = 300.0) -> dict[str, chaos.Outcome]:
+    def run(*names: str, limit_s: float = 300.0) -> dict[str, chaos.FaultOutcome]:
         engine = fake.FakeEngine(fake.slow(15))
         found = run_faults("a model", names, limit_s, lambda model: engine, FAKE_RUNNER)
         assert engine.closed and [outcome.fault for outcome in found] == list(names)

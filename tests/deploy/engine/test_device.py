@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.engine import device as placement
-from deploy.engine.device import OnCPU, OnGPU, choose
-from deploy.engine.supervisor import EngineGuard
+from deploy.engine import device as device_module
+from deploy.engine.device import CpuProcessor, GpuProcessor, choose
+from deploy.engine.supervisor import EngineSupervisor
 from medisseg.convention import InputConvention
 
 WORDS = ("--hold-off", 0, "--record", "none")
+
+
+def chosen(supervisor: EngineSupervisor) -> type[CpuProcessor]:
+    return type(choose(supervisor.convention, supervisor.device, supervisor.classes))
 
 
 def lines(run: Any) -> list[dict[str, Any]]:
@@ -39,8 +43,8 @@ def test_a_run_on_a_gpu_finds_what_one_on_the_cpu_finds(
         where: lambda where=where: load_engine(path, device=where, precision="fp32")
         for where in ("cuda", "cpu")
     }
-    with contextlib.closing(EngineGuard(opened["cuda"])) as guard:
-        assert type(choose(guard.convention, guard.device, guard.classes)) is OnGPU
+    with contextlib.closing(EngineSupervisor(opened["cuda"])) as supervisor:
+        assert chosen(supervisor) is GpuProcessor
     runs = [lines(play(numbered, *WORDS, engine=opened[where])) for where in ("cuda", "cpu")]
     for one, other in zip(*runs, strict=True):
         assert one["area"] == pytest.approx(other["area"], rel=0.02, abs=50)
@@ -62,26 +66,25 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: nothing)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
 
-    class Pretended(OnGPU):
+    class Pretended(GpuProcessor):
         def __init__(self, convention: InputConvention, device: Any) -> None:
             taken.append(str(device))
             super().__init__(Tensors(**convention.to_dict()), "cpu")
 
-    monkeypatch.setattr(placement, "OnGPU", Pretended)
+    monkeypatch.setattr(device_module, "GpuProcessor", Pretended)
     return taken
 
 
 def tensor_engine(fake: Any) -> Any:
-    """A fake engine that takes tensors and keeps its answers in its own memory."""
+    """A fake engine on a pretended GPU."""
 
     class TensorEngine(fake.FakeEngine):
         device = "cuda:0"
-        memory = torch.empty(8, 1, 128, 128)
 
-        def run_on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-            answer = self.memory[: len(batch)]
-            answer.copy_(torch.from_numpy(self.infer(batch.numpy())))
-            return {"logits": answer}
+        def infer(self, batch: Any) -> Any:
+            if isinstance(batch, np.ndarray):
+                return super().infer(batch)
+            return torch.from_numpy(super().infer(batch.numpy()))
 
     return TensorEngine()
 
@@ -99,30 +102,29 @@ def test_the_whole_way_as_tensors(
 def test_a_way_that_differs_is_not_taken(
     fake: Any, pretended: list[str], monkeypatch: pytest.MonkeyPatch, color: str, caplog: Any
 ) -> None:
-    guard = EngineGuard(lambda: tensor_engine(fake))
-    guard.convention = InputConvention(color=color, size=(128, 128))
-    assert type(choose(guard.convention, guard.device, guard.classes)) is placement.OnGPU
+    supervisor = EngineSupervisor(lambda: tensor_engine(fake))
+    supervisor.convention = InputConvention(color=color, size=(128, 128))
+    assert chosen(supervisor) is device_module.GpuProcessor
     honest = Tensors.preprocess
     monkeypatch.setattr(Tensors, "preprocess", lambda self, image: honest(self, image).flip(0))
     with caplog.at_level(logging.WARNING):
-        assert type(choose(guard.convention, guard.device, guard.classes)) is OnCPU
+        assert chosen(supervisor) is CpuProcessor
     assert "prepares a frame otherwise, by" in caplog.text
     monkeypatch.setattr(Tensors, "preprocess", honest)
     monkeypatch.setattr(
-        placement.OnGPU, "finish", lambda self, logits, *rest: OnCPU.finish(self, -logits, *rest)
+        device_module.GpuProcessor,
+        "finish",
+        lambda self, logits, *rest: CpuProcessor.finish(self, -logits, *rest),
     )
     with caplog.at_level(logging.WARNING):
-        assert type(choose(guard.convention, guard.device, guard.classes)) is OnCPU
+        assert chosen(supervisor) is CpuProcessor
     assert "makes another mask" in caplog.text
-    guard.close()
+    supervisor.close()
 
 
 def test_without_cuda_the_cpu_does_it(fake: Any, caplog: pytest.LogCaptureFixture) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    guard = EngineGuard(lambda: tensor_engine(fake))
-    assert (
-        type(choose(guard.convention, guard.device, guard.classes)) is OnCPU
-        and "frames stay on the CPU" in caplog.text
-    )
-    guard.close()
+    supervisor = EngineSupervisor(lambda: tensor_engine(fake))
+    assert chosen(supervisor) is CpuProcessor and "frames stay on the CPU" in caplog.text
+    supervisor.close()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.engine import supervisor as guard_module
-from deploy.engine.supervisor import EngineGuard, EngineOff
+from deploy.engine import supervisor as supervisor_module
+from deploy.engine.supervisor import EngineOff, EngineSupervisor
 
 BATCH = np.zeros((1, 3, 128, 128), np.float32)
 
@@ -45,14 +45,14 @@ FAULTS = {
 def test_a_fault_costs_one_answer_and_a_restart(fake: Any, name: str) -> None:
     engines = [fake.FakeEngine(Faulty({2: FAULTS[name]})), fake.FakeEngine()]
     opened = iter(engines)
-    guard = EngineGuard(lambda: next(opened))
-    assert guard.infer(BATCH).shape == (1, 1, 128, 128)
+    supervisor = EngineSupervisor(lambda: next(opened))
+    assert supervisor.infer(BATCH).shape == (1, 1, 128, 128)
     with pytest.raises(EngineOff, match="restarting"):
-        guard.infer(BATCH)
-    assert guard.wait()
-    assert guard.infer(BATCH).shape == (1, 1, 128, 128)
-    assert guard.restarts == 1 and engines[0].closed and not engines[1].closed
-    guard.close()
+        supervisor.infer(BATCH)
+    assert supervisor.wait()
+    assert supervisor.infer(BATCH).shape == (1, 1, 128, 128)
+    assert supervisor.restarts == 1 and engines[0].closed and not engines[1].closed
+    supervisor.close()
     assert engines[1].closed
 
 
@@ -66,9 +66,9 @@ def test_one_thread_opens_the_engine_and_asks_it(fake: Any) -> None:
         threads.append(threading.current_thread())
         return fake.FakeEngine(note)
 
-    guard = EngineGuard(open_engine)
-    guard.infer(BATCH)
-    guard.close()
+    supervisor = EngineSupervisor(open_engine)
+    supervisor.infer(BATCH)
+    supervisor.close()
     assert len(threads) == 3 and len(set(threads)) == 1
     assert threads[0] is not threading.current_thread()
 
@@ -80,16 +80,16 @@ def test_at_most_five_restarts_a_minute(fake: Any) -> None:
         opened.append(time.monotonic())
         return fake.FakeEngine(Faulty({1: RuntimeError("broken")}))
 
-    guard = EngineGuard(broken)
+    supervisor = EngineSupervisor(broken)
     until = time.monotonic() + 10
-    while not guard.reason.startswith("engine off") and time.monotonic() < until:
+    while not supervisor.reason.startswith("engine off") and time.monotonic() < until:
         with pytest.raises(EngineOff):
-            guard.infer(BATCH)
+            supervisor.infer(BATCH)
         time.sleep(0.01)
-    assert guard.restarts == guard_module.RESTARTS_PER_MINUTE == len(opened) - 1
-    assert "5 restarts in a minute (RuntimeError: broken)" in guard.reason
-    assert not guard.wait()  # a file does not wait for an engine that was given up
-    guard.close()
+    assert supervisor.restarts == supervisor_module.RESTARTS_PER_MINUTE == len(opened) - 1
+    assert "5 restarts in a minute (RuntimeError: broken)" in supervisor.reason
+    assert not supervisor.wait()  # a file does not wait for an engine that was given up
+    supervisor.close()
 
 
 def test_a_late_answer_is_thrown_away(fake: Any) -> None:
@@ -99,31 +99,31 @@ def test_a_late_answer_is_thrown_away(fake: Any) -> None:
         release.wait(5)
         return np.full((len(batch), 1, 128, 128), 99, np.float32)
 
-    guard = EngineGuard(lambda: fake.FakeEngine(Faulty({1: late})), too_slow_s=0.05)
+    supervisor = EngineSupervisor(lambda: fake.FakeEngine(Faulty({1: late})), too_slow_s=0.05)
     with pytest.raises(EngineOff, match="too slow: no answer in 50 ms"):
-        guard.infer(BATCH)
+        supervisor.infer(BATCH)
     with pytest.raises(EngineOff, match="too slow"):
-        guard.infer(BATCH)
+        supervisor.infer(BATCH)
     release.set()
     time.sleep(0.1)
-    assert guard.infer(BATCH).max() == -6  # the answer to this batch, not the 99 of the other
-    assert guard.restarts == 0
-    guard.close()
+    assert supervisor.infer(BATCH).max() == -6  # the answer to this batch, not the 99 of the other
+    assert supervisor.restarts == 0
+    supervisor.close()
 
 
 def test_a_hung_engine_is_replaced(fake: Any) -> None:
     release = threading.Event()
     engines = iter([fake.FakeEngine(Faulty({1: lambda b: release.wait(20)})), fake.FakeEngine()])
-    guard = EngineGuard(lambda: next(engines), too_slow_s=0.05, hang_s=0.3)
+    supervisor = EngineSupervisor(lambda: next(engines), too_slow_s=0.05, hang_s=0.3)
     with pytest.raises(EngineOff, match="too slow"):
-        guard.infer(BATCH)
+        supervisor.infer(BATCH)
     time.sleep(0.4)
     with pytest.raises(EngineOff, match=r"no answer for 0\.3 s"):
-        guard.infer(BATCH)
-    assert guard.wait()
-    assert guard.infer(BATCH).max() == -6
+        supervisor.infer(BATCH)
+    assert supervisor.wait()
+    assert supervisor.infer(BATCH).max() == -6
     release.set()
-    guard.close()
+    supervisor.close()
 
 
 def test_a_file_waits_for_the_restart(play: Any, fake: Any, numbered: Path) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.outputs.pixels import Canvas
-from deploy.outputs.recording import Recorder
+from deploy.outputs.pixels import rgb_to_yuv
+from deploy.outputs.recording import VideoRecorder
 
 
 def wait_for(condition: Any, seconds: float = 20.0) -> None:
@@ -191,11 +191,11 @@ def test_an_old_run_is_never_written_over(play: Any, numbered: Path, fake: Any) 
 
 
 def test_parts_follow_time_and_connections(tmp_path: Path) -> None:
-    recorder, canvas = Recorder(tmp_path, "overlay", part_s=1.0), Canvas()
+    recorder = VideoRecorder(tmp_path, "overlay", part_s=1.0)
     grey = np.full((48, 64, 3), 90, np.uint8)
     for index in range(50):
         moment, connection = index / 25, int(index >= 40)
-        assert recorder.write(canvas.to_yuv(grey), moment, connection) == index
+        assert recorder.write(rgb_to_yuv(grey), moment, connection) == index
     recorder.close()
     assert [(part.first, part.frames) for part in recorder.parts] == [(0, 25), (25, 15), (40, 10)]
     assert recorder.frames == 50
@@ -203,10 +203,10 @@ def test_parts_follow_time_and_connections(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (62, 66), (61, 63)])
 def test_colours_come_back(tmp_path: Path, lab: Any, size: tuple[int, int]) -> None:
-    recorder, canvas = Recorder(tmp_path, "overlay", crf=4), Canvas()
+    recorder = VideoRecorder(tmp_path, "overlay", crf=4)
     colors = [(200, 30, 30), (30, 180, 40), (20, 40, 220), (250, 250, 250), (3, 3, 3)]
     for index, color in enumerate(colors):
-        recorder.write(canvas.to_yuv(np.full((*size, 3), color, np.uint8)), index / 25)
+        recorder.write(rgb_to_yuv(np.full((*size, 3), color, np.uint8)), index / 25)
     recorder.close()
     for picture, color in zip(lab.read_video(tmp_path / "overlay-000.mp4"), colors, strict=True):
         assert picture.shape[:2] == (size[0] + size[0] % 2, size[1] + size[1] % 2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deploy.pipeline.live import Controls, Live
-from deploy.pipeline.state import Standing
+from deploy.pipeline.state import StreamState
 from deploy.status import AI_OFF, LIVE, OFFLINE, STALE, Settings, StreamStatus
 
 
@@ -150,29 +150,29 @@ def test_watchers_wait_for_what_is_newer() -> None:
 
 
 def test_states() -> None:
-    standing = Standing(live=True, stale_s=0.1, began=time.monotonic())
-    assert standing.now()[:2] == (OFFLINE, "connecting")
-    standing.link(True, "")
-    assert standing.now()[:2] == (OFFLINE, "waiting for the first frame")
-    standing.arrival(time.monotonic())
-    assert standing.now()[0] == LIVE
-    standing.ai("engine restarting")
-    assert standing.now()[:2] == (AI_OFF, "engine restarting")
+    state = StreamState(live=True, stale_s=0.1, began=time.monotonic())
+    assert state.now()[:2] == (OFFLINE, "connecting")
+    state.link(True, "")
+    assert state.now()[:2] == (OFFLINE, "waiting for the first frame")
+    state.arrival(time.monotonic())
+    assert state.now()[0] == LIVE
+    state.ai("engine restarting")
+    assert state.now()[:2] == (AI_OFF, "engine restarting")
     time.sleep(0.15)
-    state, _, age, change = standing.now()
-    assert state == STALE and age is not None and age > 0.1
+    now, _, age, change = state.now()
+    assert now == STALE and age is not None and age > 0.1
     assert change is not None and (change["from"], change["to"]) == (AI_OFF, STALE)
-    standing.link(False, "timed out")
-    assert standing.now()[:2] == (OFFLINE, "timed out")
-    standing.link(True, "")
+    state.link(False, "timed out")
+    assert state.now()[:2] == (OFFLINE, "timed out")
+    state.link(True, "")
     # Connected again, but the last picture is still the old one.
-    assert standing.now()[0] == OFFLINE
-    assert [change["to"] for change in standing.changes] == [LIVE, AI_OFF, STALE, OFFLINE]
+    assert state.now()[0] == OFFLINE
+    assert [change["to"] for change in state.changes] == [LIVE, AI_OFF, STALE, OFFLINE]
 
 
 def test_a_file_that_waits_for_its_engine_is_not_stale() -> None:
-    standing = Standing(live=False, stale_s=0.01, began=time.monotonic())
-    standing.link(True, "")
-    standing.arrival(time.monotonic())
+    state = StreamState(live=False, stale_s=0.01, began=time.monotonic())
+    state.link(True, "")
+    state.arrival(time.monotonic())
     time.sleep(0.05)
-    assert standing.now()[0] == LIVE
+    assert state.now()[0] == LIVE

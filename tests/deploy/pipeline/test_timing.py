@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.pipeline.channel import Aborted, Channel, Crew
-from deploy.pipeline.state import Ledger
+from deploy.pipeline.channel import Aborted, Channel, ThreadGroup
+from deploy.pipeline.state import FrameCounter
 from deploy.pipeline.timing import Histogram, Timing
 from deploy.status import StreamStatus
 from deploy.watch.prometheus import prometheus_text
@@ -69,13 +69,13 @@ def test_a_slow_machine_does_not_pause() -> None:
 
 
 def test_the_ledger_balances_at_every_moment() -> None:
-    ledger = Ledger()
+    counter = FrameCounter()
     done = threading.Event()
     wrong: list[dict[str, int]] = []
 
     def look() -> None:
         while not done.is_set():
-            frames = ledger.snapshot()
+            frames = counter.snapshot()
             if frames["in"] != frames["processed"] + frames["dropped"] + frames["failed"]:
                 wrong.append(frames)
             if frames["in_flight"] < 0:
@@ -86,8 +86,8 @@ def test_the_ledger_balances_at_every_moment() -> None:
 
     def work(outcome: str) -> None:
         for _ in range(2000):
-            ledger.take()
-            ledger.settle(outcome)
+            counter.take()
+            counter.finish(outcome)
 
     workers = [threading.Thread(target=work, args=(o,)) for o in ("processed", "dropped", "failed")]
     for worker in workers:
@@ -98,7 +98,7 @@ def test_the_ledger_balances_at_every_moment() -> None:
     watcher.join()
     assert not wrong
     expected = {"in": 6000, "processed": 2000, "dropped": 2000, "failed": 2000, "in_flight": 0}
-    assert ledger.snapshot() == expected
+    assert counter.snapshot() == expected
 
 
 def test_metrics_are_read_back_by_prometheus() -> None:
@@ -164,17 +164,17 @@ def test_the_newest_of_each_key_displaces_the_older() -> None:
 
 
 def test_the_first_error_of_a_crew_stops_all_and_is_raised() -> None:
-    crew = Crew()
-    channel = crew.channel(capacity=1)
+    threads = ThreadGroup()
+    channel = threads.watch(Channel(capacity=1))
 
     def fail() -> None:
         time.sleep(0.05)
         raise KeyError("the cause")
 
-    crew.start("waits for ever", lambda: channel.get())
-    crew.start("fails", fail)
+    threads.start("waits for ever", lambda: channel.get())
+    threads.start("fails", fail)
     with pytest.raises(KeyError, match="the cause"):
-        crew.join(5)
-    assert crew.alive() == []
+        threads.join(5)
+    assert threads.alive() == []
     with pytest.raises(Aborted):
         channel.put(1)
