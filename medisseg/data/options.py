@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from medisseg.fields import probabilities, require
+from medisseg.data.official import SETS
+from medisseg.fields import one_of, probabilities, require
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class SplitConfig:
         groups: Table of sequences or patients (CSV) kept together by a seeded split; None: found
             in the data folder when it has one.
         seed: Of the seeded split; apart from the run's seed, so that seeds share a split.
+        official: Public data set whose own lists these must be (medisseg.data.official); nothing
+            is then drawn in their place. None: any lists, or a seeded split where there are none.
     """
 
     train: str | None = "train"
@@ -29,8 +32,11 @@ class SplitConfig:
     fraction: float = 0.1
     groups: str | None = None
     seed: int = 0
+    official: str | None = None
 
     def __post_init__(self) -> None:
+        if self.official is not None:
+            one_of("official", self.official, tuple(SETS))
         require(0 < self.fraction < 1, f"fraction is {self.fraction}; expected within (0, 1)")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medisseg.config import TrainConfig
-from medisseg.data import splits
+from medisseg.data import official, splits
 from medisseg.data.folder import IMAGE_FOLDER, SegmentationFolder, find_files, load
 from medisseg.data.negatives import Negatives
 from medisseg.data.options import DataFolder, SplitConfig
@@ -161,7 +161,13 @@ def folder_names(
     every = list(images)
 
     def listed(name: str) -> list[str]:
+        if split.official is not None:
+            return official.names(split.official, name, every, lambda: comes_with(name))
         return splits.names(root, name, images, seed=split.seed, groups=split.groups)
+
+    def comes_with(name: str) -> list[str] | None:
+        there = splits.find_list(root, name) or splits.in_folder(root, name, images)
+        return splits.names(root, name, images) if there else None
 
     def choice(value: str | None, part: str) -> list[str] | None:
         if value == "auto":

@@ -67,6 +67,7 @@ def test_every_configuration_starts(
             "input.size=[32,32]",
             f"options={SMALL_EDGE if edge else SMALL}",
             "encoder_weights=null",
+            "split.official=",
             "hardware={threads: 1, progress: false}",
         ],
     )
