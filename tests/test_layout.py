@@ -1,10 +1,11 @@
-"""The house keeps its shape: imports point one way, and nothing heavy happens at import."""
+"""Imports point one way, form no circle, and load nothing heavy."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,25 @@ ALLOWED = {
     "medisseg": {"medisseg", "kernels"},
     "export": {"export", "medisseg", "kernels"},
     "deploy": {"deploy", "export", "medisseg", "kernels"},
+}
+
+
+# Which parts of deploy (folders, and modules at its top) each part may import.
+DEPLOY = {
+    "status": set(),
+    "options": {"status"},
+    "analysis": {"status"},
+    "engine": set(),
+    "sources": {"options"},
+    "outputs": {"analysis", "sources", "status"},
+    "pipeline": {"analysis", "engine", "options", "outputs", "sources", "status"},
+    "watch": {"options", "pipeline", "status"},
+    "report": {"engine", "options", "pipeline"},
+    "replay": {"analysis", "options", "outputs", "pipeline", "status", "watch"},
+    "run": {"engine", "options", "outputs", "pipeline", "report", "sources", "watch"},
+    "chaos": {"options", "run", "status", "watch"},
+    "demo": {"demo_report", "run"},
+    "demo_report": set(),
 }
 
 
@@ -49,6 +69,92 @@ def test_an_upward_import_is_noticed() -> None:
     assert upward_imports("kernels", "from medisseg import x") == {"medisseg"}
     assert upward_imports("medisseg", "def f():\n    import export.runtime") == {"export"}
     assert upward_imports("medisseg", "importlib.import_module('deploy.run')") == {"deploy"}
+
+
+def modules() -> dict[str, Path]:
+    """Return the path of every module of the four packages, by its dotted name."""
+    found = {}
+    for package in ALLOWED:
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(name: str, path: Path, known: Container[str]) -> set[str]:
+    """Return the modules of ``known`` that a module imports, inside functions too.
+
+    Imports for annotations alone (``if TYPE_CHECKING``) are never executed and do not count.
+    """
+    tree = ast.parse(path.read_text())
+    unexecuted = {
+        id(node)
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING"
+        for part in test.body
+        for node in ast.walk(part)
+    }
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in unexecuted:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: -(node.level - 1) or None] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                names.add(inner if inner in known else base)
+    return {found for found in names if found in known and found != name}
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """Return the modules of one import circle, in order; empty where there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(arrows[name]):
+            if found := visit(other, [*way, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(arrows) if (found := visit(name, []))), [])
+
+
+def test_there_is_no_import_circle() -> None:
+    known = modules()
+    arrows = {name: imported(name, path, known) for name, path in known.items()}
+    assert " -> ".join(circle(arrows)) == ""
+
+
+def test_a_circle_is_noticed(tmp_path: Path) -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    module = tmp_path / "m.py"
+    module.write_text("def f():\n    from p import q\n    from .n import x\n")
+    assert imported("p.m", module, {"p.q", "p.n", "p.m"}) == {"p.q", "p.n"}
+    module.write_text("if TYPE_CHECKING:\n    import p.q\n")
+    assert imported("p.m", module, {"p.q", "p.m"}) == set()
+
+
+def test_parts_of_deploy_import_only_what_is_below_them() -> None:
+    known = modules()
+    wrong = {}
+    for name, path in known.items():
+        part = name.split(".")[1:2]
+        if name.startswith("deploy.") and part:
+            others = imported(name, path, known)
+            found = {other.split(".")[1] for other in others if other.startswith("deploy.")}
+            if more := found - DEPLOY[part[0]] - set(part):
+                wrong[name] = more
+    assert wrong == {}
 
 
 @pytest.mark.parametrize("package", ALLOWED)
