@@ -125,12 +125,14 @@ def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bu
 
 
 def _calibration(convention: Any, options: BuildOptions) -> list[verify.Array]:
-    from medisseg.data.splits import find_list
+    from medisseg.data.folder import SegmentationFolder
+    from medisseg.data.splits import find
 
     if options.precision != "int8":
         return []
     assert options.data is not None
-    split = "train" if find_list(Path(options.data), "train") else None
+    images = SegmentationFolder(options.data, unmasked="negative").images()
+    split = "train" if find(Path(options.data), "train", images) else None
     frames = frames_from(options.data, options.calibration_images, split)
     return [convention.preprocess(frame.image)[None] for frame in frames]
 

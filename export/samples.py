@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
-from medisseg.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,24 +35,22 @@ def frames_from(
         UserError: No images there, or no such split.
     """
     from medisseg.data import splits
-    from medisseg.data.folder import find_files
-    from medisseg.data.reading import read_image, read_mask
+    from medisseg.data.folder import SegmentationFolder, find_contents
 
     if data is None:
         return _phantoms(count or 4, classes)
-    files = find_files(Path(data))
+    root = Path(data)
     if split is None:
-        split = "val" if splits.find_list(Path(data), "val") else "all"
-    names = [name for name in splits.names(Path(data), split, list(files)) if name in files]
-    if not names:
-        raise UserError(f"split {split!r} of {data} names no image that is there")
-    if count and count < len(names):
-        names = [names[i * len(names) // count] for i in range(count)]
+        images = {name: files.image for name, files in find_contents(root).files.items()}
+        split = "val" if splits.find(root, "val", images) else "all"
+    folder = SegmentationFolder(root, split, classes=classes, unmasked="negative")
+    chosen: Sequence[int] = range(len(folder))
+    if count and count < len(folder):
+        chosen = [i * len(folder) // count for i in range(count)]
     frames = []
-    for name in names:
-        mask = files[name].mask
-        truth = None if mask is None else read_mask(mask, classes)
-        frames.append(Frame(read_image(files[name].image), truth, name))
+    for sample in (folder[i] for i in chosen):
+        labelled = folder.files[sample.name].labelled
+        frames.append(Frame(sample.image, sample.mask if labelled else None, sample.name))
     return frames
 
 

@@ -35,6 +35,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "data": Command(
+        "medisseg.data.command", "say what is in a data folder before it is trained on"
+    ),
     "train": Command("medisseg.training.command", "train a network in two stages, or run a study"),
     "evaluate": Command(
         "medisseg.evaluation.evaluate_command", "measure a checkpoint on labelled images"

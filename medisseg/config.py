@@ -19,7 +19,13 @@ from typing import Any
 import yaml
 
 from medisseg.convention import InputConvention
-from medisseg.data.options import AugmentConfig, ColorConfig, DataFolder, SplitConfig
+from medisseg.data.options import (
+    UNMASKED,
+    AugmentConfig,
+    ColorConfig,
+    DataFolder,
+    SplitConfig,
+)
 from medisseg.errors import UserError
 from medisseg.fields import build, merge, one_of, plain, require
 from medisseg.losses import GRANULARITIES, NORMALIZE, PLACEMENTS, VARIANTS
@@ -29,7 +35,7 @@ CONFIGS = Path(__file__).parent / "configs"
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
-LABELS = ("auto", "classes")
+LABELS = ("auto", "classes", "inverted")
 EPOCHS = ("best", "last")
 # (lambda_1, lambda_2) of the paper, for networks that it disperses.
 PAPER_WEIGHTS = (0.2, 0.6)
@@ -181,7 +187,10 @@ class TrainConfig:
         second_view: Stage 1's second view of an image is the first after this change.
         preset: Architecture, ``create_model``'s first argument; ``options`` its others.
         encoder_weights: "imagenet" (packaged), the path of a weights file, or None.
-        labels: "auto" (binary or instance masks become 0 and 1) or "classes" (indices kept).
+        labels: "auto" (binary or instance masks become 0 and 1), "classes" (indices kept), or
+            "inverted" (masks mark the background).
+        unmasked: Images without a mask in a data folder: "refuse", "negative" (there is nothing on
+            them) or "skip".
         budget_minutes: Wall time for all stages together; the schedules are fitted to it.
     """
 
@@ -198,6 +207,7 @@ class TrainConfig:
     preset: str = "medisseg-r50"
     classes: int = 1
     labels: str = "auto"
+    unmasked: str = "refuse"
     options: dict[str, Any] = field(default_factory=dict)
     encoder_weights: str | None = None
     budget_minutes: float | None = None
@@ -213,6 +223,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of("labels", self.labels, LABELS)
+        one_of("unmasked", self.unmasked, UNMASKED)
         one_of("stage_one_epoch", self.stage_one_epoch, EPOCHS)
         require(
             self.stages in ((1,), (2,), (1, 2)),

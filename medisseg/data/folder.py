@@ -1,15 +1,16 @@
 """A folder of images and masks, as people have them, as a sequence of samples.
 
-Found: ``images`` and ``masks`` (and the names other sets use for them), several such pairs, or
-images and masks side by side; masks named as their image, with or without a usual suffix.
+What is found where says :mod:`medisseg.data.layout`; what masks' values mean, which values 16-bit
+images span and whether masks are turned as their images is decided once for the whole folder.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import difflib
-import itertools
-import re
-from collections import Counter, defaultdict
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,44 +20,77 @@ import numpy as np
 import numpy.typing as npt
 
 from medisseg.convention import InputConvention
+from medisseg.data import masks as conventions
 from medisseg.data import splits
-from medisseg.data.reading import IMAGE_SUFFIXES, BadFile, read_image, read_mask
+from medisseg.data.annotations import Annotations, find_annotations
+from medisseg.data.layout import IMAGE_FOLDER, natural, normal, pair
+from medisseg.data.masks import MaskConvention
+from medisseg.data.options import UNMASKED
+from medisseg.data.reading import (
+    IMAGE_SUFFIXES,
+    BadFile,
+    Range,
+    orient,
+    read_header,
+    read_image,
+    value_range,
+)  # fmt: skip
+from medisseg.data.shapes import Drawing, draw
+from medisseg.data.turns import seen_turn, votes_for_turn
 from medisseg.data.volumes import Slice, find_slices, read_slice
 from medisseg.errors import UserError
 
-MASK_ENDINGS = re.compile(
-    r"[_-](segmentation|mask|masks|anno|annotation|gt|groundtruth|label|labels|seg)$", re.I
-)
-MASK_FOLDER = re.compile(
-    r"mask|label|annot|ground.?truth|segmentation|^(gt|seg|anno)$|_(gt|seg)$", re.I
-)
-IMAGE_FOLDER = re.compile(r"images?|imgs?|original|data|jpegimages", re.I)
-# Files that sets ship among the images and that are neither image nor mask.
-IGNORED = re.compile(r"_superpixels$|^\.", re.I)
 SHOWN = 5
+VOID = 255  # in masks of a whole split: these pixels count for nothing
+# A mask may be larger or smaller than its image by this: some tools pad to even sides.
+MOST_OFF = 2
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image: uint8 RGB [H, W, 3], class indices uint8 [H, W], and its name."""
+    """One labelled image: uint8 RGB [H, W, 3], class indices uint8 [H, W], and its name.
+
+    ``void`` says which pixels count for nothing, bool [H, W]; None: all count.
+    """
 
     image: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
     name: str
+    void: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where a name's image and mask are, or which slice of a volume it is."""
+    """Where a name's image and masks are, which slice of a volume it is, or what is drawn on it."""
 
     image: Path
-    mask: Path | None
+    masks: tuple[Path, ...] = ()
     slice: Slice | None = None
+    drawing: Drawing | None = None
 
     @property
     def labelled(self) -> bool:
         """Whether there is a mask."""
-        return self.mask is not None or self.slice is not None
+        return bool(self.masks) or self.slice is not None or self.drawing is not None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a data folder holds.
+
+    Attributes:
+        files: Every image by name, in natural order.
+        conflicts: Names with masks in two places, and these masks.
+        left_out: Files that are not used, and why.
+        notes: What was understood, in words.
+        labels: Of annotated shapes, in the order of their classes.
+    """
+
+    files: dict[str, Files]
+    conflicts: dict[str, tuple[Path, ...]]
+    left_out: dict[Path, str]
+    notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 class SegmentationFolder(Sequence[Sample]):
@@ -64,12 +98,16 @@ class SegmentationFolder(Sequence[Sample]):
 
     Args:
         root: Data folder.
-        split: Name of a list (``val`` finds ``val.txt``), path of a list, "all", or names
-            themselves. Without any list in the folder, train, val and test are a seeded split.
+        split: Name of a split (``val`` finds ``val.txt``, a table, or a folder ``validation``),
+            path of a list, "all", or names themselves; none for a folder that :meth:`part` is to
+            be taken of. In a folder that comes without any split, train, val and test are a
+            seeded one.
         classes: 1 (mask values 0 and 1) or the number of classes, background included.
-        labels: "auto", or "classes" to keep indices also for one class.
+        labels: "auto", "classes" to keep indices also for one class, or "inverted" where masks
+            mark the background.
         seed: Of the seeded split.
         groups: Table of sequences or patients that a seeded split keeps together.
+        unmasked: Images without a mask: "refuse", "negative" (there is nothing on them) or "skip".
 
     Raises:
         UserError: No images, masks missing, an unknown split or an empty one.
@@ -89,17 +127,48 @@ class SegmentationFolder(Sequence[Sample]):
         labels: str = "auto",
         seed: int = 0,
         groups: str | None = None,
+        unmasked: str = "refuse",
     ) -> None:
+        if unmasked not in UNMASKED:
+            raise UserError(f"unmasked is {unmasked!r}; expected one of {', '.join(UNMASKED)}")
+        if labels == "inverted" and classes > 1:
+            raise UserError(f"labels=inverted goes with classes=1, got classes={classes}")
         self.root = Path(root)
         self.classes = classes
-        self.indices = labels == "classes"
-        self.files = find_files(self.root)
+        self.labels = labels
+        self.unmasked = unmasked
+        self.contents = find_contents(self.root)
+        self.files = dict(self.contents.files)
+        self._listed_masks()
         if isinstance(split, str):
             names = splits.names(self.root, split, self.images(), seed=seed, groups=groups)
         else:
             names = list(split)
-        self.names = tuple(names)
-        self._check(split if isinstance(split, str) else "names")
+        self.names = tuple(name for name in names if self.usable(name))
+        if split:
+            self._check(split if isinstance(split, str) else "names")
+
+    def usable(self, name: str) -> bool:
+        """Whether an image is not one that is to be skipped for want of a mask."""
+        files = self.files.get(name)
+        conflict = name in self.contents.conflicts
+        return self.unmasked != "skip" or files is None or files.labelled or conflict
+
+    def part(self, names: Sequence[str]) -> SegmentationFolder:
+        """Return some of the folder's samples; what was decided for the folder holds for them."""
+        chosen = copy.copy(self)
+        chosen.names = tuple(names)
+        chosen._check("names")
+        # Shared, and decided now if it was not yet: both parts would look at every mask.
+        chosen.__dict__["convention"], chosen.__dict__["range"] = self.convention, self.range
+        return chosen
+
+    def _listed_masks(self) -> None:
+        """Take the masks that lists name beside their images."""
+        for part in splits.find_parts(self.root, self.images()).values():
+            for name, mask in part.masks.items():
+                if name in self.files:
+                    self.files[name] = dataclasses.replace(self.files[name], masks=(mask,))
 
     def _check(self, split: str) -> None:
         if not self.names:
@@ -111,16 +180,44 @@ class SegmentationFolder(Sequence[Sample]):
                 f"{listed(unknown)} of split {split!r}: no such image in {self.root}"
                 + (f"; the nearest is {near[0]}" if near else "")
             )
+        twice = [n for n in self.names if n in self.contents.conflicts and not self.files[n].masks]
+        if twice:
+            first, second = self.contents.conflicts[twice[0]][:2]
+            raise UserError(
+                f"{twice[0]} has two masks, {first} and {second} ({len(twice)} such images); move "
+                "one of them out of the folder, or name the right ones in a list: image,mask"
+            )
         bare = [name for name in self.names if not self.files[name].labelled]
-        if bare:
+        if bare and self.unmasked == "refuse":
             raise UserError(
                 f"{self.root}: no mask for {listed(bare)} ({len(bare)} of {len(self.names)}); "
-                "expected the image's name, optionally with _mask, _segmentation or _anno"
+                "expected the image's name, optionally with _mask, _segmentation or _anno, or an "
+                "annotation; unmasked=negative says that there is nothing on them, unmasked=skip "
+                "leaves them out"
             )
 
     def images(self) -> dict[str, Path]:
         """Return every image of the folder, of whatever split, by name."""
         return {name: files.image for name, files in self.files.items()}
+
+    @functools.cached_property
+    def convention(self) -> MaskConvention:
+        """What the values of the folder's masks mean."""
+        return conventions.decide([mask for files in self.files.values() for mask in files.masks])
+
+    @functools.cached_property
+    def range(self) -> Range | None:
+        """The values that images of more than 8 bits span, all of the folder together."""
+        return value_range([files.image for files in self.files.values() if not files.slice])
+
+    @functools.cached_property
+    def turned(self) -> bool:
+        """Whether masks without an orientation of their own are turned as their images.
+
+        Asked where the size does not tell: by the edges of the images under those of the masks.
+        """
+        pairs = [(f.image, f.masks[0]) for f in self.files.values() if len(f.masks) == 1]
+        return votes_for_turn(pairs, self.convention, self.range)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -130,15 +227,57 @@ class SegmentationFolder(Sequence[Sample]):
         files = self.files[name]
         if files.slice is not None:
             return Sample(*read_slice(files.slice, self.classes), name)
-        assert files.mask is not None
-        image = read_image(files.image)
-        mask = read_mask(files.mask, self.classes, self.indices)
-        if image.shape[:2] != mask.shape:
-            raise BadFile(
-                f"{files.mask} is {mask.shape[1]}x{mask.shape[0]} but its image "
-                f"{image.shape[1]}x{image.shape[0]}; both must have the same size"
-            )
-        return Sample(image, mask, name)
+        image = read_image(files.image, self.range)
+        mask, void = self._mask(files, image.shape[:2])
+        if self.labels == "inverted":
+            mask = 1 - mask
+        return Sample(image, mask, name, void)
+
+    def _mask(
+        self, files: Files, size: tuple[int, ...]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
+        if files.drawing is not None:
+            return draw(files.drawing, files.image, self.contents.labels, self.classes)
+        mask = np.zeros(size, np.uint8)
+        void = None
+        for path in files.masks:
+            one, ignored = self._one_mask(path, files.image, size)
+            mask = np.maximum(mask, one)
+            if ignored is not None:
+                void = ignored if void is None else void & ignored
+        return mask, void
+
+    def _one_mask(
+        self, path: Path, image: Path, size: tuple[int, ...]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
+        """Return a mask file and its void, as its image is seen."""
+        stored = conventions.read_stored(path)
+        keep = self.labels == "classes"
+        mask, void = conventions.apply(stored, self.convention, self.classes, keep, path)
+        turn = seen_turn(read_header(image), stored.orientation, mask.shape, size)
+        if turn is None:
+            turn = read_header(image).orientation if self.turned else 1
+        mask = fit(np.ascontiguousarray(orient(mask, turn)), size, path)
+        return mask, None if void is None else fit(orient(void, turn), size, path)
+
+
+def fit(mask: npt.NDArray, size: tuple[int, ...], path: Path) -> npt.NDArray:
+    """Return a mask at its image's size: up to two rows or columns are cut off, or repeated.
+
+    Raises:
+        BadFile: The sizes differ by more.
+    """
+    if mask.shape == size:
+        return mask
+    if max(abs(mine - other) for mine, other in zip(mask.shape, size, strict=True)) > MOST_OFF:
+        raise BadFile(
+            f"{path} is {mask.shape[1]}x{mask.shape[0]} but its image "
+            f"{size[1]}x{size[0]}; both must have the same size"
+        )
+    rows, columns = (
+        np.minimum(np.arange(side), mine - 1) for side, mine in zip(size, mask.shape, strict=True)
+    )
+    return np.ascontiguousarray(mask[rows[:, None], columns])
 
 
 def load(
@@ -148,7 +287,7 @@ def load(
 
     Returns:
         Images uint8 RGB [N, 3, h, w] at the convention's size (not yet normalised) and class
-        indices uint8 [N, h, w].
+        indices uint8 [N, h, w], :data:`VOID` where a pixel counts for nothing.
 
     Raises:
         UserError: Some files cannot be used; names the first ones and how many.
@@ -167,6 +306,8 @@ def load(
             return str(error)
         images[index] = np.rint(np.clip(plain.preprocess(sample.image), 0, 1) * 255)
         masks[index] = resize_mask(sample.mask, convention)
+        if sample.void is not None:
+            masks[index][resize_mask(sample.void.astype(np.uint8), convention) > 0] = VOID
         return None
 
     with ThreadPoolExecutor(threads) as pool:
@@ -190,7 +331,14 @@ def resize_mask(mask: npt.NDArray[np.uint8], convention: InputConvention) -> npt
 def find_files(root: Path) -> dict[str, Files]:
     """Return every image below ``root`` by name, with its mask where there is one.
 
-    Without images, the slices of the volumes below it.
+    Raises:
+        UserError: As :func:`find_contents`.
+    """
+    return find_contents(root).files
+
+
+def find_contents(root: Path) -> Contents:
+    """Return what a data folder holds: images with masks or annotations, else slices of volumes.
 
     A name is the file's stem; where two folders (``train`` and ``test``, say) have files of one
     stem, it is the folders that tell them apart and the stem: ``train/17``.
@@ -200,27 +348,38 @@ def find_files(root: Path) -> dict[str, Files]:
     """
     if not root.is_dir():
         raise UserError(f"no data folder {root}; expected a folder with images/ and masks/")
-    images, masks = _candidates(root)
-    if not images and (slices := find_slices(root)):
-        return {name: Files(part.path, None, part) for name, part in slices.items()}
-    if not images:
+    paired = pair(root)
+    if not paired.images and (slices := find_slices(root)):
+        return Contents({n: Files(part.path, (), part) for n, part in slices.items()}, {}, {})
+    if not paired.images:
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise UserError(f"no images in {root}; expected images/ and masks/ with files of {kinds}")
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in masks:
-        by_stem[path.stem].append(path)
-        if (bare := MASK_ENDINGS.sub("", path.stem)) != path.stem:
-            by_stem[bare].append(path)
-    stems = Counter(path.stem for path in images)
-    found: dict[str, Files] = {}
+    names = _names(paired.images, root)
+    images = {name: path for path, name in names.items()}
+    drawn = Annotations()
+    if not paired.masks and not paired.conflicts:
+        drawn = find_annotations(root, images)
+    files = {
+        name: Files(path, paired.masks.get(path, ()), None, drawn.drawings.get(name))
+        for name, path in images.items()
+    }
+    conflicts = {names[path]: masks for path, masks in paired.conflicts.items()}
+    notes = (*paired.notes, *drawn.notes())
+    return Contents(files, conflicts, dict(paired.left_out), notes, drawn.labels)
+
+
+def _names(images: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Return a name for every image: its stem, behind its folders where another has that stem."""
+    stems = Counter(normal(path.stem) for path in images)
+    names: dict[Path, str] = {}
+    there: dict[str, Path] = {}
     for path in sorted(images, key=lambda file: natural(file.relative_to(root).as_posix())):
-        name = path.stem if stems[path.stem] == 1 else _qualified(path, root)
-        if name in found:
-            raise UserError(
-                f"two images named {name}: {found[name].image} and {path}; names must differ"
-            )
-        found[name] = Files(path, _nearest(by_stem.get(path.stem, []), path))
-    return found
+        name = path.stem if stems[normal(path.stem)] == 1 else _qualified(path, root)
+        if name in there:
+            raise UserError(f"two images named {name}: {there[name]} and {path}; names must differ")
+        names[path] = name
+        there[name] = path
+    return names
 
 
 def _qualified(path: Path, root: Path) -> str:
@@ -228,40 +387,6 @@ def _qualified(path: Path, root: Path) -> str:
     folders = path.parent.relative_to(root).parts
     kept = [part for part in folders if not IMAGE_FOLDER.fullmatch(part)]
     return "/".join([*kept, path.stem])
-
-
-def _nearest(masks: Sequence[Path], image: Path) -> Path | None:
-    """Return the mask whose path shares the most leading folders with the image's."""
-
-    def shared(mask: Path) -> int:
-        pairs = zip(mask.parts, image.parts, strict=False)
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-    return max(masks, key=shared) if masks else None
-
-
-def _candidates(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return image and mask files: of images/ and masks/ alone when both are there, else of all."""
-    tops = [root]
-    folders = {folder.name.lower(): folder for folder in root.iterdir() if folder.is_dir()}
-    if "images" in folders:
-        marked = [folder for name, folder in folders.items() if MASK_FOLDER.search(name)]
-        tops = [folders["images"], *marked] if marked else tops
-    images: list[Path] = []
-    masks: list[Path] = []
-    for top in tops:
-        for path in sorted(top.rglob("*")):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or IGNORED.search(path.stem):
-                continue
-            folder = path.parent.relative_to(root).as_posix().split("/")[-1]
-            is_mask = MASK_FOLDER.search(folder) or MASK_ENDINGS.search(path.stem)
-            (masks if is_mask else images).append(path)
-    return images, masks
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts 2 before 10."""
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from medisseg.data.folder import Sample, natural
-from medisseg.data.reading import IMAGE_SUFFIXES, read_image
+from medisseg.data.folder import Sample
+from medisseg.data.layout import find_images
+from medisseg.data.reading import Range, read_image, value_range
 from medisseg.errors import UserError
 
 
@@ -27,19 +30,30 @@ class Negatives(Sequence[Sample]):
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"no folder {root}; expected images without lesion")
-        paths = (path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        named = {path.relative_to(self.root).with_suffix("").as_posix(): path for path in paths}
-        if not named:
+        paths = find_images(self.root)
+        if not paths:
             raise UserError(f"no images in {root}; expected images without lesion")
-        self.files = {name: named[name] for name in sorted(named, key=natural)}
+        self.files = {p.relative_to(self.root).with_suffix("").as_posix(): p for p in paths}
         self.names = tuple(self.files if names is None else names)
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @functools.cached_property
+    def range(self) -> Range | None:
+        """The values that images of more than 8 bits span, all of the folder together."""
+        return value_range(list(self.files.values()))
+
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        image = read_image(self.files[self.names[index]])
+        image = read_image(self.files[self.names[index]], self.range)
         return Sample(image, np.zeros(image.shape[:2], np.uint8), self.names[index])
+
+    def part(self, names: Sequence[str]) -> Negatives:
+        """Return some of the folder's samples."""
+        chosen = copy.copy(self)
+        chosen.names = tuple(names)
+        chosen.__dict__["range"] = self.range
+        return chosen
 
     def parts(self, fraction: float) -> dict[str, list[str]]:
         """Return the names of train and validation: the last frames, as neighbours in a list are

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, fields
 from medisseg.data.official import SETS
 from medisseg.fields import one_of, probabilities, require
 
+# What becomes of images without a mask in a data folder.
+UNMASKED = ("refuse", "negative", "skip")
+
 
 @dataclass(frozen=True)
 class SplitConfig:

@@ -1,130 +1,297 @@
-"""Read one image or mask file, of any common format and bit depth, or say what is wrong with it."""
+"""Read one image file of any common format, orientation and depth, or say what is wrong with it.
+
+What a file claims about its size is checked before anything is decoded. Pixels are turned as the
+EXIF orientation says, so that every part sees an image as a viewer shows it.
+"""
 
 from __future__ import annotations
 
+import logging
+import struct
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medisseg.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-LOSSY = (".jpg", ".jpeg", ".webp")
-# At most so many different values are taken for instances or classes rather than for grey tones.
-MOST_INDICES = 64
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k",
+)  # fmt: skip
+LONGEST_SIDE = 16_384
+# A 20 KB file can claim any size: 80 million pixels are 240 MB decoded, 8000 x 6000 are 48.
+MOST_PIXELS = 80_000_000
+ORIENTATION, BITS = 274, 258  # tags of EXIF and TIFF
+PILLOW_ONLY = (".gif", ".jp2", ".j2k")  # read by Pillow, the others by OpenCV
+# Largest values of the depths that cameras store in 16 bits.
+DEPTHS = (255, 1023, 4095, 16383, 65535)
 
 
 class BadFile(UserError):
     """An image or mask that cannot be used; the message names the file and the remedy."""
 
 
-def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
-    """Return an image as uint8 RGB [H, W, 3]; 16-bit and grey images are converted.
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself, before it is decoded.
+
+    Attributes:
+        size: (height, width) in pixels as stored.
+        kind: Of its format, such as "PNG".
+        mode: Pillow's name of its pixels, such as "RGB", "L", "P"; "" where only OpenCV reads it.
+        bands: Channels.
+        orientation: EXIF orientation, 1 to 8.
+        frames: Images in the file.
+        deep: Whether a channel has more than 8 bits.
+    """
+
+    size: tuple[int, int]
+    kind: str
+    mode: str
+    bands: int
+    orientation: int = 1
+    frames: int = 1
+    deep: bool = False
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that become 0 and 255, for images of more than 8 bits; one for a whole folder."""
+
+    low: float
+    high: float
+
+
+def read_header(path: str | Path) -> Header:
+    """Return what a file claims, checked; nothing is decoded.
 
     Raises:
-        BadFile: Not readable as an image.
+        BadFile: Not an image, or larger than :data:`LONGEST_SIDE` or :data:`MOST_PIXELS`.
+    """
+    from PIL import Image
+
+    # Our own limit is the lower one; Pillow's warning would be a second line about the same.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    try:
+        with Image.open(path) as file:
+            orientation = file.getexif().get(ORIENTATION, 1)
+            found = Header(
+                (file.height, file.width),
+                file.format or "",
+                file.mode,
+                len(file.getbands()),
+                orientation if orientation in range(1, 9) else 1,
+                getattr(file, "n_frames", 1),
+                _is_deep(path, file),
+            )
+    except Image.DecompressionBombError as error:
+        raise BadFile(f"{path} claims more than {_most()}; make it smaller") from error
+    except (OSError, ValueError, SyntaxError, struct.error, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise BadFile(f"cannot read {path}: {error.strerror or error}") from error
+        found = _tiff_header(path)
+    check_size(path, found.size)
+    return found
+
+
+def check_size(path: str | Path, size: tuple[int, int]) -> None:
+    """Refuse a claimed (height, width) that is too large to be decoded.
+
+    Raises:
+        BadFile: A side or the area is beyond the limits, or empty.
+    """
+    height, width = size
+    if max(size) > LONGEST_SIDE or height * width > MOST_PIXELS:
+        raise BadFile(f"{path} is {width}x{height}; expected at most {_most()}; make it smaller")
+    if min(size) < 1:
+        raise BadFile(f"{path} is {width}x{height}; expected at least one pixel")
+
+
+def _most() -> str:
+    return f"{LONGEST_SIDE} pixels a side and {MOST_PIXELS // 1_000_000} million in all"
+
+
+def _is_deep(path: str | Path, picture: Any) -> bool:
+    """Whether a channel has more than 8 bits; Pillow's mode is RGB for 16 bits, too."""
+    if picture.format == "PNG":
+        with open(path, "rb") as file:
+            return file.read(25)[24:] == b"\x10"
+    if picture.format == "TIFF":
+        return max(picture.tag_v2.get(BITS, (1,))) > 8
+    return picture.mode.startswith(("I", "F"))
+
+
+def _tiff_header(path: str | Path) -> Header:
+    """Return the header of a TIFF that Pillow has no mode for, such as RGB in float."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says, we say in one line
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            tag = page.tags.get(ORIENTATION)
+            return Header(
+                (page.imagelength, page.imagewidth),
+                "TIFF",
+                "",
+                page.samplesperpixel,
+                int(tag.value) if tag else 1,
+                len(file.pages),
+                page.bitspersample > 8,
+            )
+    except Exception as error:  # its parser lets any exception of a damaged file out
+        raise BadFile(f"{path} is not a readable image (cut off, or of another format?)") from error
+
+
+def read_image(path: str | Path, scale: Range | None = None) -> npt.NDArray[np.uint8]:
+    """Return an image as uint8 RGB [H, W, 3], turned as its EXIF orientation says.
+
+    One channel is repeated three times, transparency is left out.
+
+    Args:
+        path: File of one of :data:`IMAGE_SUFFIXES`.
+        scale: What 0 and 255 are, for more than 8 bits; None: found in this file alone.
+
+    Raises:
+        BadFile: Not readable as an image, too large, of several frames or other channels.
 
     Example:
         >>> read_image("polyp.jpg").shape
         (288, 384, 3)
     """
+    found = read_header(path)
+    if found.frames > 1:
+        raise BadFile(f"{path} holds {found.frames} images; expected one, store them as files")
+    if found.bands not in ((1, 2, 3, 4) if found.mode else (1, 3)):
+        raise BadFile(f"{path} has {found.bands} channels; expected 1 (grey) or 3 (RGB)")
+    return to_uint8(_pixels(path, found), scale or value_range([path]), path)
+
+
+def _pixels(path: str | Path, found: Header) -> npt.NDArray:
+    """Return RGB [H, W, 3] of the file's own depth, turned."""
     import cv2
 
-    data = _bytes(path)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if Path(path).suffix.lower() in PILLOW_ONLY:
+        return _by_pillow(path)
     try:
+        data = np.fromfile(path, np.uint8)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:
         image = None
+    except OSError as error:
+        raise BadFile(f"cannot read {path}: {error.strerror or error}") from error
     if image is None:
         raise BadFile(f"{path} is not a readable image (cut off, or of another format?)")
-    return np.ascontiguousarray(to_uint8(image)[:, :, ::-1])
+    # OpenCV turns a TIFF whatever the flag says.
+    turn = 1 if found.kind == "TIFF" else found.orientation
+    return np.ascontiguousarray(orient(image[:, :, ::-1], turn))
 
 
-def to_uint8(image: npt.NDArray) -> npt.NDArray[np.uint8]:
-    """Return pixels as uint8: 16-bit from its used depth (12 or 16), float from [0, 1]."""
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16:
-        return (image >> (4 if image.max() < 4096 else 8)).astype(np.uint8)
-    finite = np.nan_to_num(image.astype(np.float32))
-    top = 1.0 if finite.max() <= 1.0 else 255.0
-    return np.rint(np.clip(finite / top, 0, 1) * 255).astype(np.uint8)
-
-
-def read_mask(path: str | Path, classes: int = 1, indices: bool = False) -> npt.NDArray[np.uint8]:
-    """Return a mask as class indices uint8 [H, W].
-
-    For one class: JPEG masks are foreground above 127 (compression makes grey edges); 0/1, 0/255
-    and instance indices are foreground where they are not 0. For more, or with ``indices``, every
-    value must be a class index.
-
-    Raises:
-        BadFile: Not readable, or its values are neither binary nor indices.
-    """
-    from PIL import Image
+def _by_pillow(path: str | Path) -> npt.NDArray:
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            lossy = file.format in ("JPEG", "WEBP")
-            values = np.asarray(file)
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith(("I", "F")):
+                return np.repeat(np.asarray(picture)[:, :, None], 3, 2)
+            return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise BadFile(f"{path} is not a readable mask (cut off, or of another format?)") from error
-    values = _single_channel(values, path, lossy)
-    if classes > 1 or indices:
-        return _class_indices(values, path, max(classes, 2), lossy)
-    return _foreground(values, path, lossy)
+        raise BadFile(f"{path} is not a readable image (cut off, or of another format?)") from error
 
 
-def _bytes(path: str | Path) -> npt.NDArray[np.uint8]:
-    try:
-        return np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror or error}") from error
+def orient(pixels: npt.NDArray, orientation: int) -> npt.NDArray:
+    """Turn stored pixels [H, W, ...] as EXIF orientation 1 to 8 says (TIFF 6.0, tag 274)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
-def _single_channel(values: npt.NDArray, path: str | Path, lossy: bool) -> npt.NDArray:
-    if values.ndim == 2:
-        return values
-    colors = values[:, :, :3] if values.shape[2] >= 3 else values[:, :, :1]
-    spread = int(np.ptp(colors.astype(np.int32), axis=2).max())
-    if spread > (64 if lossy else 0):
-        raise BadFile(f"{path} is a colour picture; expected a mask of one grey channel or palette")
-    return colors[:, :, 1 if colors.shape[2] == 3 else 0]
+def value_range(paths: list[str | Path] | list[Path]) -> Range | None:
+    """Return one range for all files of more than 8 bits; None where there is none of them.
+
+    Files that cannot be read are passed over.
+
+    16-bit images have the least of 8, 10, 12, 14 and 16 bits that holds all of them; float images
+    span [0, 1], [-1, 1] or the largest value of such a depth.
+
+    Raises:
+        BadFile: Float images of different ranges.
+    """
+    spans: dict[str | Path, tuple[float, float, bool]] = {}
+    for path in paths:
+        if Path(path).suffix.lower() in (".jpg", ".jpeg", ".bmp", ".webp", ".gif"):
+            continue
+        try:
+            found = read_header(path)
+            values = _pixels(path, found) if found.deep and found.frames == 1 else None
+        except BadFile:
+            continue  # said when its turn to be read comes
+        if values is not None:
+            finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+            if finite.size:
+                spans[path] = float(finite.min()), float(finite.max()), values.dtype.kind == "f"
+    if not spans:
+        return None
+    floats = {path: _float_range(low, high) for path, (low, high, real) in spans.items() if real}
+    if floats:
+        return _one_float_range(spans, floats)
+    top = max(high for _, high, _ in spans.values())
+    return Range(0, next(depth for depth in DEPTHS if top <= depth))
 
 
-def _class_indices(
-    values: npt.NDArray, path: str | Path, classes: int, lossy: bool
+def _float_range(low: float, high: float) -> Range:
+    if low < 0:
+        return Range(-1, 1) if low >= -1 and high <= 1 else Range(low, high)
+    return Range(0, next((depth for depth in (1, *DEPTHS) if high <= depth), high))
+
+
+def _one_float_range(
+    spans: dict[str | Path, tuple[float, float, bool]], floats: dict[str | Path, Range]
+) -> Range:
+    lit = {path: span for path, span in floats.items() if spans[path][1] > spans[path][0]}
+    if not lit:
+        return Range(0, 1)
+    first, other = min(lit, key=lambda p: lit[p].high), max(lit, key=lambda p: lit[p].high)
+    low, high = min(span.low for span in lit.values()), max(span.high for span in lit.values())
+    if low < 0 and (low, high) != (-1, 1) or (high > 1 and lit[first].high <= 1):
+        told = " and ".join(
+            f"{path} spans {spans[path][0]:.4g} to {spans[path][1]:.4g}" for path in (other, first)
+        )
+        raise BadFile(
+            f"{told}; expected one range for all: [0, 1], [-1, 1] or [0, 255] to [0, 65535]"
+        )
+    return Range(low, high)
+
+
+def to_uint8(
+    image: npt.NDArray, scale: Range | None = None, path: str | Path = "image"
 ) -> npt.NDArray[np.uint8]:
-    if lossy:
-        raise BadFile(f"{path}: JPEG changes class indices; store the masks as PNG")
-    if values.dtype == bool:
-        values = values.astype(np.uint8)
-    found = np.unique(values)
-    if classes == 2 and set(found.tolist()) <= {0, 255}:
-        return (values > 0).astype(np.uint8)
-    if found.min() < 0 or found.max() >= classes:
-        shown = ", ".join(f"{value}" for value in found[:8]) + (", ..." if found.size > 8 else "")
-        raise BadFile(f"{path} holds the values {shown}; expected class indices 0 to {classes - 1}")
-    return values.astype(np.uint8)
+    """Return pixels as uint8: ``scale`` says which values become 0 and 255.
 
-
-def _foreground(values: npt.NDArray, path: str | Path, lossy: bool) -> npt.NDArray[np.uint8]:
-    if values.dtype == bool:
-        return values.astype(np.uint8)
-    if lossy:
-        return (values > 127).astype(np.uint8)
-    found = np.unique(values)
-    top = int(found[-1])
-    if found.size <= 2 or (found.size <= MOST_INDICES and top < 2 * MOST_INDICES):
-        # Without a background value one colour fills the picture: 255 is all polyp, 0 is none.
-        return (values > 0).astype(np.uint8)
-    if top <= 255:
-        between = np.mean((values > 15) & (values < 240))
-        if between < 0.05:  # anti-aliased edges, or a JPEG mask saved again as PNG
-            return (values > 127).astype(np.uint8)
-    raise BadFile(
-        f"{path} holds {found.size} grey values from {found[0]} to {top}; "
-        "expected a binary mask (0 and 255) or instance or class indices"
-    )
+    Raises:
+        BadFile: Values outside of the range.
+    """
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    if image.dtype == np.uint16 and scale is not None and scale.low == 0:
+        if image.max() > scale.high:
+            raise BadFile(f"{path} holds {image.max()}; its folder's images end at {scale.high:g}")
+        bits = max(0, int(scale.high + 1).bit_length() - 9)
+        return np.ascontiguousarray(image >> bits).astype(np.uint8)
+    scale = scale or Range(0, 1)
+    share = (np.nan_to_num(image.astype(np.float32)) - scale.low) / (scale.high - scale.low)
+    if share.min() < -0.01 or share.max() > 1.01:
+        raise BadFile(
+            f"{path} spans {image.min():.4g} to {image.max():.4g}; its folder's images "
+            f"{scale.low:g} to {scale.high:g}"
+        )
+    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)

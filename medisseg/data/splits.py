@@ -1,29 +1,32 @@
-"""Which images belong to which split: lists, seeded splits by group, and no leaks between them."""
+"""Which images belong to which split: found, or drawn by group where none is there; no leaks."""
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
-import io
 import random
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medisseg.data.layout import normal, split_word
+from medisseg.data.lists import (
+    TABLE,
+    TEXT,
+    Names,
+    Part,
+    find_parts,
+    list_files,
+    read_list,
+    read_rows,
+    read_table,
+    stem,
+)  # fmt: skip
 from medisseg.data.volumes import SLICE, expand
 from medisseg.errors import UserError
 
-ALIASES = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testing"),
-}
-SEEDED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
-EXTENSION = r"\.(jpe?g|png|bmp|tiff?|webp|npz|h5|npy\.h5)$"
+SEEDED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 TABLES = ("sequences.csv", "patients.csv", "groups.csv")
-NAME_COLUMNS = ("name", "image", "image_id", "file", "filename", "frame")
+NAME_COLUMNS = ("name", "image", "image_id", "file", "filename", "file_name", "frame")
 GROUP_COLUMNS = ("group", "sequence", "patient", "patient_id", "case", "video", "lesion_id")
 
 
@@ -38,99 +41,72 @@ def names(
 
     Args:
         root: Data folder.
-        split: "all", the name of a list (``root/val.txt`` or ``root/splits/val.txt``), the path of
-            one, or a folder of images (``root/val``).
+        split: "all", the name of a split that the folder comes with (``val`` finds ``val.txt``, a
+            table, ``ImageSets`` or a folder ``validation``), a folder's name, or a list's path.
         images: Every image's name, with its path where folders may tell the splits apart.
-        seed: Of the split that is drawn when the folder has neither lists nor such folders.
+        seed: Of the split that is drawn when the folder comes with none.
         groups: Table of groups that a drawn split keeps together.
 
     Raises:
-        UserError: No such list.
+        UserError: No such split.
     """
     if split == "all":
         return list(images)
-    path = find_list(root, split)
-    if path is not None:
-        return expand(read_list(path, images), images)
-    files = images if isinstance(images, Mapping) else {}
-    inside = in_folder(root, split, files)
-    if inside:
-        return inside
-    lists = sorted(file.stem for folder in _folders(root) for file in folder.glob("*.txt"))
-    parted = any(in_folder(root, part, files) for part in ("train", "val", "test"))
-    if lists or parted or split not in SEEDED:
+    part = find(root, split, images)
+    if part is not None:
+        return expand(part.names, images)
+    parts = find_parts(root, images)
+    word = split_word(split)
+    if parts or word != normal(split).replace("validation", "val") or word not in SEEDED:
+        there = ", ".join(f"{name} ({content.origin})" for name, content in parts.items())
         raise UserError(
-            f"no list {split!r} in {root}; there are: {', '.join(lists) or 'none'}, "
+            f"no list {split!r} in {root}; there are: {there or 'none'}, "
             "all, or give the path of a list"
         )
-    low, high = SEEDED[split]
+    low, high = SEEDED[word]
     order = shuffled_groups(list(images), group_table(root, groups, list(images)), seed)
     return _between(order, low, high)
 
 
-def in_folder(root: Path, split: str, images: Mapping[str, Path]) -> list[str]:
-    """Return the names of images in a folder called as the split, such as ``val/images``."""
-    aliases = {alias for alias in ALIASES.get(split, (split,))}
-    found = []
-    for name, path in images.items():
-        folders = path.parent.relative_to(root).as_posix().lower()
-        if aliases & set(re.split(r"[^a-z]+", folders)):
-            found.append(name)
-    return found if len(found) < len(images) else []
+def is_held(name: str) -> bool:
+    """Whether a split of this name is not for training."""
+    return split_word(name) in ("val", "test")
 
 
-def find_list(root: Path, split: str) -> Path | None:
-    """Return the file that lists ``split``, in the data folder or as a path, or None."""
-    for name in ALIASES.get(split, (split,)):
-        for folder in _folders(root):
-            for candidate in (folder / f"{name}.txt", folder / name):
-                if candidate.is_file():
-                    return candidate
-    direct = Path(split)
-    return direct if direct.is_file() else None
-
-
-def _folders(root: Path) -> list[Path]:
-    return [root, root / "splits", root / "lists"]
-
-
-def read_list(path: Path, images: Container[str] = ()) -> list[str]:
-    """Return the names in a list: one a line, with or without folder and extension.
-
-    A folder is kept where ``images`` has names with folders.
+def find(root: Path, split: str, images: Mapping[str, Path] | Sequence[str]) -> Part | None:
+    """Return a split that the folder comes with, or a list by its path; None where there is none.
 
     Raises:
-        UserError: The list is empty, or names an image twice.
+        UserError: Several lists fit, or the list cannot be read.
     """
-    found: list[str] = []
-    for line in _read_text(path).splitlines():
-        text = line.split(",")[0].split("\t")[0].strip()
-        if text and not text.startswith("#"):
-            whole = re.sub(EXTENSION, "", text.replace("\\", "/"), flags=re.I)
-            found.append(whole if whole in images else _stem(text))
-    if not found:
-        raise UserError(f"{path} is empty; expected one image name a line")
-    twice = (
-        {name for name in found if found.count(name) > 1} if len(set(found)) < len(found) else ()
-    )
-    if twice:
-        raise UserError(f"{path} names {sorted(twice)[0]} twice ({len(twice)} such names)")
-    return found
-
-
-def _read_text(path: Path) -> str:
-    """Return a text file of UTF-8, or of UTF-16 as PowerShell writes lists."""
-    content = path.read_bytes()
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8; store it as UTF-8") from error
-
-
-def _stem(text: str) -> str:
-    last = text.replace("\\", "/").rsplit("/", 1)[-1]
-    return re.sub(EXTENSION, "", last, flags=re.I)
+    known = Names(root, images)
+    parts = find_parts(root, images)
+    by_name = {normal(name): name for name in parts}
+    if normal(split) in by_name:
+        return parts[by_name[normal(split)]]
+    for path in list_files(root, (*TEXT, "")):  # a list that names none of the images is said later
+        if normal(path.stem) == normal(split) or normal(path.name) == normal(split):
+            return read_list(path, known)
+    word = split_word(split)
+    alike = [name for name in parts if word is not None and split_word(name) == word]
+    if len(alike) > 1:
+        raise UserError(f"{split!r} may be {' or '.join(alike)} in {root}; name one of these")
+    if alike:
+        return parts[alike[0]]
+    inside = tuple(
+        name for name, path in known.paths.items()
+        if root in path.parents
+        and normal(split) in map(normal, path.parent.relative_to(root).parts)
+    )  # fmt: skip
+    if inside and len(inside) < len(known.paths):
+        return Part(inside, f"folder {split}")
+    direct = Path(split)
+    if direct.is_file():
+        if direct.suffix.lower() in TABLE:
+            table = read_table(direct, known)
+            return table.get(direct.stem) or read_list(direct, known)
+        return read_list(direct, known)
+    return None
 
 
 def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict[str, str]:
@@ -150,11 +126,9 @@ def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict
         path = next((p for p in (root / table, Path(table)) if p.is_file()), None)
         if path is None:
             raise UserError(f"no table of groups {table} in {root}")
-    rows = [
-        {str(key).strip().lower(): str(value or "") for key, value in row.items()}
-        for row in csv.DictReader(io.StringIO(_read_text(path)))
-    ]
-    columns = list(rows[0]) if rows else []
+    cells = read_rows(path)
+    columns = [cell.lower() for cell in cells[0]] if cells else []
+    rows = [dict(zip(columns, [*row, *[""] * len(columns)], strict=False)) for row in cells[1:]]
     group = next((name for name in GROUP_COLUMNS if name in columns), None)
     name = next((name for name in NAME_COLUMNS if name in columns), None)
     ranged = "first_frame" in columns and "last_frame" in columns
@@ -168,7 +142,7 @@ def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict
             return _by_range(rows, group, available)
         except ValueError as error:
             raise UserError(f"{path}: first_frame and last_frame must be numbers") from error
-    named = {_stem(row[name].strip()): row[group].strip() for row in rows}  # type: ignore[index]
+    named = {stem(row[name]): row[group].strip() for row in rows}  # type: ignore[index]
     return {image: label for image, label in named.items() if label}
 
 

@@ -167,22 +167,36 @@ def score(
     ]  # the padding of a letterbox is no image
     small = Prediction(logits[:, inside[0], inside[1]], predictor.threshold)
     true = resize_mask(sample.mask, convention)[inside]
-    network = _score(small, true, predictor.classes)
+    small_void, void = None, sample.void
+    if void is not None:
+        small_void = resize_mask(void.astype(np.uint8), convention)[inside] > 0
+    network = _score(small, true, predictor.classes, small_void)
     same = (height, width) == size
     restored = small if same else predictor.restore(logits, size)
-    native = network if same else _score(restored, sample.mask, predictor.classes)
-    regions = detect(restored.mask > 0, sample.mask > 0)
-    curve = sweep(small.foreground, true > 0)
+    native = network if same else _score(restored, sample.mask, predictor.classes, void)
+    found = restored.mask > 0
+    regions = detect(found if void is None else found & ~void, sample.mask > 0)
+    foreground = small.foreground
+    curve = sweep(foreground if small_void is None else foreground * ~small_void, true > 0)
     area = float(np.mean(sample.mask > 0))
     return Row(sample.name, group, area, network, native, regions, curve)
 
 
-def _score(prediction: Prediction, true: npt.NDArray[np.uint8], classes: int) -> Score:
-    found = metrics.class_metrics(prediction.mask, true, classes)
+def _score(
+    prediction: Prediction,
+    true: npt.NDArray[np.uint8],
+    classes: int,
+    void: npt.NDArray[np.bool_] | None = None,
+) -> Score:
+    """Score a prediction; void pixels are background in both and tell nothing of calibration."""
+    predicted = prediction.mask if void is None else np.where(void, 0, prediction.mask)
+    found = metrics.class_metrics(predicted, true, classes)
     if classes == 1:
         stated, right = prediction.probability, true > 0
     else:
         stated, right = prediction.probability.max(0), prediction.mask == true
+    if void is not None:
+        stated, right = stated[~void], right[~void]
     return Score(metrics.mean_over_classes(found), found, metrics.reliability(stated, right))
 
 

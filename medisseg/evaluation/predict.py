@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medisseg.data.folder import MASK_FOLDER
-from medisseg.data.reading import IMAGE_SUFFIXES, read_image
+from medisseg.data.layout import LITTER, MASK_FOLDER, find_images, natural
+from medisseg.data.reading import IMAGE_SUFFIXES, Range, read_image, value_range
 from medisseg.errors import UserError
 from medisseg.evaluation.pictures import CLASS_COLORS, overlay
 from medisseg.files import replacing
@@ -45,8 +45,8 @@ class Outcome:
 def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
     """Return the images that files, folders (searched below) and globs name, each once.
 
-    An image below a folder keeps its place below that folder; any other keeps its name alone. Of a
-    data folder with ``images`` and masks the images are taken.
+    An image below a folder keeps its place below that folder; any other keeps its name alone. A
+    folder is searched as a data folder is: its masks and litter are left out, at any depth.
 
     Raises:
         UserError: An input that is nothing, a folder without images, two images that would be
@@ -76,16 +76,21 @@ def _expand(text: str) -> list[Job]:
     path = Path(text)
     if path.is_dir():
         top = _images(path)
-        files = sorted(p for p in top.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return [Job(p, p.relative_to(top).with_suffix("")) for p in files if p.is_file()]
+        return [Job(p, p.relative_to(top).with_suffix("")) for p in find_images(top)]
     if path.is_file():
         return [Job(path, Path(path.stem))]
     if not glob.has_magic(text):
         raise UserError(f"{text} does not exist; expected an image, a folder or a glob")
-    files = sorted(Path(name) for name in glob.glob(text, recursive=True))
-    return [
-        Job(p, Path(p.stem)) for p in files if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
-    ]
+    files = sorted((Path(name) for name in glob.glob(text, recursive=True)), key=_by_name)
+    return [Job(p, Path(p.stem)) for p in files if p.is_file() and _is_image(p)]
+
+
+def _by_name(path: Path) -> list[tuple[int, str]]:
+    return natural(path.as_posix())
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not LITTER.search(path.name)
 
 
 def _images(folder: Path) -> Path:
@@ -113,9 +118,10 @@ def predict(
         What became of each job, in order.
     """
     outcomes = []
+    scale = value_range([job.image for job in jobs])
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
-        read = [(job, *_read(job)) for job in part]
+        read = [(job, *_read(job, scale)) for job in part]
         images = [image for _, image, _ in read if image is not None]
         logits = iter(predictor.logits(images) if images else ())
         for job, image, error in read:
@@ -131,9 +137,9 @@ def predict(
     return outcomes
 
 
-def _read(job: Job) -> tuple[npt.NDArray[np.uint8] | None, str]:
+def _read(job: Job, scale: Range | None) -> tuple[npt.NDArray[np.uint8] | None, str]:
     try:
-        return read_image(job.image), ""
+        return read_image(job.image, scale), ""
     except UserError as error:
         return None, str(error)
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medisseg.config import TrainConfig
 from medisseg.data import official, splits
-from medisseg.data.folder import IMAGE_FOLDER, SegmentationFolder, find_files, load
+from medisseg.data.folder import IMAGE_FOLDER, SegmentationFolder, load
 from medisseg.data.negatives import Negatives
 from medisseg.data.options import DataFolder, SplitConfig
 from medisseg.errors import UserError
@@ -81,19 +81,16 @@ def read_data(config: TrainConfig) -> Data:
     Raises:
         UserError: Anything wrong with a folder, its lists or its files.
     """
-    parts, warnings = choose_names(config)
+    folders = open_folders(config)
+    parts, warnings = choose_names(config, folders)
     sources = [*config.data, *config.negatives]
     labels = source_names(sources)
     arrays = {}
     for part in ("train", "validation"):
-        loaded = []
-        for k, (source, names) in enumerate(zip(sources, parts[part], strict=True)):
-            folder = (
-                SegmentationFolder(source.path, names, classes=config.classes, labels=config.labels)
-                if k < len(config.data)
-                else Negatives(source.path, names)
-            )
-            loaded.append(load(folder, config.input))
+        loaded = [
+            load(folder.part(names), config.input)
+            for folder, names in zip(folders, parts[part], strict=True)
+        ]
         counts = [len(names) for names in parts[part]]
         prefixes = [f"{label}/" if len(sources) > 1 else "" for label in labels]
         arrays[part] = Arrays(
@@ -127,65 +124,87 @@ def source_names(sources: Sequence[DataFolder]) -> list[str]:
     return short
 
 
-def choose_names(config: TrainConfig) -> tuple[dict[str, list[list[str]]], list[str]]:
+def open_folders(config: TrainConfig) -> list[SegmentationFolder | Negatives]:
+    """Return the run's data folders with all their images, then those without lesions."""
+    return [
+        *(
+            SegmentationFolder(
+                source.path, [], classes=config.classes, labels=config.labels,
+                unmasked=config.unmasked,
+            )
+            for source in config.data
+        ),
+        *(Negatives(source.path) for source in config.negatives),
+    ]  # fmt: skip
+
+
+def choose_names(
+    config: TrainConfig, folders: Sequence[SegmentationFolder | Negatives] | None = None
+) -> tuple[dict[str, list[list[str]]], list[str]]:
     """Return the names of train and validation, one list a folder (those without lesions last),
     and warnings about them."""
     parts: dict[str, list[list[str]]] = {"train": [], "validation": []}
     warnings: list[str] = []
     images: dict[str, dict[str, Path]] = defaultdict(dict)
-    for source in config.data:
-        found, files, said = folder_names(source.path, source.split or config.split)
-        warnings += said
+    opened = folders or open_folders(config)
+    for source, folder in zip([*config.data, *config.negatives], opened, strict=True):
+        split = source.split or config.split
+        if isinstance(folder, Negatives):
+            found, files = folder.parts(split.fraction), folder.files
+        else:
+            files = folder.images()
+            found, said = folder_names(folder, split)
+            warnings += said
         for part, names in found.items():
             inside = {f"{source.path}/{name}": files[name] for name in names if name in files}
             images[part if part in parts else f"{source.path} {part}"] |= inside
         for part in parts:
             parts[part].append(found[part])
-    for source in config.negatives:
-        folder = Negatives(source.path)
-        chosen = folder.parts((source.split or config.split).fraction)
-        for part in parts:
-            parts[part].append(chosen[part])
-            images[part] |= {f"{source.path}/{name}": folder.files[name] for name in chosen[part]}
     return parts, warnings + splits.duplicates(images)
 
 
 def folder_names(
-    path: str, split: SplitConfig
-) -> tuple[dict[str, list[str]], dict[str, Path], list[str]]:
-    """Return a folder's names of train, validation and the held-out lists, the files of all its
-    images, and warnings about leaks."""
-    root = Path(path)
-    files = find_files(root)
-    images = {name: found.image for name, found in files.items()}
-    every = list(images)
+    folder: SegmentationFolder, split: SplitConfig
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return a folder's names of train, validation and what is held out, and warnings.
+
+    What the folder itself comes with as another split is never trained on.
+    """
+    root, images = folder.root, folder.images()
+    every = [name for name in images if folder.usable(name)]
 
     def listed(name: str) -> list[str]:
         if split.official is not None:
             return official.names(split.official, name, every, lambda: comes_with(name))
-        return splits.names(root, name, images, seed=split.seed, groups=split.groups)
+        found = splits.names(root, name, images, seed=split.seed, groups=split.groups)
+        return [name for name in found if folder.usable(name)]
 
     def comes_with(name: str) -> list[str] | None:
-        there = splits.find_list(root, name) or splits.in_folder(root, name, images)
-        return splits.names(root, name, images) if there else None
+        part = splits.find(root, name, images)
+        return None if part is None else list(part.names)
 
     def choice(value: str | None, part: str) -> list[str] | None:
         if value == "auto":
-            there = splits.find_list(root, part) or splits.in_folder(root, part, images)
-            return listed(part) if there else None
+            return listed(part) if splits.find(root, part, images) else None
         return None if value is None else listed(value)
 
     groups = splits.group_table(root, split.groups, every)
-    held = {name: listed(name) for name in split.held_out}
     validation = choice(split.validation, "val")
     train = choice(split.train, "train")
+    there = splits.find_parts(root, images)
+    own = bool(there) and split.official is None
+    absent = [name for name in split.held_out if own and not splits.find(root, name, images)]
+    warnings = [f"{root} comes without {name!r}, which is to be held out" for name in absent]
+    held = {name: listed(name) for name in split.held_out if name not in absent}
     if train is None:
-        taken = {name for part in [*held.values(), validation or []] for name in part}
+        chosen = {split.validation, *split.held_out}
+        others = [p.names for name, p in there.items() if splits.is_held(name) or name in chosen]
+        taken = {name for part in [*others, *held.values(), validation or []] for name in part}
         train = [name for name in every if name not in taken]
     if validation is None:
         train, validation = splits.take_out(train, split.fraction, groups, split.seed)
     parts = {"train": train, "validation": validation, **held}
-    return parts, images, splits.refuse_leaks(parts, groups)
+    return parts, warnings + splits.refuse_leaks(parts, groups)
 
 
 def train_order(

@@ -11,7 +11,8 @@ from PIL import Image
 
 from medisseg.convention import InputConvention
 from medisseg.data.folder import SegmentationFolder, load, resize_mask
-from medisseg.data.reading import read_image, read_mask
+from medisseg.data.masks import read_mask
+from medisseg.data.reading import read_image
 from medisseg.errors import UserError
 
 DISC = ((np.mgrid[:32, :40] - [[[16]], [[20]]]) ** 2).sum(0) < 100

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from medisseg.config import load_config
-from medisseg.data import splits
+from medisseg.data import lists, splits
+from medisseg.data.folder import SegmentationFolder
 from medisseg.errors import UserError
 from medisseg.training.batches import folder_names
 
@@ -69,13 +70,14 @@ def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_lists_are_read_as_editors_store_them(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.txt").write_text("één.jpg\ntwo.png\n", encoding=encoding)
-    assert splits.read_list(tmp_path / "a.txt") == ["één", "two"]
+    listed = lists.read_list(tmp_path / "a.txt", lists.Names(tmp_path, []))
+    assert listed.names == ("één", "two")
 
 
 def test_lists_and_tables_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("één".encode("latin-1"))
     with pytest.raises(UserError, match="UTF-8"):
-        splits.read_list(tmp_path / "a.txt")
+        lists.read_list(tmp_path / "a.txt", lists.Names(tmp_path, []))
     table = tmp_path / "sequences.csv"
     table.write_text("sequence,first_frame,last_frame\na,b,c\n")
     with pytest.raises(UserError, match="must be numbers"):
@@ -111,7 +113,8 @@ def test_the_same_bytes_in_two_splits_are_warned_of(tmp_path: Path) -> None:
 
 def test_edge_never_sees_the_official_validation_images(shared: Path) -> None:
     root = shared / "data" / "kvasir-seg"
-    parts, _, warnings = folder_names(str(root), load_config("edge").split)
+    folder = SegmentationFolder(root, [])
+    parts, warnings = folder_names(folder, load_config("edge").split)
     assert {name: len(part) for name, part in parts.items()} == {
         "train": 792, "validation": 88, "val": 120,
     }  # fmt: skip
