@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
 MOST_VIEWERS = 16
+COOKIE_S = 12 * 3600  # a browser is asked for the token again after so long
 TRY_AGAIN_LATER = 1013  # WebSocket close code
 SECURITY = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
@@ -44,6 +45,7 @@ def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
     """Return the ASGI application behind its gate."""
     pictures = Pictures(live)
     viewers: set[Session] = set()
+    encoding = anyio.CapacityLimiter(1)  # a snapshot takes a core for as long as it is compressed
 
     async def socket(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -58,13 +60,15 @@ def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
             viewers.discard(session)
 
     async def snapshot(request: Request) -> Response:
-        stream = request.path_params["stream"]
-        wanted = request.query_params.get("sequence", "")
-        view = pictures.sent(stream, int(wanted)) if wanted.isdecimal() else None
-        view = view or (live.latest(stream) if stream < live.streams else None)
+        stream = number(request.path_params["stream"])
+        if stream is None or stream >= live.streams:
+            return PlainTextResponse("there is no such stream", 404)
+        wanted = number(request.query_params.get("sequence", ""))
+        view = None if wanted is None else pictures.sent(stream, wanted)
+        view = view or live.latest(stream)
         if view is None:
             return PlainTextResponse("no picture yet", 404)
-        data = await anyio.to_thread.run_sync(png, view)
+        data = await anyio.to_thread.run_sync(png, view, limiter=encoding)
         shown = {"content-disposition": f'attachment; filename="{snapshot_name(view)}"'}
         return Response(data, media_type="image/png", headers=shown)
 
@@ -78,12 +82,17 @@ def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
 
     routes: list[Any] = [Route(path, _file(name)) for path, name in FILES.items()]
     routes += [
-        Route("/snapshot/{stream:int}.png", snapshot),
+        Route("/snapshot/{stream}.png", snapshot),
         Route("/status", status),
         Route("/metrics", metrics),
         WebSocketRoute("/live", socket),
     ]
     return guarded(Starlette(routes=routes), gate)
+
+
+def number(text: str) -> int | None:
+    """Read a number of at most twelve digits; None where it is something else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else None
 
 
 def _file(name: str) -> Any:
@@ -108,7 +117,7 @@ def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
                 message = {**message, "headers": [*own, *more]}
             await send(message)
 
-        refusal = gate.refusal(scope)  # type: ignore[arg-type]
+        refusal = gate.refusal(scope)
         if scope["type"] == "websocket":
             if refusal:  # before it is accepted: the browser sees 403
                 await send({"type": "websocket.close", "code": 1008, "reason": refusal[1]})
@@ -118,7 +127,7 @@ def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
         if refusal:
             status, reason = refusal
             await PlainTextResponse(f"{reason}\n", status)(scope, receive, protect)
-        elif scope["path"] == "/" and gate.token_in_url(scope):  # type: ignore[arg-type]
+        elif scope["path"] == "/" and gate.token_in_url(scope):
             await _remember(gate)(scope, receive, protect)
         else:
             await app(scope, receive, protect)
@@ -130,7 +139,9 @@ def _remember(gate: Gate) -> Response:
     """Move the token from the URL, which stays in histories, into a cookie."""
     answer = RedirectResponse("/", 303)
     # Not "strict": a link from a mail to the page would then arrive without its cookie.
-    answer.set_cookie(gate.cookie, gate.token or "", httponly=True, samesite="lax")
+    answer.set_cookie(
+        gate.cookie, gate.token or "", httponly=True, samesite="lax", max_age=COOKIE_S
+    )
     return answer
 
 

@@ -8,12 +8,16 @@ demanded as well; it comes once in the URL and stays in a cookie that scripts ca
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Iterable
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -22,6 +26,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 from medisseg.errors import UserError
 
 SHORTEST_TOKEN = 12
+MOST_FAILURES, FAILURES_S = 10, 60.0  # wrong tokens of one address, and for how long they count
+MOST_ADDRESSES = 1024  # whose failures are remembered
+Scope = MutableMapping[str, Any]  # of ASGI
 Headers = Iterable[tuple[bytes, bytes]]
 
 
@@ -52,7 +59,8 @@ class Address:
     @property
     def everywhere(self) -> bool:
         """Whether it means every address of this machine."""
-        return _ip(self.host) is not None and _ip(self.host).is_unspecified
+        found = _ip(self.host)
+        return found is not None and found.is_unspecified
 
     def netloc(self, port: int) -> str:
         """Return host and port as in a URL; "everywhere" as this machine's name."""
@@ -80,6 +88,17 @@ class Gate:
         if token is None and not address.loopback:
             token = secrets.token_urlsafe(24)
         self.address, self.token, self.port = address, token, address.port
+        self._names = {"localhost", address.host.lower()}
+        self._failures: OrderedDict[str, dict[bytes, float]] = OrderedDict()
+
+    def look_up_names(self) -> None:
+        """Find out this machine's own names, once, in a thread: a name server may take seconds."""
+
+        def look_up() -> None:
+            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+
+        if not self.address.loopback:
+            threading.Thread(target=look_up, name="host names", daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -92,23 +111,44 @@ class Gate:
         """Name of the cookie; with the port, because browsers share cookies between ports."""
         return f"medisseg-{self.port}"
 
-    def refusal(self, scope: dict[str, Any]) -> tuple[int, str] | None:
+    def refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Return (status, reason) of a request that must be refused, None for a good one."""
         headers = _headers(scope["headers"])
         hosts = headers.get("host", [])
         if len(hosts) != 1 or not self._knows(hosts[0]):
             return 403, "this name is not this page's: open it by the address that was printed"
         for origin in headers.get("origin", []):
-            if urlsplit(origin).netloc.lower() != hosts[0].lower():
+            if _netloc(origin) != hosts[0].lower():
                 return 403, "another site's page asked for this"
-        if self.token and not any(
-            hmac.compare_digest(given.encode(), self.token.encode())
-            for given in self._given(scope, headers)
-        ):
-            return 401, "this page needs its token: open the whole address that was printed"
-        return None
+        if any(site not in ("same-origin", "none") for site in headers.get("sec-fetch-site", [])):
+            # A link may lead here; a picture, a script or a fetch of another site may not: six
+            # snapshots at a time starved the engine of its cores.
+            opened = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+            if scope["path"] != "/" or opened != (["navigate"], ["document"]):
+                return 403, "another site's page asked for this"
+        return self._token_refusal(scope, headers) if self.token else None
 
-    def token_in_url(self, scope: dict[str, Any]) -> bool:
+    def _token_refusal(self, scope: Scope, headers: dict[str, list[str]]) -> tuple[int, str] | None:
+        assert self.token is not None
+        client = scope.get("client")
+        address = str(client[0]) if client else ""
+        failures, now = self._failures.setdefault(address, {}), time.monotonic()
+        self._failures.move_to_end(address)
+        if len(self._failures) > MOST_ADDRESSES:
+            self._failures.popitem(last=False)
+        for guess in [guess for guess, when in failures.items() if now - when > FAILURES_S]:
+            del failures[guess]
+        if len(failures) >= MOST_FAILURES:
+            return 429, f"too many wrong tokens from this address; wait {FAILURES_S:.0f} s"
+        given = self._given(scope, headers)
+        if any(hmac.compare_digest(one.encode(), self.token.encode()) for one in given):
+            return None
+        # One wrong token counts once: a browser with the cookie of an earlier run asks for ever.
+        for guess in given:
+            failures[hashlib.sha256(guess.encode()).digest()] = now
+        return 401, "this page needs its token: open the whole address that was printed"
+
+    def token_in_url(self, scope: Scope) -> bool:
         """Return whether a request carries the token where it should not stay."""
         return bool(self.token) and b"token=" in scope["query_string"]
 
@@ -118,14 +158,14 @@ class Gate:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
             return False
-        if name in ("localhost", self.address.host.lower()):
+        if name in self._names:
             return True
         if self.address.loopback:
             return _loopback_ip(name)
         # A site can point its own name here, but never a number.
-        return _ip(name) is not None or name in (socket.gethostname().lower(), socket.getfqdn())
+        return _ip(name) is not None
 
-    def _given(self, scope: dict[str, Any], headers: dict[str, list[str]]) -> list[str]:
+    def _given(self, scope: Scope, headers: dict[str, list[str]]) -> list[str]:
         found = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
         for value in headers.get("authorization", []):
             scheme, _, rest = value.partition(" ")
@@ -139,6 +179,13 @@ class Gate:
         return found
 
 
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # a bracket without its other half
+        return None
+
+
 def _headers(pairs: Headers) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, value in pairs:
@@ -146,7 +193,7 @@ def _headers(pairs: Headers) -> dict[str, list[str]]:
     return found
 
 
-def _ip(host: str) -> Any:
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from deploy.watch.page.app import make_app
+from deploy.watch.page.connections import BACKLOG, HEADERS_S, LimitedProtocol
 from deploy.watch.page.gate import Address, Gate
 from medisseg.errors import UserError
 
@@ -55,6 +56,7 @@ def serve(
     gate = Gate(where, token)
     listener = bind(where)
     gate.port = listener.getsockname()[1]
+    gate.look_up_names()
     config = uvicorn.Config(
         make_app(live, gate, player),
         log_config=None,  # its own would close the handlers of the whole process
@@ -66,7 +68,9 @@ def serve(
         ws_max_size=4096,
         ws_ping_interval=5.0,
         ws_ping_timeout=10.0,
-        limit_concurrency=64,
+        http=LimitedProtocol,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(HEADERS_S),
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
@@ -110,7 +114,7 @@ def bind(where: Address) -> socket.socket:
         if os.name == "posix":  # a port that a run has just left may be used again at once
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
-        listener.listen(128)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         what = error.strerror or str(error)

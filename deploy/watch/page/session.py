@@ -165,7 +165,7 @@ class Session:
             while self._mistakes <= MOST_MISTAKES:
                 try:
                     self._obey(json.loads(await self._socket.receive_text()))
-                except (ValueError, TypeError, KeyError) as error:
+                except (ValueError, TypeError, KeyError, RecursionError) as error:
                     self._mistakes += 1
                     self._answer = str(error)[:200]
             await self._close(POLICY_VIOLATION, "too many messages that make no sense")
