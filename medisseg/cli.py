@@ -42,6 +42,9 @@ COMMANDS = {
     "evaluate": Command(
         "medisseg.evaluation.evaluate_command", "measure a checkpoint on labelled images"
     ),
+    "compare": Command(
+        "medisseg.evaluation.compare_command", "several systems on the same images, with tests"
+    ),
     "predict": Command("medisseg.evaluation.predict_command", "segment images: masks and overlays"),
     "explain": Command("medisseg.evaluation.explain_command", "picture what the features look at"),
     "phantom": Command(

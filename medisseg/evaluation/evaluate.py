@@ -12,16 +12,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from medisseg.convention import InputConvention
 from medisseg.data.folder import Sample, resize_mask
 from medisseg.evaluation import metrics
 from medisseg.evaluation.detection import Detection, detect, summarize, sweep
 from medisseg.files import replacing
-from medisseg.predictor import Prediction, Predictor
+from medisseg.predictor import Logits, Prediction, Predictor
 
 # Key in metrics.json -> column per image. Fractions in [0, 1]; hd95 in pixels.
 AVERAGES = {
@@ -155,8 +156,19 @@ def evaluate(
     return Evaluation(tuple(rows), seed)
 
 
+class Answers(Protocol):
+    """What scoring asks of a predictor."""
+
+    convention: InputConvention
+    classes: int
+    threshold: float
+
+    def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
+        """Bring logits [K, h, w] to an image's own size (height, width)."""
+
+
 def score(
-    predictor: Predictor, sample: Sample, logits: npt.NDArray[np.float32], group: str = ""
+    predictor: Answers, sample: Sample, logits: npt.NDArray[np.float32], group: str = ""
 ) -> Row:
     """Score one image's logits [K, h, w] at the network's and at the image's own resolution."""
     size = (sample.mask.shape[0], sample.mask.shape[1])

@@ -1,0 +1,185 @@
+"""Masks that another system left in a folder, scored as a network of ours is.
+
+Whatever made them (a commercial detector, SAM 3, an official release): one file an image, named as
+it. For one class, files of 0 and 1 are masks and all others grey values of a probability; for
+several classes, files of class indices. The value range is decided once for the whole folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medisseg.convention import InputConvention
+from medisseg.data.folder import Sample, resize_mask
+from medisseg.data.reading import IMAGE_SUFFIXES, BadFile
+from medisseg.errors import UserError
+from medisseg.evaluation.evaluate import Evaluation, Row, score
+from medisseg.predictor import Logits, Prediction
+
+ENDINGS = re.compile(
+    r"[_-](pred|prediction|predicted|mask|seg|segmentation|output|out|result|prob)$", re.I
+)
+# Probabilities of 8-bit files are multiples of 1 / 255; certainty is given a finite logit.
+CERTAIN = 1e-4
+
+
+class StoredMasks:
+    """Another system's masks of a data folder's images.
+
+    Args:
+        folder: Image files, at any depth, named as the images (or ``NAME_pred``, ``NAME_mask``).
+        classes: 1, or the number of classes with the background.
+        size: The protocol's resolution (height, width), at which "network" scores are taken.
+        threshold: Probability above which a pixel is foreground.
+
+    Raises:
+        UserError: No such folder, or no images in it.
+
+    Example:
+        >>> stored = StoredMasks("sam3-on-kvasir", size=(256, 256))
+        >>> stored.evaluate(SegmentationFolder("kvasir-seg", "val")).summary()["mdsc"]
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        classes: int = 1,
+        size: tuple[int, int] = (256, 256),
+        threshold: float = 0.5,
+    ) -> None:
+        self.folder, self.classes, self.threshold = Path(folder), classes, threshold
+        self.convention = InputConvention(size=size)
+        self.name = f"masks in {self.folder.name}"
+        if not self.folder.is_dir():
+            raise UserError(f"{folder} is no folder of masks")
+        found = [
+            path
+            for path in sorted(self.folder.rglob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        ]
+        self.files = {ENDINGS.sub("", path.stem): path for path in found}
+        self.files |= {path.stem: path for path in found}
+        if not found:
+            raise UserError(f"{folder} holds no masks; expected files {', '.join(IMAGE_SUFFIXES)}")
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse a folder that lacks an image's mask: a missing mask is no empty one.
+
+        Raises:
+            UserError: Masks are missing; the first is named, with the file that is nearest.
+        """
+        missing = [name for name in names if name.rsplit("/", 1)[-1] not in self.files]
+        if missing:
+            near = difflib.get_close_matches(missing[0], self.files, n=1)
+            hint = f" (nearest: {self.files[near[0]].name})" if near else ""
+            raise UserError(
+                f"{self.folder} has no mask of {len(missing)} of {len(names)} images, such as "
+                f"{missing[0]}{hint}; give one file an image, or the split that was predicted"
+            )
+
+    @cached_property
+    def top(self) -> float:
+        """The value that means certainty: 1, 255 or 65535, by the folder's largest value."""
+        largest = max(int(_read(path).max()) for path in dict.fromkeys(self.files.values()))
+        return 1.0 if largest <= 1 else 255.0 if largest <= 255 else 65535.0
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Return the stored mask of an image at the image's size, as logits [K, H, W].
+
+        Raises:
+            UserError: Not readable, of another shape, or of a class that is none.
+        """
+        path = self.files[sample.name.rsplit("/", 1)[-1]]
+        values = _read(path)
+        height, width = sample.mask.shape
+        if abs(values.shape[0] * width - values.shape[1] * height) > max(values.shape) * 2:
+            raise BadFile(
+                f"{path} is {values.shape[1]} x {values.shape[0]}, its image {width} x {height}; "
+                "expected the same shape, at any size"
+            )
+        if self.classes > 1:
+            if values.max() >= self.classes:
+                raise BadFile(
+                    f"{path} holds class {values.max()}; expected indices 0 to {self.classes - 1}"
+                )
+            maps = np.stack([values == index for index in range(self.classes)]).astype(np.float32)
+            return Prediction(resize(maps, (height, width)), self.threshold)
+        stated = resize(values[None].astype(np.float32) / self.top, (height, width))
+        kept = np.clip(stated, CERTAIN, 1 - CERTAIN)
+        return Prediction(np.log(kept / (1 - kept)).astype(np.float32), self.threshold)
+
+    def evaluate(
+        self,
+        samples: Sequence[Sample],
+        groups: Mapping[str, str] | None = None,
+        seed: int = 0,
+        advance: Callable[[int], object] = lambda images: None,
+    ) -> Evaluation:
+        """Score every sample's stored mask; as :func:`medisseg.evaluation.evaluate.evaluate`."""
+
+        def rows() -> Iterator[Row]:
+            for sample in samples:
+                native = self.predict(sample)
+                small = self._at_network(native)
+                one = _Answer(self.convention, self.classes, self.threshold, native)
+                yield score(one, sample, small, (groups or {}).get(sample.name, ""))
+                advance(1)
+
+        return Evaluation(tuple(rows()), seed)
+
+    def _at_network(self, native: Prediction) -> Logits:
+        """Return logits at the protocol's resolution; a hard mask is resized as references are."""
+        if self.classes == 1 and len(np.unique(native.logits)) > 2:
+            return resize(native.logits, self.convention.size)
+        small = resize_mask(native.mask, self.convention)
+        sure = np.float32(np.log(1 / CERTAIN - 1))
+        if self.classes == 1:
+            return np.where(small > 0, sure, -sure)[None]
+        return np.stack([np.where(small == k, sure, 0) for k in range(self.classes)])
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One image's stored mask behind what :func:`score` asks of a predictor."""
+
+    convention: InputConvention
+    classes: int
+    threshold: float
+    native: Prediction
+
+    def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
+        """Return the mask as it was stored, whatever was made of it at the network's size."""
+        return self.native
+
+
+def resize(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Resize maps [K, h, w] bilinearly (half-pixel centres) to (height, width)."""
+    import cv2
+
+    if maps.shape[1:] == size:
+        return maps
+    return np.stack([cv2.resize(m, size[::-1], interpolation=cv2.INTER_LINEAR) for m in maps])
+
+
+def _read(path: Path) -> npt.NDArray[np.integer]:
+    """Return a file's values [H, W]: grey, palette indices, or the first of equal channels."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            values = np.array(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadFile(f"{path} is not a readable mask: {error}") from error
+    if values.ndim == 3:
+        if np.any(values[..., :1] != values[..., : min(3, values.shape[2])]):
+            raise BadFile(f"{path} has colours; expected grey values or class indices")
+        values = values[..., 0]
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values

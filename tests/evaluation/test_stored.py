@@ -1,0 +1,146 @@
+"""Another system's masks, scored as a network is, and systems compared on the same images."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medisseg.cli import main
+from medisseg.data.folder import Sample, SegmentationFolder
+from medisseg.errors import UserError
+from medisseg.evaluation import compare
+from medisseg.evaluation.metrics import image_metrics, paired_test
+from medisseg.evaluation.stored import StoredMasks
+
+SIZE = (64, 64)
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture(scope="module")
+def polyps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images of 64 x 64 with a square each, and two systems' masks of them."""
+    root = tmp_path_factory.mktemp("stored")
+    for index in range(6):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[8:40, 8 : 20 + 4 * index] = 255
+        save(root / "data" / "images" / f"p{index}.png", np.stack([mask // 2 + 40] * 3, 2))
+        save(root / "data" / "masks" / f"p{index}.png", mask)
+        save(root / "exact" / f"p{index}.png", mask)
+        half = mask.copy()
+        half[24:] = 0
+        save(root / "half" / "deep" / f"p{index}_pred.png", half)
+    return root
+
+
+def samples(root: Path) -> SegmentationFolder:
+    return SegmentationFolder(root / "data", "all")
+
+
+def test_stored_masks_have_the_scores_of_their_pixels(polyps: Path) -> None:
+    folder = samples(polyps)
+    for name, half in (("exact", False), ("half", True)):
+        stored = StoredMasks(polyps / name, size=SIZE)
+        stored.check(folder.names)
+        told: list[int] = []
+        result = stored.evaluate(folder, advance=told.append)
+        assert len(told) == 6
+        for row, sample in zip(result.rows, folder, strict=True):
+            predicted = sample.mask > 0
+            if half:
+                predicted[24:] = False
+            expected = image_metrics(predicted, sample.mask > 0)
+            for scores in (row.network, row.native):
+                assert scores.values == pytest.approx(expected)
+
+
+def test_grey_files_are_probabilities_and_other_sizes_are_resized(tmp_path: Path) -> None:
+    grey = np.full((32, 32), 100, np.uint8)
+    grey[8:24, 8:24] = 200  # 0.78 inside, 0.39 outside
+    save(tmp_path / "a.png", grey)
+    truth = np.zeros((64, 64), np.uint8)
+    truth[16:48, 16:48] = 1
+    sample = Sample(np.zeros((64, 64, 3), np.uint8), truth, "a")
+    prediction = StoredMasks(tmp_path, size=SIZE).predict(sample)
+    assert prediction.probability[32, 32] == pytest.approx(200 / 255, abs=1e-4)
+    assert prediction.probability[2, 2] == pytest.approx(100 / 255, abs=1e-4)
+    assert np.array_equal(prediction.mask, truth)
+    assert StoredMasks(tmp_path, size=SIZE, threshold=0.3).predict(sample).mask.all()
+
+
+def test_files_of_zero_and_one_are_masks(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", np.eye(8, dtype=np.uint8))
+    save(tmp_path / "b.png", np.zeros((8, 8), np.uint8))
+    sample = Sample(np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=np.uint8), "a")
+    assert np.array_equal(StoredMasks(tmp_path).predict(sample).mask, np.eye(8))
+
+
+def test_classes_are_indices(tmp_path: Path) -> None:
+    labels = np.arange(256).reshape(16, 16).astype(np.uint8) % 3
+    save(tmp_path / "a.png", labels)
+    sample = Sample(np.zeros((16, 16, 3), np.uint8), labels, "a")
+    stored = StoredMasks(tmp_path, classes=3, size=(16, 16))
+    assert np.array_equal(stored.predict(sample).mask, labels)
+    assert stored.evaluate([sample]).summary()["mdsc"] == 1
+    with pytest.raises(UserError, match="holds class 2; expected indices 0 to 1"):
+        StoredMasks(tmp_path, classes=2).predict(sample)
+
+
+def test_what_is_wrong_with_a_folder_of_masks(polyps: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder of masks"):
+        StoredMasks(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no masks"):
+        StoredMasks(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"no mask of 1 of 2 images, such as p_1 \(nearest: p1"):
+        StoredMasks(polyps / "exact").check(["p0", "p_1"])
+    save(tmp_path / "wide" / "p0.png", np.zeros((64, 32), np.uint8))
+    with pytest.raises(UserError, match="is 32 x 64, its image 64 x 64"):
+        StoredMasks(tmp_path / "wide").predict(samples(polyps)[0])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "p0.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="not a readable mask"):
+        StoredMasks(tmp_path / "broken").predict(samples(polyps)[0])
+
+
+def test_the_table_has_the_paired_test_of_the_images(polyps: Path) -> None:
+    folder = samples(polyps)
+    systems = []
+    for name in ("exact", "half"):
+        stored = StoredMasks(polyps / name, size=SIZE)
+        systems.append(compare.System(name, stored.evaluate(folder), stored.predict))
+    first, second = compare.table(systems)
+    assert first["mdsc"] == 1 and "mdsc_test" not in first
+    dice = [row.network.values["dice"] for row in systems[1].evaluation.rows]
+    assert second["mdsc_test"] == paired_test([1.0] * 6, dice)
+    assert second["mdsc_test"]["worse"] == 6 and second["mdsc"] == pytest.approx(2 / 3)
+    picture = compare.side_by_side(systems, folder[0])
+    assert picture.shape == (64, 4 * 64 + 3 * 4, 3)
+
+
+def test_compare_from_the_command_line(
+    polyps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(polyps / "data"), "--split", "all", "--out", str(tmp_path)]
+    code = main(["compare", str(polyps / "exact"), str(polyps / "half"), "edge-kvasir", *given])
+    assert code == 0 and "exact" in capsys.readouterr().out
+    told = json.loads((tmp_path / "compare.json").read_text())
+    assert [row["system"] for row in told["systems"]] == ["exact", "half", "edge-kvasir"]
+    with open(tmp_path / "per_image.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["exact dice"]) for row in rows] == [1.0] * 6
+    assert "Wilcoxon" in (tmp_path / "index.html").read_text()
+    with Image.open(tmp_path / "side_by_side.png") as picture:
+        assert picture.width == 5 * 64 + 4 * 4
+    with pytest.raises(UserError, match="expected at least two"):
+        main(["compare", str(polyps / "exact"), *given])
+    with pytest.raises(UserError, match="named twice"):
+        main(["compare", str(polyps / "exact"), str(polyps / "exact"), *given])
