@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medisseg.text import console
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -18,7 +20,6 @@ SHEET = 12  # pictures on the contact sheet, worst first
 
 def print_table(out: Path, result: dict[str, Any]) -> None:
     """Print the numbers that matter and where everything lies."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, title="Med-DisSeg demo")
@@ -34,7 +35,7 @@ def print_table(out: Path, result: dict[str, Any]) -> None:
         ("checkpoint", result["checkpoint"]),
     ):
         table.add_row(label, str(place))
-    Console().print(table)
+    console().print(table)
     if result["dice_val"] < TRAINED:
         print(
             f"validation Dice {result['dice_val']:.2f}: training ends by the clock, too early on a "

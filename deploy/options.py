@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from deploy.status import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
+from medisseg.text import without_password
 
 PIXELS = ("rgb24", "bgr24", "yuv420p", "nv12", "gray")
 VIDEOS = ("both", "overlay", "raw", "none")
@@ -122,14 +122,6 @@ class Options:
         }
         shown["sources"] = [without_password(source) for source in self.sources]
         return {key: value for key, value in shown.items() if key != "token"}
-
-
-def without_password(source: str) -> str:
-    """Return a source without user, password and query, for screens and files."""
-    if "://" not in source:
-        return source
-    parts = urlsplit(source)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def flag(name: str) -> str:

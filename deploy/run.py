@@ -39,6 +39,7 @@ from deploy.watch.prometheus import prometheus_text  # noqa: E402
 from deploy.watch.watchers import Watchers  # noqa: E402
 from export.runtime.engine import Engine  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
+from medisseg.text import log_to_stderr, plain, safe  # noqa: E402
 
 log = logging.getLogger("deploy")
 OTHER_COMMANDS = {
@@ -53,7 +54,7 @@ EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     if words and words[0] in OTHER_COMMANDS:
         return _other(words[0], words[1:])
     chosen = options_module.parse(words)
@@ -201,12 +202,12 @@ def handling(stop: Callable[[int, object], None]) -> Iterator[None]:
 def show(report: dict[str, Any], folder: Path | None) -> None:
     """Print the end of a run."""
     for label, value in rows(report):
-        print(f"{label:36s} {value}")
+        print(f"{label:36s} {safe(value)}")
     for part in report["streams"]:
         for reason in part["stopped"]:
-            print(f"{part['source']}: {reason}")
+            print(safe(f"{part['source']}: {reason}"))
     if folder is not None:
-        print(f"{'written to':36s} {folder}")
+        print(f"{'written to':36s} {plain(folder)}")
 
 
 def _open_engine(options: Options) -> Engine:

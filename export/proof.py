@@ -17,6 +17,7 @@ from export.runtime.engine import BaseEngine
 from export.samples import Frame, frames_from, source_name
 from export.traits import Traits
 from medisseg.errors import UserError
+from medisseg.text import safe
 
 ONNX_PART = "network.onnx"
 
@@ -136,7 +137,7 @@ def main(argv: Sequence[str]) -> int:
     bundle = Bundle.open(args.bundle)
     bundle.check()
     if args.command == "inspect":
-        print(json.dumps(bundle.manifest, indent=2) if args.json else described(bundle))
+        print(json.dumps(bundle.manifest, indent=2) if args.json else safe(described(bundle), "\n"))
         return 0
     checked = verified(bundle, args.data, args.split, args.images, args.checkpoint)
     print(summary(checked))

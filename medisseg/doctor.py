@@ -37,23 +37,25 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"pieces": [asdict(f) for f in findings], "warnings": warnings}, indent=2))
         return 0
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from medisseg.text import console, plain
 
     table = Table(title="medisseg doctor", show_lines=False)
     for column in ("piece", "found", "without it", "remedy"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        found = finding.found or "[red]missing[/red]"
+        found = finding.found or Text("missing", "red")
         table.add_row(
             finding.piece,
             found,
             *((finding.cost, finding.remedy) if not finding.found else ("", "")),
         )
-    console = Console()
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+        terminal.print(Text.assemble(("warning:", "yellow"), f" {plain(warning)}"))
     return 0
 
 

@@ -21,6 +21,7 @@ from deploy.options import Parser
 from deploy.replay.recorded import Entry, Picture, RecordedRun
 from medisseg.errors import UserError
 from medisseg.files import replacing
+from medisseg.text import console, safe
 
 EXAMPLE = """example:
   medisseg run compare runs/exam-fp32 runs/exam-fp16 --out runs/fp32-fp16"""
@@ -193,11 +194,10 @@ def described(run: RecordedRun) -> dict[str, Any]:
 
 def print_table(result: dict[str, Any], worst: list[Row]) -> None:
     """Print the numbers and the frames that differ most."""
-    from rich.console import Console
     from rich.table import Table
 
     for label, value in facts(result):
-        print(f"{label:30s} {value}")
+        print(f"{label:30s} {safe(value)}")
     table = Table(title="frames that differ most")
     for name in ("stream", "frame", "seconds", "Dice", "area A", "area B", "alarm A", "alarm B"):
         table.add_column(name, justify="right")
@@ -211,7 +211,7 @@ def print_table(result: dict[str, Any], worst: list[Row]) -> None:
             str(row.area_b),
             *("on" if alarm else "" for alarm in (row.alarm_a, row.alarm_b)),
         )
-    Console().print(table)
+    console().print(table)
 
 
 def facts(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -14,10 +14,10 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from deploy.options import without_password
 from deploy.sources.decoding import check_video, decode, paced, why
 from deploy.sources.source import Arrival, Link
 from medisseg.errors import UserError
+from medisseg.text import without_password
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 

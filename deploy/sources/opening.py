@@ -11,6 +11,7 @@ from deploy.sources.files import FileSource, FolderSource, RawSource
 from deploy.sources.live import CameraSource, NetworkSource
 from deploy.sources.source import IMAGES, Source, natural_order
 from medisseg.errors import UserError
+from medisseg.text import without_password
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt", "tcp", "rtp")
 
@@ -29,7 +30,9 @@ def open_source(given: str, options: Options) -> Source:
     if scheme in SCHEMES:
         return NetworkSource(given, options.timeout_s)
     if scheme:
-        raise UserError(f"{given}: unknown address; expected one of {', '.join(SCHEMES)}://")
+        raise UserError(
+            f"{without_password(given)}: unknown address; expected one of {', '.join(SCHEMES)}://"
+        )
     return _open_path(given, options)
 
 
@@ -45,7 +48,8 @@ def _open_path(given: str, options: Options) -> Source:
         matches = [Path(match) for match in glob.glob(given)]
         found = [file for file in matches if file.suffix.lower() in IMAGES]
         if not matches:
-            raise UserError(f"{given}: no such file, folder or camera")
+            shown = f"***@{given.rpartition('@')[2]}" if "@" in given else given  # a login, perhaps
+            raise UserError(f"{shown}: no such file, folder or camera")
     if not found:
         raise UserError(f"{given} holds no images; expected some of {', '.join(IMAGES)}")
     return FolderSource(given, natural_order(found), options.input_fps, options.realtime)

@@ -17,6 +17,7 @@ from deploy.pipeline.live import Live
 from deploy.status import accounts
 from medisseg.errors import UserError
 from medisseg.files import replacing
+from medisseg.text import console
 
 log = logging.getLogger(__name__)
 TICK_S = 0.1
@@ -85,11 +86,10 @@ class Watchers:
     def _open_terminal(self, stack: contextlib.ExitStack) -> Any:
         if not sys.stderr.isatty():
             return None
-        from rich.console import Console
         from rich.live import Live as Lines
 
         return stack.enter_context(
-            Lines("", console=Console(stderr=True), refresh_per_second=4, transient=True)
+            Lines("", console=console(stderr=True), refresh_per_second=4, transient=True)
         )
 
     def _write_metrics(self) -> None:

@@ -40,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print a table and, with ``--out``, write the results and the page."""
-    from rich.console import Console
-
     from medisseg.data.folder import SegmentationFolder
     from medisseg.data.negatives import Negatives
     from medisseg.data.splits import group_table
@@ -50,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
     from medisseg.evaluation.progress import progress
     from medisseg.predictor import Predictor
+    from medisseg.text import console as terminal
 
     if args.batch < 1:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         with progress("images without lesion", len(negatives)) as advance:
             clean = evaluate(predictor, negatives, None, args.batch, args.seed, advance)
     told = about(args, predictor)
-    console = Console()
+    console = terminal()
     console.print(_table(told, result.summary(), result.groups()))
     console.print(_regions(result, clean))
     if args.out:

@@ -16,6 +16,7 @@ from medisseg.evaluation.explain import Embeddings, FeatureView
 from medisseg.evaluation.pictures import FOUND, beside, paint, shrink
 from medisseg.evaluation.predict import save
 from medisseg.evaluation.report import Page
+from medisseg.text import console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,7 +154,6 @@ def write_page(
 
 def print_table(told: Mapping[str, Any]) -> None:
     """Print the collapse measures."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"collapse of the {told['placement']} feature, {told['images']} images")
@@ -161,4 +161,4 @@ def print_table(told: Mapping[str, Any]) -> None:
         table.add_column(column)
     for row in table_rows(told):
         table.add_row(*map(str, row))
-    Console().print(table)
+    console().print(table)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from medisseg.errors import UserError
+from medisseg.text import safe
 
 EXAMPLE = "medisseg predict edge-kvasir photos/ 'more/*.tif' --out runs/masks --overlay"
 
@@ -46,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
     failed = [outcome for outcome in outcomes if outcome.error]
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} images segmented into {args.out}")
     for outcome in failed:
-        print(f"error: {outcome.error}", file=sys.stderr)
+        print(f"error: {safe(outcome.error)}", file=sys.stderr)
     return 2 if failed else 0

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from deploy.sources import live as connections
-from deploy.sources.live import NetworkSource, reconnect_delay, without_password
+from deploy.sources.live import NetworkSource, reconnect_delay
 from deploy.status import LIVE, OFFLINE, STALE
+from medisseg.errors import UserError
 
 HERE = Path(__file__).parent
 PYTHON = "/usr/bin/python3"
@@ -239,5 +240,33 @@ def test_delays_grow_within_bounds_and_differ() -> None:
 
 def test_passwords_are_not_shown() -> None:
     url = "rtsp://user:pa%40ss@camera:554/live?key=1"
-    assert without_password(url) == "rtsp://camera:554/live"
     assert NetworkSource(url, 1.0).name == "rtsp://camera:554/live"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://admin:P#5ecret@127.0.0.1:9/live",
+        "rtsp://admin:P/5ecret@127.0.0.1:9/live",
+        "rtsp://admin:P[5ecret@127.0.0.1:9/live",
+        "rtsp://127.0.0.1:9/user=a_password=5ecret_",
+        "rtsp://127.0.0.1:9/live;password=5ecret",
+    ],
+)
+def test_a_run_leaves_no_password_behind(address: str, spawn: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = spawn(address, "--out", out, "--duration", 1, "--window", "off")
+    said = b"".join(process.communicate(timeout=120))
+    assert b"Traceback" not in said and b"127.0.0.1" in said and b"5ecret" not in said
+    written = [path.read_bytes() for path in out.iterdir() if path.is_file()]
+    assert len(written) >= 4 and not any(b"5ecret" in text for text in written)
+
+
+def test_an_unknown_address_is_refused_without_its_password(tmp_path: Path) -> None:
+    from deploy import options
+    from deploy.sources.opening import open_source
+
+    for given in ("rtps://admin:5ecret@camera/live", "rtsp:admin:5ecret@camera/live"):
+        with pytest.raises(UserError, match="camera/live") as error:
+            open_source(given, options.parse([given, "--model", "m"]))
+        assert "5ecret" not in str(error.value)
