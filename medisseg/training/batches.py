@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from medisseg.data import official, splits
 from medisseg.data.folder import IMAGE_FOLDER, SegmentationFolder, load
 from medisseg.data.negatives import Negatives
 from medisseg.data.options import DataFolder, SplitConfig
+from medisseg.data.volumes import SLICE
 from medisseg.errors import UserError
 
 # Names of folders that say nothing about whose images they hold.
@@ -53,6 +55,16 @@ class Arrays(Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def cases(self) -> tuple[int, ...] | None:
+        """The number of each slice's volume, from 0; None unless all are slices of volumes."""
+        matches = [SLICE.match(name.rsplit("/", 1)[-1]) for name in self.names]
+        if not all(matches):
+            return None
+        cases = [match["case"] for match in matches if match]
+        order = {case: index for index, case in enumerate(dict.fromkeys(cases))}
+        return tuple(order[case] for case in cases)
 
     @property
     def drawn(self) -> int:

@@ -245,13 +245,21 @@ class SegmentationModule(LightningModule):
         self._sources = list(dict.fromkeys(self.data.validation.sources))
         shape = len(self._sources), 4
         self._sums = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        cases = len(set(self.data.validation.cases or ()))
+        pixels = cases, max(1, self.config.classes - 1), 2
+        self._pixels = torch.zeros(pixels, dtype=torch.float64, device=self.device)
         self._tick()
         self._validation_start = self._clock
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add a batch's loss, Dice and IoU per image."""
         logits = (self.ema or self.network)(batch["input"]).float()
-        scores = image_scores(logits, batch["mask"].long())
+        target = batch["mask"].long()
+        scores = image_scores(logits, target)
+        if self.data.validation.cases:
+            cases = [self.data.validation.cases[index] for index in batch["index"].tolist()]
+            of_each = torch.tensor(cases, device=scores.device)
+            self._pixels.index_add_(0, of_each, overlaps(logits, target))
         scores = torch.cat([scores, scores.new_ones(len(scores), 1)], 1)
         sources = [self.data.validation.sources[index] for index in batch["index"].tolist()]
         rows = torch.tensor([self._sources.index(name) for name in sources], device=scores.device)
@@ -261,6 +269,9 @@ class SegmentationModule(LightningModule):
         """Average over all images of all processes; stop if nothing of the budget is left."""
         sums = torch.as_tensor(self.trainer.strategy.reduce(self._sums, reduce_op="sum"))
         loss, dice, iou, count = sums.sum(0).tolist()
+        if self.data.validation.cases:  # a volume counts once, however many slices it has
+            pixels = torch.as_tensor(self.trainer.strategy.reduce(self._pixels, reduce_op="sum"))
+            dice, iou = (count * float(part.mean()) for part in dice_and_iou(pixels))
         self.scores = {"loss": loss / count, "dice": dice / count, "iou": iou / count}
         if len(self._sources) > 1:
             of_each = (sums[:, 1] / sums[:, 3]).tolist()
@@ -395,19 +406,43 @@ def image_scores(logits: Tensor, target: Tensor) -> Tensor:
         loss = functional.binary_cross_entropy_with_logits(
             logits[:, 0], target.float(), reduction="none"
         )
-        predicted, truth = logits > 0, target.unsqueeze(1) > 0
     else:
         loss = functional.cross_entropy(logits, target, reduction="none")
+    means = dice_and_iou(overlaps(logits, target))
+    return torch.stack([loss.mean((1, 2)).double(), *means], 1)
+
+
+def overlaps(logits: Tensor, target: Tensor) -> Tensor:
+    """Return, by image and foreground class, the pixels in both masks and the sum of their areas.
+
+    Args:
+        logits: [N, K, H, W] float32.
+        target: Class indices int64 [N, H, W].
+
+    Returns:
+        float64 [N, max(1, K - 1), 2]; they add up over the slices of a volume.
+    """
+    if logits.shape[1] == 1:
+        predicted, truth = logits > 0, target.unsqueeze(1) > 0
+    else:
         labels = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, 1, 1)
         predicted, truth = logits.argmax(1, keepdim=True) == labels, target.unsqueeze(1) == labels
     both = (predicted & truth).sum((2, 3)).double()
-    sizes = predicted.sum((2, 3)).double() + truth.sum((2, 3)).double()
+    return torch.stack([both, (predicted.sum((2, 3)) + truth.sum((2, 3))).double()], 2)
+
+
+def dice_and_iou(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Dice and IoU [N] of :func:`overlaps`, over the classes that are in truth or
+    prediction; 1 where none is."""
+    both, sizes = pixels.unbind(2)
     there = sizes > 0
     dice = torch.where(there, 2 * both / sizes.clamp(min=1), 0.0)
     iou = torch.where(there, both / (sizes - both).clamp(min=1), 0.0)
     count = there.sum(1)
-    means = [torch.where(count > 0, s.sum(1) / count.clamp(min=1), 1.0) for s in (dice, iou)]
-    return torch.stack([loss.mean((1, 2)).double(), *means], 1)
+    one, two = (
+        torch.where(count > 0, part.sum(1) / count.clamp(min=1), 1.0) for part in (dice, iou)
+    )
+    return one, two
 
 
 def _frozen_copy(network: nn.Module) -> nn.Module:
