@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from deploy.status import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
+from medisseg.schema import build
 from medisseg.text import without_password
 
 PIXELS = ("rgb24", "bgr24", "yuv420p", "nv12", "gray")
@@ -160,9 +161,9 @@ def parse(argv: Sequence[str] | None) -> Options:
     config = given.pop("config", None)
     if not given["sources"]:
         del given["sources"]
-    values = (_read(config) if config else {}) | given
-    values["sources"] = tuple(values.get("sources", ()))
-    return Options(**values)
+    if config is None:
+        return Options(**given | {"sources": tuple(given.get("sources", ()))})
+    return build(Options, _read(config) | given, str(config))
 
 
 class Parser(argparse.ArgumentParser):
@@ -209,30 +210,4 @@ def _read(path: Path) -> dict[str, Any]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"--config {path} holds {type(values).__name__}; expected option: value")
-    fields = {item.name: item for item in dataclasses.fields(Options)}
-    return dict(_checked(path, str(key), value, fields) for key, value in values.items())
-
-
-def _checked(
-    path: Path, key: str, value: Any, fields: dict[str, dataclasses.Field[Any]]
-) -> tuple[str, Any]:
-    name = key.replace("-", "_")
-    if name not in fields:
-        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(fields))}"
-        raise UserError(f"{path}: unknown option {key!r}; {hint}")
-    if name == "sources":
-        if isinstance(value, (str, int)):
-            value = [value]
-        return name, [str(source) for source in value]
-    kind = _kind(fields[name])
-    optional = "None" in str(fields[name].type)
-    if value is None and optional:
-        return name, None
-    if kind is Path and isinstance(value, str):
-        return name, Path(value)
-    if kind is float and type(value) is int:
-        return name, float(value)
-    if type(value) is not kind:
-        raise UserError(f"{path}: {key} is {value!r}; expected {kind.__name__}")
-    return name, value
+    return {str(key).replace("-", "_"): value for key, value in values.items()}

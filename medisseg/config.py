@@ -27,8 +27,8 @@ from medisseg.data.options import (
     SplitConfig,
 )
 from medisseg.errors import UserError
-from medisseg.fields import build, merge, one_of, plain, require
 from medisseg.losses import GRANULARITIES, NORMALIZE, PLACEMENTS, VARIANTS
+from medisseg.schema import build, merge, one_of, plain, require
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -258,7 +258,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values (lists for tuples), ready for YAML and JSON."""
-        return plain(dataclasses.asdict(self))
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        return values
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from medisseg.data.official import SETS
-from medisseg.fields import one_of, probabilities, require
+from medisseg.schema import one_of, probabilities, require
 
 # What becomes of images without a mask in a data folder.
 UNMASKED = ("refuse", "negative", "skip")

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medisseg.errors import UserError
-from medisseg.fields import build
 from medisseg.model.blocks import ACTIVATIONS
 from medisseg.model.encoders import ENCODERS, STRIDES
+from medisseg.schema import build
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +22,16 @@ from medisseg.data import augment
 from medisseg.data.folder import SegmentationFolder, load
 from medisseg.errors import UserError
 from medisseg.evaluation.metrics import paired_test
-from medisseg.fields import merge
 from medisseg.files import replacing
 from medisseg.losses import PLACEMENTS
 from medisseg.model.loading import load_checkpoint
+from medisseg.schema import merge
 from medisseg.training.batches import Arrays, read_data
 from medisseg.training.modules import image_scores
 from medisseg.training.recorder import write_json
 from medisseg.training.run import first_process, printer, train
 
-Changes = Mapping[str, Any]
+Changes = Mapping[str, object]
 Scores = dict[str, list[float]]  # "iou" and "dice" of every image
 
 
@@ -45,7 +44,7 @@ class Row:
     paper: tuple[float | None, float | None] = (None, None)
 
 
-def _network(elat: bool, cbat: bool, weights: tuple[float, float]) -> dict[str, Any]:
+def _network(elat: bool, cbat: bool, weights: tuple[float, float]) -> dict[str, object]:
     attention = "cbat" if cbat else "none"
     return {
         "options": {"elat": elat, "attention": attention},
@@ -53,7 +52,7 @@ def _network(elat: bool, cbat: bool, weights: tuple[float, float]) -> dict[str, 
     }
 
 
-def _loss(**changes: Any) -> dict[str, Any]:
+def _loss(**changes: object) -> dict[str, object]:
     """The dispersive loss on, as in the paper, whatever the configuration says, and changed."""
     return {"loss": {"dispersive": [0.2, 0.6], **changes}}
 
@@ -183,7 +182,7 @@ def write_table(out: Path, study: str, title: str, seeds: Sequence[int]) -> None
     Means are over a row's own seeds; its difference from the first row and the test are over the
     seeds that both have finished, so that an interim table compares equals.
     """
-    lines: list[dict[str, Any]] = []
+    lines: list[dict[str, object]] = []
     first: dict[int, Scores] | None = None
     for row in STUDIES[study]:
         runs = {
@@ -212,8 +211,8 @@ def read_scores(path: Path) -> Scores:
     return {name: [100 * float(row[name]) for row in rows] for name in ("iou", "dice")}
 
 
-def _line(row: Row, runs: dict[int, Scores], first: dict[int, Scores]) -> dict[str, Any]:
-    line: dict[str, Any] = {"row": row.label, "seeds": len(runs)}
+def _line(row: Row, runs: dict[int, Scores], first: dict[int, Scores]) -> dict[str, object]:
+    line: dict[str, object] = {"row": row.label, "seeds": len(runs)}
     for name, paper in (("iou", row.paper[0]), ("dice", row.paper[1])):
         values = [statistics.fmean(scores[name]) for scores in runs.values()]
         line[f"m{name}"] = round(statistics.fmean(values), 2)
@@ -235,11 +234,11 @@ def _mean_of_seeds(runs: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.fmean(values) for values in zip(*runs, strict=True)]
 
 
-def _markdown(study: str, title: str, lines: Sequence[Mapping[str, Any]]) -> str:
-    def cell(value: Any) -> str:
+def _markdown(study: str, title: str, lines: Sequence[Mapping[str, object]]) -> str:
+    def cell(value: object) -> str:
         return "" if value is None else str(value)
 
-    def figure(line: Mapping[str, Any], name: str) -> str:
+    def figure(line: Mapping[str, object], name: str) -> str:
         spread = line[f"m{name}_std"]
         return f"{line[f'm{name}']:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 

@@ -36,9 +36,9 @@ def test_options_from_a_file_and_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modle: edge", "unknown option 'modle'; did you mean model?"),
-        ("hold_of: 3", "did you mean hold_off?"),
-        ("budget-m: 3", "did you mean budget_ms?"),
+        ("modle: edge", "unknown key 'modle'; did you mean 'model'?"),
+        ("hold_of: 3", "did you mean 'hold_off'?"),
+        ("budget-m: 3", "did you mean 'budget_ms'?"),
         ("hold_off: soon", "hold_off is 'soon'; expected int"),
         ("quality: 1", "quality is 1; expected bool"),
         ("- a list", "holds list; expected option: value"),

@@ -12,7 +12,7 @@ import torch
 
 from medisseg.config import LossConfig, TrainConfig, from_dict
 from medisseg.errors import UserError
-from medisseg.fields import merge
+from medisseg.schema import merge
 from medisseg.training import command, studies
 
 
