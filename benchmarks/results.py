@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write or check the page, or add a summary."""
     args = parser().parse_args(argv)
     if args.action == "add":
-        keys = ("table", "label", "protocol", "paper", "against", "note")
+        keys = ("table", "label", "protocol", "paper", "against", "looks", "note")
         about = {key: getattr(args, key) for key in keys}
         print(add(args.run, args.evaluation, args.name, about))
         return 0
@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     adding.add_argument("--protocol", required=True, choices=PROTOCOLS)
     adding.add_argument("--paper", help="the paper's row beside it (default: the label)")
     adding.add_argument("--against", help="label it is tested against, image by image")
+    adding.add_argument("--looks", type=int, help="how often the reported images were measured")
     adding.add_argument("--note", help="a sentence below the table")
     return top
 

@@ -29,6 +29,10 @@ COLUMNS = (
     *("network", "protocol", "seeds", "images", "mIoU", "mDSC", "recall", "precision", "HD95"),
     *("boundary IoU", "ECE", "mDSC at image size", "paper mIoU / mDSC", "difference"),
 )
+RECIPE = (
+    *("network", "protocol", "loss", "starts from", "optimiser", "schedule", "epochs done"),
+    "reported images measured",
+)
 FRACTIONS = ("miou", "mdsc", "recall", "precision")
 
 
@@ -62,6 +66,7 @@ def section(title: str, runs: Sequence[Run], paper: dict[str, list[float]]) -> s
         if name not in shown
     ]
     parts = [f"## {title}", _table(COLUMNS, lines)]
+    parts += ["What each run was:", _table(RECIPE, [recipe(seeds) for seeds in rows.values()])]
     if tests := [line for seeds in rows.values() if (line := _test(seeds, rows))]:
         headers = ["variant", "against", "Dice, points", "95 % interval", "p", "better / worse"]
         told = "Paired test (Wilcoxon signed-rank) on each image's Dice, mean of the common seeds:"
@@ -73,6 +78,44 @@ def section(title: str, runs: Sequence[Run], paper: dict[str, list[float]]) -> s
     parts += list(notes)
     links = ", ".join(f"[{run.name}](../../benchmarks/results/runs/{run.name})" for run in runs)
     return "\n\n".join([*parts, f"Summaries: {links}."])
+
+
+def recipe(seeds: Sequence[Run]) -> list[str]:
+    """Return what a row's runs were, from their whole configurations."""
+    run = seeds[0]
+    config, stage = run.config, run.config["stage2"]
+    looks = run.about.get("looks")
+    return [
+        run.about["label"],
+        run.about["protocol"],
+        _loss(config["loss"]),
+        _start(config),
+        f"{stage['optimizer']}, lr {stage['lr']:g}, batch {stage['batch']}"
+        + (f", EMA {stage['ema']:g}" if stage["ema"] else "")
+        + (f", clipped at {stage['clip']:g}" if stage["clip"] else ""),
+        f"{stage['schedule']}, {stage['epochs']} epochs"
+        + (f" or {budget:.3g} minutes" if (budget := config.get("budget_minutes")) else ""),
+        " / ".join(str(one.epochs) for one in seeds),
+        {None: "not recorded", 1: "once"}.get(looks, f"{looks} times"),
+    ]
+
+
+def _loss(loss: dict[str, object]) -> str:
+    weights = loss.get("dispersive")
+    if isinstance(weights, list) and not any(weights):
+        return "no dispersive loss"
+    if loss["variant"] == "published":
+        return "released dispersive loss (a constant, no gradient)"
+    form = "unit length" if loss.get("normalize") == "unit" else "features as they are"
+    told = f"{loss['variant']}, {loss['granularity']}, {loss['placement']}, {form}"
+    return f"{told}, lambda {weights[0]:g} / {weights[1]:g}" if isinstance(weights, list) else told
+
+
+def _start(config: dict[str, object]) -> str:
+    for key in ("start_from", "stage_one", "encoder_weights"):
+        if config.get(key):
+            return f"{key} {config[key]}"
+    return "random weights"
 
 
 def _row(seeds: Sequence[Run], paper: dict[str, list[float]]) -> list[str]:

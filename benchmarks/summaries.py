@@ -18,12 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "benchmarks" / "results" / "runs"
 FROM_RUN = ("config.yaml", "curves.csv")
 FROM_EVALUATION = ("metrics.json", "per_image.csv", "evaluation.json")
-PLACES = ("data", "out", "stage_one", "start_from", "encoder_weights")
+PLACES = ("data", "negatives", "out", "stage_one", "start_from", "encoder_weights")
 PROTOCOLS = {
     "paper": "the epoch is the best one on the images that are reported, as in the papers",
     "held-out": "a part of the training images chooses the epoch; the reported images, or a data "
-    "set never trained on, are measured once",
-    "fixed": "the last epoch of a schedule fixed beforehand is reported; no image chooses an epoch",
+    "set never trained on, choose nothing. How often they were measured stands below each table",
+    "fixed": "the last epoch is reported; no image chooses an epoch. Where a time budget ended the "
+    "run, the epochs done are fewer than the schedule's: the network was not trained to its end",
 }
 
 
@@ -37,6 +38,7 @@ class Run:
     dice: dict[str, float]
     config: dict[str, Any]
     collapse: dict[str, Any] | None
+    epochs: int = 0
 
     @property
     def row(self) -> tuple[str, str, str]:
@@ -62,8 +64,10 @@ def _read(path: Path) -> Run:
             dice = {row["image"]: float(row["dice"]) for row in csv.DictReader(file)}
         explained = path / "explain.json"
         collapse = json.loads(explained.read_text()) if explained.is_file() else None
+        with open(path / "curves.csv", newline="") as file:
+            epochs = sum(1 for _ in csv.DictReader(file))
         _check(about)
-        return Run(path.name, about, metrics, dice, config, collapse)
+        return Run(path.name, about, metrics, dice, config, collapse, epochs)
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         raise UserError(f"{path} is no whole run summary ({error}); add it again") from error
 
@@ -104,6 +108,9 @@ def _forget_places(path: Path) -> None:
     """Keep of the folders in a configuration only their names: the rest is one machine's."""
     config = yaml.safe_load(path.read_text())
     for key in PLACES:
-        if config.get(key):
-            config[key] = Path(config[key]).name
+        value = config.get(key)
+        if isinstance(value, list):  # several data folders, each a table
+            config[key] = [{**part, "path": Path(part["path"]).name} for part in value]
+        elif value:
+            config[key] = Path(value).name
     path.write_text(yaml.safe_dump(config, sort_keys=False))

@@ -12,6 +12,7 @@ import yaml
 
 from benchmarks import results, summaries
 from benchmarks.results_page import page
+from medisseg.config import TrainConfig
 from medisseg.errors import UserError
 
 KEYS = ("miou", "mdsc", "recall", "precision", "hd95", "boundary_iou", "calibration_error")
@@ -22,7 +23,8 @@ def write_run(root: Path, dice: float, seed: int) -> tuple[Path, Path]:
     run, evaluation = root / "run", root / "evaluation"
     for folder in (run, evaluation):
         folder.mkdir(parents=True)
-    (run / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "preset": "edge"}))
+    config = TrainConfig(seed=seed, preset="edge", encoder_weights="imagenet", budget_minutes=5.0)
+    (run / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     (run / "curves.csv").write_text("epoch,train_loss\n1,0.5\n")
     values = np.clip(dice + np.linspace(-0.05, 0.05, 20), 0, 1)
     averages = {key: dice - 0.1 for key in KEYS} | {"mdsc": float(values.mean())}
@@ -55,6 +57,15 @@ def test_seeds_share_a_row_beside_the_papers_number(tmp_path: Path) -> None:
     assert row[1:4] == ["paper", "3", "20"]
     assert row[4] == "81.0 ± 1.0" and row[5] == "91.0 ± 1.0"
     assert row[-2:] == ["85.9 / 91.6", "-4.9"]
+    told = text.partition("What each run was:")[2]
+    assert cells(told, "Med-DisSeg")[2:] == [
+        "infonce_l2, image, early, unit length",
+        "encoder_weights imagenet",
+        "adam, lr 0.0001, batch 4",
+        "cosine, 300 epochs or 5 minutes",
+        "1 / 1 / 1",
+        "not recorded",
+    ]
     assert cells(text, "ConDSeg")[-2] == "84.6 / 90.5"
     assert text == page(summaries.read_runs(tmp_path / "runs"))
     assert "[full-1](../../benchmarks/results/runs/full-1)" in text
