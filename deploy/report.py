@@ -39,6 +39,7 @@ def summarize(
         "backend": supervisor.backend,
         "engine": supervisor.name,
         "model": options.model,
+        "classes": [label.name for label in supervisor.labels],
         "ended": ended,
         "state_changes": [
             {"stream": stream.index, **change}

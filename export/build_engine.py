@@ -232,6 +232,7 @@ def _facts(
         "batch": list(options.batch),
         "threshold": traits.threshold,
         "classes": traits.classes,
+        "labels": [dataclasses.asdict(label) for label in traits.labels],
         "convention": traits.convention.to_dict(),
         "uncertainty": traits.uncertainty,
         "raw_frames": raw,

@@ -26,6 +26,7 @@ from medisseg.checkpoint import BUNDLE_SUFFIX as SUFFIX
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.files import replacing
+from medisseg.labels import read_labels
 
 FORMAT = 1
 BUILD = "build one with: medisseg build CHECKPOINT"
@@ -147,6 +148,7 @@ class Bundle:
             convention=InputConvention.from_dict(manifest["convention"]),
             threshold=float(manifest["threshold"]),
             classes=int(manifest["classes"]),
+            labels=read_labels(manifest.get("labels", ()), int(manifest["classes"])),
             max_batch=int(manifest["batch"][-1]),
             uncertainty=bool(manifest.get("uncertainty")),
             frame_size=tuple(raw["size"]) if raw else None,

@@ -56,6 +56,7 @@ def open_subject(checkpoint: str | Path, traits: Traits | None = None, **changes
     if traits is None:
         size = changes.pop("size", None) or info.convention.size
         convention = dataclasses.replace(info.convention, size=size)
+        changes |= {"labels": info.labels}
         traits = Traits(convention, info.threshold, info.classes, **changes)
     return Subject(model, info, resolve(checkpoint), traits)
 

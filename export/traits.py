@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.labels import Label
 
 # "auto" tries these from the left when it builds or when it opens an ONNX graph.
 BACKENDS = ("tensorrt", "tensorrt-rtx", "torch-tensorrt", "openvino", "onnx", "pytorch")
@@ -26,6 +27,7 @@ class Traits:
         frame_size: (height, width) of the uint8 frames that a graph with preprocessing inside
             takes; None for the usual graph, which takes preprocessed float32 images.
         frame_color: Channel order of those frames.
+        labels: Names and colours of the classes but the background.
     """
 
     convention: InputConvention
@@ -35,6 +37,7 @@ class Traits:
     uncertainty: bool = False
     frame_size: tuple[int, int] | None = None
     frame_color: str = "RGB"
+    labels: tuple[Label, ...] = ()
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ import medisseg
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.files import replacing
+from medisseg.labels import Label, read_labels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +41,7 @@ class Checkpoint:
         data: What it was trained and measured on, in words.
         version: Version of medisseg that wrote it.
         threshold: Probability above which a pixel is foreground.
+        labels: Names and colours of the classes but the background; none for one unnamed class.
     """
 
     architecture: str
@@ -51,6 +53,7 @@ class Checkpoint:
     data: str = ""
     version: str = medisseg.__version__
     threshold: float = 0.5
+    labels: tuple[Label, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
@@ -59,7 +62,9 @@ class Checkpoint:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Checkpoint:
         """Return the header that :meth:`to_dict` wrote; unknown fields raise TypeError."""
-        return cls(**{**values, "convention": InputConvention.from_dict(values["convention"])})
+        convention = InputConvention.from_dict(values["convention"])
+        labels = read_labels(values.get("labels", ()), values["classes"])
+        return cls(**{**values, "convention": convention, "labels": labels})
 
 
 def new_checkpoint(

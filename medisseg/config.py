@@ -27,6 +27,7 @@ from medisseg.data.options import (
     SplitConfig,
 )
 from medisseg.errors import UserError
+from medisseg.labels import make_labels
 from medisseg.losses import GRANULARITIES, NORMALIZE, PLACEMENTS, VARIANTS
 from medisseg.schema import build, merge, one_of, plain, require
 
@@ -187,6 +188,8 @@ class TrainConfig:
         second_view: Stage 1's second view of an image is the first after this change.
         preset: Architecture, ``create_model``'s first argument; ``options`` its others.
         encoder_weights: "imagenet" (packaged), the path of a weights file, or None.
+        class_names: Of the classes but the background, in the order of their indices; they go
+            with the checkpoint to every picture of it. ``class_colors``: theirs, "#e69f00".
         labels: "auto" (binary or instance masks become 0 and 1), "classes" (indices kept), or
             "inverted" (masks mark the background).
         unmasked: Images without a mask in a data folder: "refuse", "negative" (there is nothing on
@@ -206,6 +209,8 @@ class TrainConfig:
     start_from: str | None = None
     preset: str = "medisseg-r50"
     classes: int = 1
+    class_names: tuple[str, ...] = ()
+    class_colors: tuple[str, ...] = ()
     labels: str = "auto"
     unmasked: str = "refuse"
     options: dict[str, Any] = field(default_factory=dict)
@@ -239,6 +244,7 @@ class TrainConfig:
         )
         require(bool(self.data), "data is empty; expected at least one data folder")
         require(self.classes >= 1, f"classes is {self.classes}; expected >= 1")
+        make_labels(self.classes, self.class_names, self.class_colors)
         require(
             self.budget_minutes is None or self.budget_minutes > 0,
             f"budget_minutes is {self.budget_minutes}; expected > 0",

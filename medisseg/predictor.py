@@ -22,6 +22,7 @@ from medisseg.checkpoint import is_bundle
 from medisseg.convention import InputConvention
 from medisseg.device import pick_device
 from medisseg.errors import UserError
+from medisseg.labels import Label
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,6 +96,7 @@ class Predictor:
         self.engine = _open(source, device, precision)
         self.convention: InputConvention = self.engine.convention
         self.classes: int = self.engine.classes
+        self.labels: tuple[Label, ...] = self.engine.labels
         self.name: str = self.engine.name
         self.threshold = self.engine.threshold if threshold is None else threshold
         if not 0 < self.threshold < 1:
@@ -137,6 +139,7 @@ class TorchNetwork:
     name: str
     device: str
     precision: str
+    labels: tuple[Label, ...] = ()
 
     def infer(self, batch: npt.NDArray[np.float32]) -> Logits:
         """Return logits float32 [N, K, h, w] of preprocessed images float32 [N, 3, h, w]."""
@@ -177,7 +180,7 @@ def _open(source: str | Path | nn.Module, device: str, precision: str) -> Any:
     info = model.info
     name = f"{info.architecture} in PyTorch {precision} on {place}"
     return TorchNetwork(
-        network, info.convention, info.threshold, info.classes, name, place, precision
+        network, info.convention, info.threshold, info.classes, name, place, precision, info.labels
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from deploy.analysis.tracking import Box, Region, overlap
 from medisseg.convention import InputConvention
+from medisseg.labels import Label
 
 if TYPE_CHECKING:
     from kernels.frames import Mask
@@ -26,6 +27,7 @@ def regions(
     threshold: float,
     convention: InputConvention,
     min_area: float,
+    labels: Sequence[Label] = (),
 ) -> list[Region]:
     """Return the connected regions of a mask, largest first.
 
@@ -36,6 +38,7 @@ def regions(
         threshold: Probability in (0, 1) above which a pixel is foreground.
         convention: How the frame became the network's input.
         min_area: Smallest region that counts, as a share of the frame.
+        labels: Of the network's classes.
     """
     least = max(1.0, min_area * size[0] * size[1])
     foreground_logits, content = foreground(logits), convention.content(size)
@@ -44,10 +47,19 @@ def regions(
             (x, y, width, height),
             area,
             confidence(foreground_logits, (x, y, width, height), size, content, threshold),
+            label_of(mask.mask[y : y + height, x : x + width], labels),
         )
         for x, y, width, height, area in mask.regions
         if area >= least
     ]
+
+
+def label_of(part: MaskArray, labels: Sequence[Label]) -> Label | None:
+    """Return the class that most foreground pixels of a mask's part [h, w] have."""
+    if not labels:
+        return None
+    counts = np.bincount(part.ravel(), minlength=len(labels) + 1)
+    return labels[int(counts[1 : len(labels) + 1].argmax())]
 
 
 def foreground(logits: Logits) -> Logits:

@@ -8,12 +8,15 @@ what is drawn on a frame is the part of its own mask that belongs to a shown tra
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import asdict, dataclass, replace
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from medisseg.labels import Label
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 RELEASE = 5  # frames for which a shown track may be missing before its alarm ends
@@ -29,16 +32,19 @@ FLICKER_FRAMES = 25
 
 @dataclass(frozen=True)
 class Region:
-    """One region of one frame: box in pixels, area in pixels, mean probability in [0, 1]."""
+    """One region of one frame: box in pixels, area in pixels, mean probability in [0, 1], and the
+    class that most of its pixels have (None: the network has one, without a name)."""
 
     box: Box
     area: int
     confidence: float
+    label: Label | None = None
 
 
 @dataclass
 class Track:
-    """One region over time. ``seen`` counts consecutive frames, ``missed`` those since."""
+    """One region over time. ``seen`` counts consecutive frames, ``missed`` those since; ``label``
+    is the class that it had in most frames so far."""
 
     id: int
     first_seen_s: float
@@ -49,10 +55,21 @@ class Track:
     seen: int = 1
     missed: int = 0
     shown: bool = False
+    label: Label | None = None
+    votes: Counter[Label] = field(default_factory=Counter, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the track as JSON-ready values."""
-        return asdict(self)
+        values = asdict(replace(self, votes=Counter()))
+        del values["votes"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Track:
+        """Return the track that :meth:`to_dict` wrote."""
+        label = values.get("label")
+        made = Label(label["name"], tuple(label["color"])) if label else None
+        return cls(**{**values, "label": made})
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,7 @@ class TemporalFilter:
 
     def _new(self, region: Region, moment: float, frame_id: int) -> Track:
         track = Track(self._next_id, moment, frame_id, region.box, region.area, region.confidence)
+        _vote(track, region)
         self._next_id += 1
         return track
 
@@ -181,6 +199,16 @@ class TemporalFilter:
 def _follow(track: Track, region: Region) -> None:
     track.box, track.area, track.confidence = region.box, region.area, region.confidence
     track.seen, track.missed = track.seen + 1, 0
+    _vote(track, region)
+
+
+def _vote(track: Track, region: Region) -> None:
+    """Let a frame speak for the track's class; a tie keeps the one before."""
+    if region.label is None:
+        return
+    track.votes[region.label] += 1
+    if track.label is None or track.votes[region.label] > track.votes[track.label]:
+        track.label = region.label
 
 
 def buffered(box: Box) -> Box:

@@ -46,6 +46,7 @@ class FaultyEngine:
         self.backend, self.name = engine.backend, engine.name
         self.convention, self.threshold = engine.convention, engine.threshold
         self.classes, self.max_batch = engine.classes, engine.max_batch
+        self.labels = engine.labels
 
     def infer(self, batch: Batch) -> Batch:
         """Answer, or do what the hook does."""

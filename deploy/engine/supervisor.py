@@ -21,6 +21,7 @@ from typing import TypeAlias
 import numpy as np
 
 from export.runtime.engine import Engine, Values
+from medisseg.labels import Label
 
 log = logging.getLogger(__name__)
 RESTARTS_PER_MINUTE = 5
@@ -144,6 +145,7 @@ class EngineSupervisor:
         self.classes, self.max_batch = engine.classes, engine.max_batch
         self.backend, self.name = engine.backend, engine.name
         self.device = engine.device
+        self.labels: tuple[Label, ...] = engine.labels
         self._ready.set()
 
     def wait(self) -> bool:

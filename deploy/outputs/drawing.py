@@ -11,6 +11,7 @@ from deploy.status import AI_OFF, LIVE, OFFLINE, STALE, StreamStatus, accounts, 
 
 if TYPE_CHECKING:
     from deploy.analysis.tracking import Track
+    from medisseg.labels import Label
 
 Picture = npt.NDArray[np.uint8]
 MASK = (0, 220, 170)  # RGB; rare in mucosa, and apart from red and green for the colour blind
@@ -23,11 +24,19 @@ STATE_COLORS = {
 INK = (255, 255, 255)
 
 
-def draw_mask(rgb: Picture, mask: Picture, opacity: float) -> None:
-    """Lay a mask uint8 [H, W] of 0 and 1 over its own frame, uint8 RGB [H, W, 3], in place."""
+def draw_mask(rgb: Picture, mask: Picture, opacity: float, labels: tuple[Label, ...] = ()) -> None:
+    """Lay a mask uint8 [H, W] of class indices over its own frame, uint8 RGB [H, W, 3], in place.
+
+    Classes have their labels' colours; without labels all that is not 0 has one.
+    """
     from kernels import frames
 
-    frames.overlay(rgb, mask, MASK, opacity, True)
+    if len(labels) < 2:
+        frames.overlay(rgb, mask, labels[0].color if labels else MASK, opacity, True)
+        return
+    for index in np.unique(mask[mask > 0]).tolist():
+        part = (mask == index).astype(np.uint8)
+        frames.overlay(rgb, part, labels[index - 1].color, opacity, True)
 
 
 def draw_status(rgb: Picture, status: StreamStatus, tracks: tuple[Track, ...] = ()) -> None:
@@ -39,10 +48,12 @@ def draw_status(rgb: Picture, status: StreamStatus, tracks: tuple[Track, ...] = 
     line = round(34 * scale)
     for track in tracks:
         x, y, w, h = track.box
-        cv2.rectangle(rgb, (x, y), (x + w, y + h), MASK, max(1, round(2 * scale)))
+        color = track.label.color if track.label else MASK
+        cv2.rectangle(rgb, (x, y), (x + w, y + h), color, max(1, round(2 * scale)))
         above = y - line - 2
         place = (x, above if above >= 0 else min(y + h + 2, height - line))
-        _label(rgb, f"{track.id}  {track.confidence:.0%}", place, scale, MASK)
+        name = f"{track.label.name}  " if track.label else ""
+        _label(rgb, f"{track.id}  {name}{track.confidence:.0%}", place, scale, color)
     if status.alarm:
         cv2.rectangle(rgb, (0, 0), (width - 1, height - 1), MASK, max(2, round(8 * scale)))
     margin = line // 2

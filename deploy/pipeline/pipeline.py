@@ -52,6 +52,8 @@ class Pipeline:
         self.streams, self.supervisor, self.live = streams, supervisor, live
         self.threads = ThreadGroup()
         self.stopping = threading.Event()
+        for stream in streams:
+            stream.labels = supervisor.labels
         self.accounting = FrameAccounting(streams, supervisor, live, results)
         self.stages = Stages(
             supervisor, options, live, self.accounting, self.stopping, self.threads.failed

@@ -206,6 +206,7 @@ class Stages:
                     settings.threshold,
                     self.supervisor.convention,
                     self.options.min_area,
+                    stream.labels,
                 )
                 segmented = foreground(frame.logits) > 0
             frame.tracking = stream.temporal.update(
@@ -228,7 +229,8 @@ class Stages:
         for frame in frames:
             stream = frame.stream
             if frame.shown_mask is not None and frame.tracking.shown:
-                draw_mask(frame.rgb, frame.shown_mask, frame.settings.opacity)
+                opacity = frame.settings.opacity
+                draw_mask(frame.rgb, frame.shown_mask, opacity, stream.labels)
             frame.status = self.accounting.status(stream, frame)
             draw_status(frame.rgb, frame.status, frame.tracking.shown)
             stream.shown(frame)

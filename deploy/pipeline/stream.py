@@ -20,6 +20,7 @@ from deploy.pipeline.timing import Timing
 from deploy.sources.source import Source
 from deploy.status import Settings, StreamStatus
 from export.runtime.engine import Array, Values
+from medisseg.labels import Label
 
 if TYPE_CHECKING:
     import av
@@ -109,9 +110,27 @@ class Frame:
             "latency_ms": round(self.latency_ms, 3),
             "ms": {stage: round(value, 3) for stage, value in self.ms.items()},
         }
+        if len(self.stream.labels) > 1:
+            values["classes"] = self._classes()
         if dice is not None:
             values["dice"] = round(dice, 5)
         return values
+
+    def _classes(self) -> list[dict[str, object]]:
+        """Return name, colour, pixels and run lengths of each class in what was shown."""
+        from kernels.frames import encode_rle
+
+        if self.shown_mask is None:
+            return []
+        parts = [
+            (label, (self.shown_mask == index).astype(np.uint8))
+            for index, label in enumerate(self.stream.labels, start=1)
+        ]
+        return [
+            {**dataclasses.asdict(label), "pixels": int(part.sum()), "rle": encode_rle(part)}
+            for label, part in parts
+            if part.any()
+        ]
 
 
 def brief(frame: Frame) -> dict[str, object]:
@@ -140,6 +159,7 @@ class Stream:
         self.overlay: VideoRecorder | None = None
         self.raw: VideoRecorder | None = None
         self.score: VideoScore | None = None
+        self.labels: tuple[Label, ...] = ()  # of the network's classes
         self.results: Results | None = None
         self.raw_offered = 0
         self.raw_missed = 0

@@ -29,6 +29,7 @@ from deploy.replay.recorded import Entry, Picture, RecordedRun
 from deploy.status import Settings, StreamStatus
 from medisseg.errors import UserError
 from medisseg.files import replacing
+from medisseg.labels import Label
 
 EXAMPLE = """examples:
   medisseg run replay runs/exam
@@ -137,19 +138,31 @@ def draw(run: RecordedRun, entry: Entry, opacity: float | None = None) -> Pictur
         raise UserError(f"{run.folder}: frame {entry.id} cannot be read from the raw video")
     mask = shown_mask(line)
     if mask is not None and line["tracks"]:
-        draw_mask(picture, mask, line["settings"]["opacity"] if opacity is None else opacity)
-    tracks = tuple(Track(**track) for track in line["tracks"])
+        strength = line["settings"]["opacity"] if opacity is None else opacity
+        draw_mask(picture, mask, strength, labels_of(line))
+    tracks = tuple(Track.from_dict(track) for track in line["tracks"])
     draw_status(picture, status_of(run, entry, line), tracks)
     draw_tag(picture, "REPLAY")
     return picture
 
 
 def shown_mask(line: dict[str, Any]) -> Picture | None:
-    """Return the mask that was drawn, uint8 [H, W] of 0 and 1; None: not segmented."""
+    """Return the mask that was drawn, uint8 [H, W]; None: not segmented.
+
+    Of 0 and 1, or where the network has several classes of the places in :func:`labels_of`.
+    """
     from kernels.frames import decode_rle
 
+    if classes := line.get("classes"):
+        parts = [np.uint8(k) * decode_rle(one["rle"]) for k, one in enumerate(classes, start=1)]
+        return np.maximum.reduce(parts)
     rle = line["shown_rle"] or line["rle"]
     return None if rle is None else decode_rle(rle)
+
+
+def labels_of(line: dict[str, Any]) -> tuple[Label, ...]:
+    """Return the labels of the classes that a recorded frame shows; none of one class."""
+    return tuple(Label(one["name"], tuple(one["color"])) for one in line.get("classes", ()))
 
 
 def status_of(run: RecordedRun, entry: Entry, line: dict[str, Any]) -> StreamStatus:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from export.traits import BACKENDS, PRECISIONS, Traits
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.labels import Label
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ class Engine(Protocol):
     convention: InputConvention
     threshold: float
     classes: int
+    labels: tuple[Label, ...]
     max_batch: int
 
     @property
@@ -75,6 +77,7 @@ class BaseEngine:
         self.convention = traits.convention
         self.threshold = traits.threshold
         self.classes = traits.classes
+        self.labels = traits.labels
         self.max_batch = traits.max_batch
 
     def infer(self, batch: Batch) -> Batch:

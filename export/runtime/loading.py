@@ -133,4 +133,4 @@ def runs_here(bundle: Bundle) -> str | None:
 
 def traits_of(info: Any, max_batch: int = 64) -> Traits:
     """Return the traits that a checkpoint's header gives; PyTorch takes any batch."""
-    return Traits(info.convention, info.threshold, info.classes, max_batch)
+    return Traits(info.convention, info.threshold, info.classes, max_batch, labels=info.labels)

@@ -101,7 +101,7 @@ class Evaluation:
         groups = [row.group for row in self.rows]
         return groups if all(groups) and len(set(groups)) > 1 else None
 
-    def classes(self) -> dict[str, dict[str, float]]:
+    def classes(self) -> dict[str, dict[str, Any]]:
         """Return averages of each class over the images where it occurs, network resolution."""
         found: dict[int, list[dict[str, float]]] = {}
         for row in self.rows:
@@ -234,6 +234,9 @@ def write_results(
         beside.write_text(json.dumps(summary, indent=2) + "\n")
     with replacing(out / "evaluation.json") as beside:
         told = {**about, "classes": evaluation.classes()}
+        for index, label in enumerate(about.get("labels", ()), start=1):
+            if str(index) in told["classes"]:
+                told["classes"][str(index)]["name"] = label["name"]
         beside.write_text(json.dumps(told, indent=2) + "\n")
     _write_rows(evaluation, out / "per_image.csv")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
         "split": args.split,
         "size": f"{height}x{width}",
         "threshold": predictor.threshold,
+        "labels": [dataclasses.asdict(label) for label in predictor.labels],
         "seed": args.seed,
         "convention": predictor.convention.to_dict(),
         "version": medisseg.__version__,

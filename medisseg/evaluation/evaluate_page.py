@@ -117,7 +117,11 @@ def write_page(
         page.text(f"Intervals draw whole sequences or patients: {len(set(groups))} of them.")
     if len(classes := evaluation.classes()) > 1:
         rows = [
-            [index, int(values["images"]), *(values[k] for k in LABELS if k in values)]
+            [
+                _name(index, about),
+                int(values["images"]),
+                *(values[k] for k in LABELS if k in values),
+            ]
             for index, values in classes.items()
         ]
         headers = ["class", "images", *(t for k, t in LABELS.items() if k != "calibration_error")]
@@ -133,6 +137,11 @@ def write_page(
     page.text("Left the image, right the same with the prediction compared to the reference.")
     page.images(pictures(evaluation, predictor, samples, cases), columns=3)
     page.save(path)
+
+
+def _name(index: str, about: Mapping[str, Any]) -> str:
+    labels = about.get("labels", ())
+    return labels[int(index) - 1]["name"] if int(index) <= len(labels) else index
 
 
 def pictures(

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from medisseg.labels import PALETTE, Color, Label
+
 Picture = npt.NDArray[np.uint8]
-Color = tuple[int, int, int]
 
 # Distinguishable with the common colour-vision deficiencies (after Okabe and Ito 2008).
 FOUND, MISSED, FALSE = (0, 158, 115), (230, 159, 0), (204, 60, 160)
@@ -18,11 +19,6 @@ COLORS = {
     "missed (in the reference only)": MISSED,
     "false (in the prediction only)": FALSE,
 }
-CLASS_COLORS = np.array(
-    [(0, 0, 0), (0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 60, 160)]
-    + [(0, 114, 178), (213, 94, 0), (240, 228, 66), (140, 86, 200), (160, 160, 160)],
-    np.uint8,
-)
 
 
 def compare(
@@ -46,16 +42,19 @@ def compare(
     return paint(canvas, areas, alpha)
 
 
-def overlay(image: Picture, mask: npt.NDArray, alpha: float = 0.35) -> Picture:
+def overlay(
+    image: Picture, mask: npt.NDArray, labels: Sequence[Label] = (), alpha: float = 0.35
+) -> Picture:
     """Lay a mask of class indices [H, W] over an image uint8 RGB [H, W, 3], outlined."""
     classes = [int(index) for index in np.unique(mask) if index]
-    return paint(image, [(class_color(index), mask == index) for index in classes], alpha)
+    return paint(image, [(class_color(index, labels), mask == index) for index in classes], alpha)
 
 
-def class_color(index: int) -> Color:
-    """Return the RGB colour of a class; after nine classes the colours come again."""
-    red, green, blue = CLASS_COLORS[1 + (index - 1) % (len(CLASS_COLORS) - 1)].tolist()
-    return red, green, blue
+def class_color(index: int, labels: Sequence[Label] = ()) -> Color:
+    """Return the RGB colour of a class: its label's, or the palette's (which comes again)."""
+    if index <= len(labels):
+        return labels[index - 1].color
+    return PALETTE[(index - 1) % len(PALETTE)]
 
 
 def paint(

@@ -18,8 +18,9 @@ from PIL import Image
 from medisseg.data.layout import LITTER, MASK_FOLDER, find_images, natural
 from medisseg.data.reading import IMAGE_SUFFIXES, Range, read_image, value_range
 from medisseg.errors import UserError
-from medisseg.evaluation.pictures import CLASS_COLORS, overlay
+from medisseg.evaluation.pictures import class_color, overlay
 from medisseg.files import replacing
+from medisseg.labels import Label
 from medisseg.predictor import Prediction, Predictor
 
 
@@ -33,12 +34,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: the mask's size and foreground in pixels, or why it failed."""
+    """What became of a job: the mask's size and each class's pixels, or why it failed."""
 
     job: Job
     height: int = 0
     width: int = 0
-    foreground: int = 0
+    pixels: tuple[int, ...] = ()
     error: str = ""
 
 
@@ -129,10 +130,10 @@ def predict(
                 outcomes.append(Outcome(job, error=error))
                 continue
             prediction = predictor.restore(next(logits), image.shape[:2])
-            _write(prediction, image, job.name, out, overlays, probabilities)
+            _write(prediction, image, job.name, out, overlays, probabilities, predictor.labels)
             height, width = prediction.mask.shape
-            found = int(np.count_nonzero(prediction.mask))
-            outcomes.append(Outcome(job, height, width, found))
+            pixels = np.bincount(prediction.mask.ravel(), minlength=max(2, predictor.classes))
+            outcomes.append(Outcome(job, height, width, tuple(pixels[1:].tolist())))
         advance(len(part))
     return outcomes
 
@@ -151,24 +152,30 @@ def _write(
     out: Path,
     overlays: bool,
     probabilities: bool,
+    labels: Sequence[Label],
 ) -> None:
     if overlays:
-        save(Image.fromarray(overlay(image, prediction.mask)), out / "overlays" / f"{name}.jpg")
+        drawn = overlay(image, prediction.mask, labels)
+        save(Image.fromarray(drawn), out / "overlays" / f"{name}.jpg")
     if probabilities:
         values = prediction.probability
         for index, plane in enumerate(values if values.ndim == 3 else values[None]):
             ending = f"-{index}" if values.ndim == 3 else ""
             scaled = np.rint(plane * 65535).astype(np.uint16)
             save(Image.fromarray(scaled), out / "probabilities" / f"{name}{ending}.png")
-    save(mask_picture(prediction.mask, len(prediction.logits)), out / "masks" / f"{name}.png")
+    picture = mask_picture(prediction.mask, len(prediction.logits), labels)
+    save(picture, out / "masks" / f"{name}.png")
 
 
-def mask_picture(mask: npt.NDArray[np.uint8], classes: int) -> Image.Image:
+def mask_picture(
+    mask: npt.NDArray[np.uint8], classes: int, labels: Sequence[Label] = ()
+) -> Image.Image:
     """Return a mask as it is stored: 0 and 255 for one class, else a palette of class indices."""
     if classes == 1:
         return Image.fromarray(mask * np.uint8(255))
     picture = Image.fromarray(mask)
-    picture.putpalette(np.resize(CLASS_COLORS, (256, 3)).tobytes())
+    colors = [(0, 0, 0), *(class_color(index, labels) for index in range(1, 256))]
+    picture.putpalette(np.array(colors, np.uint8).tobytes())
     return picture
 
 
@@ -179,14 +186,23 @@ def save(picture: Image.Image, path: Path) -> None:
         picture.save(beside, kind, **({"quality": 92} if kind == "JPEG" else {}))
 
 
-def write_list(outcomes: Sequence[Outcome], out: Path) -> None:
-    """Write ``predictions.csv``: image, mask, size and foreground, or the error of a failure."""
+def write_list(outcomes: Sequence[Outcome], out: Path, labels: Sequence[Label] = ()) -> None:
+    """Write ``predictions.csv``: image, mask, size and foreground, or the error of a failure; of
+    several classes the share of each."""
+    several = labels if len(labels) > 1 else ()
     with replacing(out / "predictions.csv") as beside, open(beside, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "mask", "height", "width", "foreground", "share", "error"])
+        writer.writerow(
+            ["image", "mask", "height", "width", "foreground", "share", "error"]
+            + [f"share {label.name}" for label in several]
+        )
         for item in outcomes:
             size = item.height * item.width
             mask = "" if item.error else f"masks/{item.job.name.as_posix()}.png"
-            share = f"{item.foreground / size:.6f}" if size else ""
-            measured = [item.height, item.width, item.foreground] if size else ["", "", ""]
-            writer.writerow([item.job.image, mask, *measured, share, item.error])
+            found = sum(item.pixels)
+            share = f"{found / size:.6f}" if size else ""
+            measured = [item.height, item.width, found] if size else ["", "", ""]
+            each = [f"{count / size:.6f}" for count in item.pixels] if size else [""] * len(several)
+            writer.writerow(
+                [item.job.image, mask, *measured, share, item.error, *each[: len(several)]]
+            )

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         outcomes = predict(
             predictor, jobs, args.out, args.overlay, args.probabilities, args.batch, advance
         )
-    write_list(outcomes, args.out)
+    write_list(outcomes, args.out, predictor.labels)
     failed = [outcome for outcome in outcomes if outcome.error]
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} images segmented into {args.out}")
     for outcome in failed:

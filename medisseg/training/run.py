@@ -28,6 +28,7 @@ from medisseg.convention import InputConvention
 from medisseg.device import pick_device
 from medisseg.errors import UserError
 from medisseg.files import replacing
+from medisseg.labels import make_labels
 from medisseg.model.create import create_model
 from medisseg.model.foreign import allow, is_foreign
 from medisseg.model.loading import load_encoder, load_network
@@ -200,7 +201,9 @@ def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Check
         load_encoder(network, before)
     assert network.info is not None
     name = config.data_name or " + ".join(source_names([*config.data, *config.negatives]))
-    return network, dataclasses.replace(network.info, convention=config.input, data=name)
+    labels = make_labels(config.classes, config.class_names, config.class_colors)
+    info = dataclasses.replace(network.info, convention=config.input, data=name, labels=labels)
+    return network, info
 
 
 def objective(config: TrainConfig, number: int) -> nn.Module:

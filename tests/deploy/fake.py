@@ -19,6 +19,7 @@ if str(ROOT) not in sys.path:
 
 from deploy import options, run  # noqa: E402
 from medisseg.convention import InputConvention  # noqa: E402
+from medisseg.labels import Label  # noqa: E402
 
 GREEN = (0, 200, 0)  # what the engine below takes for a polyp
 
@@ -31,6 +32,7 @@ class FakeEngine:
 
     backend, name = "fake", "an engine that finds green"
     threshold, classes, max_batch, device = 0.5, 1, 8, "cpu"
+    labels: tuple[Label, ...] = ()
 
     def __init__(self, before: Callable[[np.ndarray], np.ndarray | None] | None = None) -> None:
         self.convention = InputConvention(mean=(0, 0, 0), std=(1, 1, 1), size=(128, 128))

@@ -26,7 +26,7 @@ SIZE = (64, 64)
 class Answers:
     """An engine that finds the pixels whose red is 255 and, for classes, whose value tells it."""
 
-    name, threshold = "answers", 0.5
+    name, threshold, labels = "answers", 0.5, ()
 
     def __init__(self, classes: int = 1, resize: str = "stretch") -> None:
         self.classes = classes
@@ -41,7 +41,7 @@ class Answers:
 def predictor(classes: int = 1, resize: str = "stretch") -> Predictor:
     made = object.__new__(Predictor)
     engine = Answers(classes, resize)
-    made.__dict__.update(vars(engine), engine=engine, threshold=0.5, name="answers")
+    made.__dict__.update(vars(engine), engine=engine, threshold=0.5, name="answers", labels=())
     return made
 
 

@@ -14,6 +14,7 @@ from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.evaluation import predict_command
 from medisseg.evaluation.predict import find_jobs, mask_picture, predict
+from medisseg.labels import make_labels
 from medisseg.predictor import Predictor
 
 
@@ -33,7 +34,12 @@ def red_predictor(classes: int = 1) -> Predictor:
     made = object.__new__(Predictor)
     engine = Engine(classes)
     made.__dict__.update(
-        engine=engine, convention=engine.convention, classes=classes, threshold=0.5, name="red"
+        engine=engine,
+        convention=engine.convention,
+        classes=classes,
+        threshold=0.5,
+        name="red",
+        labels=make_labels(classes),
     )
     return made
 

@@ -143,12 +143,17 @@ function showFinding(status) {
   say("count", !on ? (watching ? "No detection" : "Not segmented") : !tracks.length ? "Detection just now" : `${tracks.length} detection${tracks.length > 1 ? "s" : ""}`);
   const area = status.size ? status.size[0] * status.size[1] : 1;
   const lines = tracks.slice(0, 2).map((track) =>
-    `#${track.id} · ${(100 * track.confidence).toFixed(0)} % sure · ${(100 * track.area / area).toFixed(1)} % of picture · ${clock(track.first_seen_s)}`);
+    `#${track.id} · ${track.label ? `${track.label.name} · ` : ""}${(100 * track.confidence).toFixed(0)} % sure · ${(100 * track.area / area).toFixed(1)} % of picture · ${clock(track.first_seen_s)}`);
   if (tracks.length > 2) lines.push(`and ${tracks.length - 2} more`);
   const list = byId("tracks");
   if (list.dataset.text === lines.join("\n")) return;
   list.dataset.text = lines.join("\n");
-  list.replaceChildren(...lines.map((text) => { const item = document.createElement("li"); item.textContent = text; return item; }));
+  list.replaceChildren(...lines.map((text, index) => {
+    const item = document.createElement("li"), label = tracks[index]?.label;
+    item.textContent = text;
+    if (label) item.style.borderLeft = `4px solid rgb(${label.color.join(" ")})`, item.style.paddingLeft = "6px";
+    return item;
+  }));
 }
 
 function clock(seconds) {
