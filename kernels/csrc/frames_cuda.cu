@@ -10,7 +10,7 @@
 namespace medisseg::cuda {
 namespace {
 
-constexpr int kBlockWidth = 32, kBlockHeight = 8;
+constexpr int kBlockWidth = kTileWidth, kBlockHeight = kTileHeight;
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -52,20 +52,40 @@ __global__ void postprocess_kernel(Logits logits, float threshold, uint8_t* mask
     index = class_at(row(), column(), logits, threshold, height, width);
     mask[static_cast<int64_t>(row()) * width + column()] = index;
   }
-  // A block's row is a warp: one addition for its 32 pixels.
-  const unsigned ones = __ballot_sync(0xffffffffu, inside && index != 0);
-  if (threadIdx.x == 0 && ones != 0) atomicAdd(area, __popc(ones));
+  // One addition a block, and none where it has no pixel of the mask: all go to one address.
+  const int ones = __syncthreads_count(inside && index != 0);
+  if (threadIdx.x == 0 && threadIdx.y == 0 && ones != 0) atomicAdd(area, ones);
+}
+
+// Whether this thread's pixel is in the mask, and on its outline. All threads of a block call it.
+struct Drawn {
+  bool inside, outline;
+};
+
+__device__ Drawn drawn(const MaskView& mask, int thickness) {
+  extern __shared__ uint8_t memory[];
+  const bool inside = row() < mask.height && column() < mask.width &&
+                      mask.data[static_cast<int64_t>(row()) * mask.width + column()] != 0;
+  if (!__syncthreads_or(inside)) return {false, false};
+  const Tile tile =
+      tile_at(blockIdx.y * kBlockHeight, blockIdx.x * kBlockWidth, thickness, memory);
+  const int index = threadIdx.y * kBlockWidth + threadIdx.x, count = kBlockWidth * kBlockHeight;
+  load(tile, mask, index, count);
+  __syncthreads();
+  narrow(tile, index, count);
+  __syncthreads();
+  return {inside, inside && !covered(tile, row(), column())};
 }
 
 __global__ void outline_kernel(MaskView mask, int thickness, uint8_t* out) {
+  const Drawn here = drawn(mask, thickness);
   if (row() >= mask.height || column() >= mask.width) return;
-  out[static_cast<int64_t>(row()) * mask.width + column()] =
-      outline_at(row(), column(), mask, thickness);
+  out[static_cast<int64_t>(row()) * mask.width + column()] = here.outline;
 }
 
 __global__ void overlay_kernel(uint8_t* pixels, int64_t pitch, MaskView mask, Paint paint) {
-  if (row() >= mask.height || column() >= mask.width) return;
-  overlay_at(row(), column(), pixels, pitch, mask, paint);
+  const Drawn here = drawn(mask, paint.thickness);
+  if (here.inside) overlay_at(row(), column(), pixels, pitch, paint, here.outline);
 }
 
 }  // namespace
@@ -83,10 +103,14 @@ int device_of(const void* pointer) {
 
 OnDevice::OnDevice(int device) {
   check(cudaGetDevice(&before_), "cudaGetDevice");
-  if (before_ != device) check(cudaSetDevice(device), "cudaSetDevice");
+  changed_ = before_ != device;
+  if (changed_) check(cudaSetDevice(device), "cudaSetDevice");
 }
 
-OnDevice::~OnDevice() { cudaSetDevice(before_); }
+// Since CUDA 12 cudaSetDevice makes a context, of some 500 MiB: never without need.
+OnDevice::~OnDevice() {
+  if (changed_) cudaSetDevice(before_);
+}
 
 void preprocess(const Frame& frame, const YuvToRgb& yuv, const Content& content,
                 const Normalisation& normalisation, const Input& input, Stream stream) {
@@ -110,15 +134,15 @@ void postprocess(const Logits& logits, float threshold, uint8_t* mask, int heigh
 }
 
 void outline(const MaskView& mask, int thickness, uint8_t* out, Stream stream) {
-  outline_kernel<<<grid(mask.height, mask.width), block(), 0, handle(stream)>>>(mask, thickness,
-                                                                                 out);
+  outline_kernel<<<grid(mask.height, mask.width), block(), tile_bytes(thickness),
+                   handle(stream)>>>(mask, thickness, out);
   check(cudaGetLastError(), "outline");
 }
 
 void overlay(uint8_t* pixels, int64_t pitch, const MaskView& mask, const Paint& paint,
              Stream stream) {
-  overlay_kernel<<<grid(mask.height, mask.width), block(), 0, handle(stream)>>>(pixels, pitch,
-                                                                                 mask, paint);
+  overlay_kernel<<<grid(mask.height, mask.width), block(), tile_bytes(paint.thickness),
+                   handle(stream)>>>(pixels, pitch, mask, paint);
   check(cudaGetLastError(), "overlay");
 }
 

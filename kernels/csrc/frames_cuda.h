@@ -15,7 +15,7 @@ const char* architectures();
 // The device that a pointer belongs to; throws std::invalid_argument if a GPU cannot read it.
 int device_of(const void* pointer);
 
-// Makes a device current and the former one again.
+// Makes a device current and, if that changed anything, the former one again.
 class OnDevice {
  public:
   explicit OnDevice(int device);
@@ -25,6 +25,7 @@ class OnDevice {
 
  private:
   int before_ = 0;
+  bool changed_ = false;
 };
 
 void preprocess(const Frame& frame, const YuvToRgb& yuv, const Content& content,

@@ -4,6 +4,7 @@
 
 #include "half.h"
 #include "sample.h"
+#include "tile.h"
 
 namespace medisseg {
 
@@ -62,34 +63,13 @@ MEDISSEG_BOTH uint8_t class_at(int y, int x, const Logits& logits, float thresho
   return static_cast<uint8_t>(index);
 }
 
-// Whether a pixel of the mask has background, or the frame's edge, within `thickness` pixels.
-MEDISSEG_BOTH bool on_outline(int y, int x, const MaskView& mask, int thickness) {
-  if (thickness > 0 && (y < thickness || x < thickness || y + thickness >= mask.height ||
-                        x + thickness >= mask.width)) {
-    return true;
-  }
-  for (int dy = -thickness; dy <= thickness; ++dy) {
-    const uint8_t* row = mask.data + static_cast<int64_t>(y + dy) * mask.width + x;
-    for (int dx = -thickness; dx <= thickness; ++dx) {
-      if (row[dx] == 0) return true;
-    }
-  }
-  return false;
-}
-
-MEDISSEG_BOTH uint8_t outline_at(int y, int x, const MaskView& mask, int thickness) {
-  const bool inside = mask.data[static_cast<int64_t>(y) * mask.width + x] != 0;
-  return inside && on_outline(y, x, mask, thickness) ? 1 : 0;
-}
-
-MEDISSEG_BOTH void overlay_at(int y, int x, uint8_t* pixels, int64_t pitch, const MaskView& mask,
-                              const Paint& paint) {
-  if (mask.data[static_cast<int64_t>(y) * mask.width + x] == 0) return;
+// A pixel of the mask takes the colour: opaque on the outline, blended within it.
+MEDISSEG_BOTH void overlay_at(int y, int x, uint8_t* pixels, int64_t pitch, const Paint& paint,
+                              bool outline) {
   uint8_t* p = pixels + y * pitch + 3 * x;
-  const bool opaque = on_outline(y, x, mask, paint.thickness);
   for (int c = 0; c < 3; ++c) {
     const int blended = (p[c] * (256 - paint.alpha) + paint.color[c] * paint.alpha + 128) >> 8;
-    p[c] = opaque ? paint.color[c] : static_cast<uint8_t>(blended);
+    p[c] = outline ? paint.color[c] : static_cast<uint8_t>(blended);
   }
 }
 

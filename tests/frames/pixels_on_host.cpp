@@ -2,6 +2,9 @@
 // GPU: test_pixels.py compares it with the CPU path.
 #include "pixels.h"
 
+#include <algorithm>
+#include <vector>
+
 using namespace medisseg;
 
 template <class Body>
@@ -39,10 +42,22 @@ void draw(uint8_t* pixels, int64_t pitch, const uint8_t* mask, int height, int w
           const uint8_t* color, int alpha, int thickness, uint8_t* edge) {
   const MaskView view{mask, height, width};
   const Paint paint{{color[0], color[1], color[2]}, alpha, thickness};
-  each(height, width, [&](int y, int x) {
-    overlay_at(y, x, pixels, pitch, view, paint);
-    if (thickness > 0) edge[static_cast<int64_t>(y) * width + x] = outline_at(y, x, view, thickness);
-  });
+  std::vector<uint8_t> memory(tile_bytes(thickness));
+  for (int top = 0; top < height; top += kTileHeight) {
+    for (int left = 0; left < width; left += kTileWidth) {
+      const Tile tile = tile_at(top, left, thickness, memory.data());
+      load(tile, view, 0, 1);
+      narrow(tile, 0, 1);
+      each(std::min(kTileHeight, height - top), std::min(kTileWidth, width - left),
+           [&](int row, int column) {
+             const int y = top + row, x = left + column;
+             if (mask[static_cast<int64_t>(y) * width + x] == 0) return;
+             const bool outline = !covered(tile, y, x);
+             overlay_at(y, x, pixels, pitch, paint, outline);
+             edge[static_cast<int64_t>(y) * width + x] = outline;
+           });
+    }
+  }
 }
 
 }  // extern "C"

@@ -98,9 +98,10 @@ def test_postprocess(host: Any, classes: int, half: bool, size: Any) -> None:
     np.testing.assert_array_equal(mask, want.mask)
 
 
-@pytest.mark.parametrize("thickness", [0, 1, 3])
+@pytest.mark.parametrize("thickness", [0, 1, 3, 20, 64])
 def test_drawing(host: Any, thickness: int) -> None:
     mask = np.repeat(np.repeat(noise(12, 20) > 90, 6, 0), 6, 1).astype(np.uint8)
+    mask[20:66, 30:110] = 1
     frame = noise(*mask.shape, 3)
     want = frames.overlay(frame.copy(), mask, (9, 200, 255), 96 / 256, thickness)
     edge = np.zeros_like(mask)
