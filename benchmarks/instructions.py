@@ -184,7 +184,7 @@ class Case:
 
 def cases() -> list[Case]:
     """The kernels whose instructions are held to a limit."""
-    from kernels.triton_ops import few_rows, telu
+    from kernels.triton_ops import few_rows, telu, window_mix
 
     found = []
     for dtype, forward, backward in (("fp16", 12, 27), ("bf16", 12, 27), ("fp32", 24, 29)):
@@ -208,6 +208,13 @@ def cases() -> list[Case]:
             Case(f"few rows backward {dtype}", few_rows.backward_kernel, types, back, size,
                  backward, loop=True),
         ]  # fmt: skip
+    fours, depth = window_mix.quads_for(32, False), 32
+    sizes = {"TRANSPOSED": False, "WHOLE": True, "BLOCK": fours, "DEPTH": depth}
+    for dtype in ("fp16", "bf16", "fp32"):
+        types = {"values": f"*{dtype}", "out": f"*{dtype}"}
+        types["filters"] = "*fp32" if dtype == "fp32" else "*fp16"
+        about = f"window mix apply {dtype}", window_mix.apply_quads_kernel, types, sizes
+        found.append(Case(*about, 4 * fours * depth, 85, turns=5))
     return found
 
 

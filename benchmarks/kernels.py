@@ -6,6 +6,7 @@ Every provider gets the same input; ``difference`` is how far its answer (or gra
 eager one's, relative to that one's largest entry. ``percent_of_bound`` compares with the device's
 memory bandwidth as published (a CPU: with a copy measured in this run), or, where arithmetic is
 the bound, with a float32 matrix product measured in this run, which tensor cores can exceed.
+On a GPU benchmarks/replay.py says how a call is timed; benchmarks/compare.py compares two runs.
 ``peak_bytes`` is what a forward and backward pass holds above its input.
 """
 
@@ -26,6 +27,7 @@ from torch._functorch import config as functorch
 from benchmarks import plot
 from benchmarks.common import machine, parser, percentiles, show, timed, write
 from benchmarks.kernels_cases import COMPILED, EAGER, OURS, Case, Provider, cases
+from benchmarks.replay import ROTATED, Cuda, copies_for, replayed, size_of
 from medisseg.errors import command
 
 Result = dict[str, Any]
@@ -40,7 +42,7 @@ SHOWN = (
     *("op", "dtype", "shape", "mode", "provider", "p50_ms", "gb_per_s", "percent_of_bound"),
     *("peak_bytes", "difference", "failed"),
 )
-GRAPHED = 20  # calls in one CUDA graph: its launch is then a twentieth of each
+TIMING = f"calls in one replayed CUDA graph, inputs rotated over {ROTATED} times the L2 cache"
 
 
 def limits(device: str, name: str, quick: bool) -> dict[str, float]:
@@ -96,14 +98,8 @@ def _provider(
     apart = [difference(mine, want) for mine, want in zip(got, eager, strict=True)]
     away = (apart[0], max(apart[1:])) if apart else (None, None)
     del got
-    if case.small:
-        for mode, prepare in (("forward", forward), ("forward and backward", whole)):
-            times = graphed(prepare(provider, inputs), args.seconds)
-            yield row | {"mode": f"{mode}, CUDA graph"} | percentiles(times)
-        return
-    modes = (forward(provider, inputs), backward(provider, inputs))
-    for index, (mode, run) in enumerate(zip(("forward", "backward"), modes, strict=True)):
-        times = timed(run, args.seconds, 1 if args.quick else 3, args.device)
+    for index, (mode, make) in enumerate((("forward", forward), ("backward", backward))):
+        times = times_of(make, provider, inputs, args)
         found = {"mode": mode} | percentiles(times) | rates(case, index, times, bounds)
         yield row | found | {"peak_bytes": held, "difference": away[index]}
 
@@ -166,19 +162,20 @@ def difference(got: Tensor, want: Tensor) -> float:
     return float(f"{float(apart):.3g}")
 
 
-def graphed(run: Callable[[], Any], seconds: float) -> list[float]:
-    """Return the seconds a call takes within a CUDA graph of many calls."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # compiles, and allocates what the first call alone allocates
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(GRAPHED):
-            run()
-    return [each / GRAPHED for each in timed(graph.replay, seconds, device="cuda")]
+def times_of(
+    make: Callable[[Provider, tuple[Tensor, ...]], Callable[[], Any]],
+    provider: Provider,
+    inputs: tuple[Tensor, ...],
+    args: argparse.Namespace,
+) -> list[float]:
+    """Return the seconds of calls: on a GPU within a replayed graph, over inputs out of cache."""
+    if args.device != "cuda":
+        return timed(make(provider, inputs), args.seconds, 1 if args.quick else 3)
+    gpu = Cuda()
+    copies = copies_for(size_of(inputs), gpu.l2_bytes)
+    return replayed(
+        lambda _: make(provider, tuple(x.clone() for x in inputs)), copies, gpu, args.seconds
+    )
 
 
 def peak(run: Callable[[], Any], device: str) -> int | None:
@@ -222,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.seconds is None:
         args.seconds = 0.0 if args.quick else 0.3 if args.device == "cuda" else 1.0
     on |= {"threads": torch.get_num_threads()} | limits(args.device, on["device"], args.quick)
+    if args.device == "cuda":
+        on["timing"] = TIMING
     torch.manual_seed(0)
     rows: list[Result] = []
     # A compiled backward pass may be called again only if it keeps what it was given.

@@ -28,7 +28,7 @@ class Case:
     """One operator at one shape and dtype.
 
     ``bytes`` is the least that must move, forward and backward; ``flop`` the least arithmetic where
-    that, not memory, is the bound. ``small`` cases are timed within a CUDA graph.
+    that, not memory, is the bound.
     """
 
     op: str
@@ -38,7 +38,6 @@ class Case:
     providers: dict[str, Provider]
     bytes: tuple[int, int]
     flop: tuple[int, int] | None = None
-    small: bool = False
 
 
 def cases(device: str, quick: bool) -> list[Case]:
@@ -59,9 +58,9 @@ def cases(device: str, quick: bool) -> list[Case]:
     found += [dispersive(device, n, 64, torch.float32, peer=n <= many[0]) for n in many]
     if gpu:
         found.append(telu(device, (batch, 256, side, side), torch.float16, channels_last=True))
-        found.append(telu(device, (4, 64, 64, 64), torch.float16, small=True))
-        found.append(window_mix(device, 1, 128, 4, 64, torch.float16, small=True))
-        found.append(dispersive(device, 8, 512, torch.float32, small=True))
+        found.append(telu(device, (4, 64, 64, 64), torch.float16))
+        found.append(window_mix(device, 1, 128, 4, 64, torch.float16))
+        found.append(dispersive(device, 8, 512, torch.float32))
     return found
 
 
@@ -70,7 +69,6 @@ def telu(
     shape: Sequence[int],
     dtype: torch.dtype,
     channels_last: bool = False,
-    small: bool = False,
 ) -> Case:
     """TeLU: x read and y written forward, x and dy read and dx written backward."""
 
@@ -88,7 +86,7 @@ def telu(
     if dtype in HALF and device == "cuda":
         providers["eager, autocast"] = autocast
     providers |= {COMPILED: compiled(literal_telu), OURS: kernels.telu}
-    return Case("telu", dtype, label, inputs, providers, (2 * size, 3 * size), small=small)
+    return Case("telu", dtype, label, inputs, providers, (2 * size, 3 * size))
 
 
 def window_mix(
@@ -98,7 +96,6 @@ def window_mix(
     heads: int,
     side: int,
     dtype: torch.dtype,
-    small: bool = False,
 ) -> Case:
     """Window mixing beside unfold, matrix product and fold."""
 
@@ -116,7 +113,7 @@ def window_mix(
         OURS: kernels.window_mix,
     }
     moved = logits + 2 * values, 2 * logits + 3 * values
-    return Case("window_mix", dtype, label, inputs, providers, moved, small=small)
+    return Case("window_mix", dtype, label, inputs, providers, moved)
 
 
 def dispersive(
@@ -125,7 +122,6 @@ def dispersive(
     columns: int,
     dtype: torch.dtype,
     peer: bool = True,
-    small: bool = False,
 ) -> Case:
     """InfoNCE of squared distances; many rows are bound by arithmetic, few by memory.
 
@@ -142,7 +138,7 @@ def dispersive(
     providers |= {OURS: kernels.dispersive_loss}
     flop = None if few else (rows * rows * columns, 3 * rows * rows * columns)
     name = f"dispersive_loss, {'few' if few else 'many'} rows"
-    return Case(name, dtype, f"{rows}x{columns}", inputs, providers, (size, 2 * size), flop, small)
+    return Case(name, dtype, f"{rows}x{columns}", inputs, providers, (size, 2 * size), flop)
 
 
 def literal_few(h: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ torch.export take it as their own. Triton is imported at the first call on a GPU
 
 from kernels.dispersive import dispersive_loss, dispersive_loss_reference
 from kernels.telu import telu, telu_reference
+from kernels.upsample import upsample_concat
 from kernels.window_mix import window_mix, window_mix_convolution
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "dispersive_loss_reference",
     "telu",
     "telu_reference",
+    "upsample_concat",
     "window_mix",
     "window_mix_convolution",
 ]

@@ -63,14 +63,20 @@ def one_order(*tensors: Tensor) -> bool:
 
 def once_differentiable(backward: str, operator: str, other: str) -> None:
     """Let a derivative of the operator ``backward`` raise; without a formula it would be zero."""
+    refuse_derivative(
+        backward,
+        f"a second derivative of kernels.{operator}, which is once differentiable; "
+        f"kernels.{other} can be differentiated again",
+    )
+
+
+def refuse_derivative(operator: str, message: str) -> None:
+    """Let a derivative of ``operator`` raise RuntimeError."""
 
     def refuse(ctx: Any, *gradients: Tensor) -> None:
-        raise RuntimeError(
-            f"a second derivative of kernels.{operator}, which is once differentiable; "
-            f"kernels.{other} can be differentiated again"
-        )
+        raise RuntimeError(message)
 
-    torch.library.register_autograd(backward, refuse)
+    torch.library.register_autograd(operator, refuse)
 
 
 def reverse_mode(operator: str, other: str, *tensors: Tensor) -> None:

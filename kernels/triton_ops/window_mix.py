@@ -1,7 +1,9 @@
 """CDFA window mixing on a GPU: the 5 x 5 filters of every position and head, then their 25 taps.
 
-Forward, one kernel turns the nine softmaxes around a position into its filter (float32, 25 numbers
-where the logits have 81) and a second one applies the filters. Backward, the same two give the
+Forward, one kernel turns the nine softmaxes around a position into its filter (25 numbers where the
+logits have 81; float16 for half-precision values, as they lie within 0 to 9) and a second one
+applies the filters: with channels innermost four positions of a row a thread, which share the eight
+values that their five taps read. Backward, in float32, the same two give the
 values' gradient; the filters' gradient is 25 products over channels, from which the last kernel
 gathers the logits'. Nothing is scattered, so nothing is atomic, and a softmax is computed once a
 position, not once a channel. Logits, values and outputs come with their strides: any layout is read
@@ -37,7 +39,9 @@ def forward(logits: Tensor, values: Tensor) -> Tensor:
     """Return the mixed values in the layout of ``values``."""
     out = torch.empty_like(values)
     with device_of(values):
-        _apply(_filters(logits), values, out, transposed=False)
+        half = values.dtype != torch.float32
+        filters = _filters(logits, torch.float16 if half else torch.float32)
+        _apply(filters, values, out, transposed=False)
     return out
 
 
@@ -45,7 +49,7 @@ def backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, 
     """Return the gradients by logits and values, each in its own layout."""
     dlogits, dvalues = torch.empty_like(logits), torch.empty_like(values)
     with device_of(values):
-        filters = _filters(logits)
+        filters = _filters(logits, torch.float32)
         _apply(filters, gradient, dvalues, transposed=True)
         grid, sizes, meta = _tiles(filters, values)
         filters_gradient_kernel[grid](  # into the same memory
@@ -58,11 +62,11 @@ def backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, 
     return dlogits, dvalues
 
 
-def _filters(logits: Tensor) -> Tensor:
-    """W: [B * heads, 25, H * W], float32."""
+def _filters(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """W: [B * heads, 25, H * W]."""
     batch, channels, height, width = logits.shape
     shape = batch * channels // _PAIRS.value, _TAPS.value, height * width
-    filters = logits.new_empty(shape, dtype=torch.float32)
+    filters = logits.new_empty(shape, dtype=dtype)
     grid, sizes, meta = _pixels(logits)
     filters_kernel[grid](logits, filters, *sizes, *logits.stride(), **meta)
     return filters
@@ -70,9 +74,28 @@ def _filters(logits: Tensor) -> Tensor:
 
 def _apply(filters: Tensor, values: Tensor, out: Tensor, transposed: bool) -> None:
     grid, sizes, meta = _tiles(filters, values)
+    if values.stride(1) == out.stride(1) == 1:
+        height, width, _, depth = sizes
+        meta["BLOCK"] = quads_for(meta["DEPTH"], values.dtype == torch.float32 and transposed)
+        quads = triton.cdiv(width, 4) * height
+        apply_quads_kernel[triton.cdiv(quads, meta["BLOCK"]), grid[1]](
+            filters, values, out, *sizes, *_without_channels(values), *_without_channels(out),
+            TRANSPOSED=transposed, WHOLE=depth == meta["DEPTH"], **meta,
+        )  # fmt: skip
+        return
     apply_kernel[grid](
         filters, values, out, *sizes, *values.stride(), *out.stride(), TRANSPOSED=transposed, **meta
     )
+
+
+def quads_for(depth: int, wide: bool) -> int:
+    """Fours of positions a program; ``wide``: half as many, whose addresses fit in registers."""
+    return block_for(depth) // (2 if wide else 1)
+
+
+def _without_channels(x: Tensor) -> tuple[int, int, int]:
+    """Strides of images, rows and columns."""
+    return x.stride(0), x.stride(2), x.stride(3)
 
 
 Launch = tuple[tuple[int, int], tuple[int, ...], dict[str, int]]
@@ -123,7 +146,8 @@ def filters_kernel(
             low = q // 3 + d // 5 >= 2 and q % 3 + d % 5 >= 2
             if low and q // 3 + d // 5 <= 4 and q % 3 + d % 5 <= 4:
                 weight += probabilities[q * 9 + q + d // 5 * 3 + d % 5 - 8]
-        tl.store(filters + d * _area(height, width), weight, mask=here)
+        stored = weight.to(filters.dtype.element_ty)
+        tl.store(filters + d * _area(height, width), stored, mask=here)
 
 
 @triton.jit
@@ -150,6 +174,59 @@ def apply_kernel(
     at = out + _offsets(y, x, channel, oc, oh, ow)
     mask = here[:, None] & (channel < depth)[None, :]
     tl.store(at, mixed.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def apply_quads_kernel(
+    filters, values, out, height, width, heads, depth, vb, vh, vw, ob, oh, ow,
+    TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """As apply_kernel, for four positions side by side; channels lie side by side too."""
+    quad = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y, x = quad // tl.cdiv(width, 4), quad % tl.cdiv(width, 4) * 4
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    head = (tl.program_id(1) % heads).to(tl.int64)
+    channel = tl.arange(0, DEPTH)[None, :]
+    place = y.to(tl.int64) * vh + x.to(tl.int64) * vw
+    at = values + batch * vb + head * depth + place[:, None] + channel
+    own = filters + _start(height, width, heads, batch, head, y, x)
+    first = tl.zeros((BLOCK, DEPTH), tl.float32)
+    second, third, fourth = first, first, first
+    for row in range(5):
+        dy = 2 - row if TRANSPOSED else row - 2
+        inside_rows = (y < height) & (y + dy >= 0) & (y + dy < height)
+        line = at + dy.to(tl.int64) * vh
+        taps = own + row * 5 * _area(height, width) + (dy * width if TRANSPOSED else 0)
+        for column in tl.static_range(8):
+            sx = x + (column - 2)
+            inside = inside_rows & (sx >= 0) & (sx < width)
+            mask = inside[:, None]
+            if not WHOLE:
+                mask = mask & (channel < depth)
+            tile = _load(line + (column - 2) * vw, mask)
+            for j in tl.static_range(4):
+                tap = j - column + 4 if TRANSPOSED else column - j
+                if tap >= 0 and tap < 5:
+                    weight_at = taps + tap * _area(height, width)
+                    if TRANSPOSED:
+                        weight = _load(weight_at + (column - 2), inside)
+                    else:
+                        weight = _load(weight_at + j, inside_rows & (x + j < width))
+                    product = weight[:, None] * tile
+                    if j == 0:
+                        first += product
+                    elif j == 1:
+                        second += product
+                    elif j == 2:
+                        third += product
+                    else:
+                        fourth += product
+    place = y.to(tl.int64) * oh + x.to(tl.int64) * ow
+    to = out + batch * ob + head * depth + place[:, None] + channel
+    for j in tl.static_range(4):
+        mask = ((y < height) & (x + j < width))[:, None] & (channel < depth)
+        mixed = first if j == 0 else second if j == 1 else third if j == 2 else fourth
+        tl.store(to + j * ow, mixed.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

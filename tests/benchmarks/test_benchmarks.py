@@ -13,7 +13,7 @@ import pytest
 from benchmarks import common
 from medisseg.errors import UserError
 
-NAMES = ("kernels", "frames", "network", "inference")  # pipeline: tests/deploy
+NAMES = ("kernels", "frames", "frames_threads", "network", "inference")  # pipeline: tests/deploy
 
 
 @pytest.mark.parametrize("name", NAMES)

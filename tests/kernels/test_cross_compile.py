@@ -46,6 +46,11 @@ def mix_kernels(dtype: str, depth: int) -> Iterator[tuple[Any, dict[str, str], d
     tile = {"BLOCK": window_mix.block_for(depth), "DEPTH": depth}
     for transposed in (False, True):
         yield window_mix.apply_kernel, types, tile | {"TRANSPOSED": transposed}
+        wide = transposed and dtype == "fp32"
+        fours = {"BLOCK": window_mix.quads_for(depth, wide), "WHOLE": True}
+        for filters in ("*fp32", "*fp16") if dtype != "fp32" and not transposed else ("*fp32",):
+            about = types | {"filters": filters}, tile | fours | {"TRANSPOSED": transposed}
+            yield window_mix.apply_quads_kernel, *about
     yield window_mix.filters_gradient_kernel, types, tile
     for kernel in (window_mix.filters_kernel, window_mix.logits_gradient_kernel):
         yield kernel, types, {"BLOCK": window_mix.PIXELS}

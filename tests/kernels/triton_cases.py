@@ -18,7 +18,8 @@ from kernels.dispersive import VARIANTS
 from kernels.pairs import Options
 from kernels.telu import backward as telu_backward
 from kernels.telu import forward as telu_forward
-from kernels.triton_ops import dispersive, few_rows, telu, window_mix
+from kernels.triton_ops import dispersive, few_rows, telu, upsample, window_mix
+from kernels.upsample import forward as upsample_forward
 from kernels.window_mix import backward as mix_backward
 from kernels.window_mix import forward as mix_forward
 
@@ -142,12 +143,44 @@ def test_window_mix_layouts() -> None:
             torch.testing.assert_close(ours, known)
 
 
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 2, 3, 5, 7), (1, 2, 16, 3, 8)])
+def test_window_mix_by_fours(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """With channels innermost; filters of half-precision values are float16."""
+    logits, values, gradient = mix_inputs(shape, dtype)
+    values, gradient = (x.permute(0, 2, 3, 1).contiguous() for x in (values, gradient))
+    values, gradient = (x.permute(0, 3, 1, 2) for x in (values, gradient))
+    assert values.stride(1) == 1
+    wide = [x.double() for x in (gradient, logits, values)]
+    rounding = 4 * ROUNDING[dtype]
+    known = mix_forward(*wide[1:]), *mix_backward(*wide)
+    found = window_mix.forward(logits, values), *window_mix.backward(gradient, logits, values)
+    for ours, expected in zip(found, known, strict=True):
+        torch.testing.assert_close(ours.double(), expected, rtol=rounding, atol=rounding)
+
+
 def test_window_mix_extreme_logits() -> None:
     logits, values, _ = mix_inputs((1, 1, 2, 4, 4), torch.float32)
     logits *= 1e4
     torch.testing.assert_close(window_mix.forward(logits, values), mix_forward(logits, values))
     logits[0, 5, 2, 2] = math.nan
     assert window_mix.forward(logits, values).isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
+@pytest.mark.parametrize("channels", [(3, 5), (8, 16), (130, 1)])
+def test_upsample_into_a_concatenation(channels: tuple[int, int], dtype: torch.dtype) -> None:
+    low, high = (
+        made(2, c, *size, dtype=dtype).to(memory_format=torch.channels_last)
+        for c, size in zip(channels, ((3, 4), (6, 9)), strict=True)
+    )
+    assert upsample.takes([low, high]) and not upsample.takes([low.contiguous(), high])
+    for maps, size in (([low, high], (6, 9)), ([high, low], (6, 9)), ([low], (1, 1))):
+        found = upsample.forward(maps, size)
+        known = upsample_forward([x.double() for x in maps], size)
+        assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
+        rounding = ROUNDING[dtype]
+        torch.testing.assert_close(found.double(), known, rtol=rounding, atol=rounding)
 
 
 def of_definition(h: Tensor, options: Options) -> tuple[Tensor, Tensor]:
