@@ -28,7 +28,7 @@ from medisseg.data.options import (
 )
 from medisseg.errors import UserError
 from medisseg.labels import make_labels
-from medisseg.losses import GRANULARITIES, NORMALIZE, PLACEMENTS, VARIANTS
+from medisseg.losses import GRANULARITIES, MASKS, NORMALIZE, PLACEMENTS, VARIANTS
 from medisseg.schema import build, merge, one_of, plain, require
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -54,6 +54,8 @@ class StageConfig:
         warmup: Share of the stage during which the rate rises linearly.
         plateau: Epochs without a better Dice before "plateau" divides the rate by ten.
         weight_decay: Of weight matrices and filters (adamw: decoupled), not of norms and biases.
+        accumulate: Parts of a batch that go through the network one after the other, so that it
+            takes less memory; batch normalisation then sees the parts.
         clip: Largest gradient norm; 0: no clipping.
         ema: Decay of the averaged weights that are validated and kept; 0: none.
         patience: Epochs without a better validation Dice before the stage ends; 0: never.
@@ -71,6 +73,7 @@ class StageConfig:
     warmup: float = 0.0
     plateau: int = 30
     weight_decay: float = 0.0
+    accumulate: int = 1
     clip: float = 0.0
     ema: float = 0.0
     patience: int = 100
@@ -81,8 +84,12 @@ class StageConfig:
     def __post_init__(self) -> None:
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("schedule", self.schedule, SCHEDULES)
-        for name in ("epochs", "batch", "validate_every", "plateau"):
+        for name in ("epochs", "batch", "validate_every", "plateau", "accumulate"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected >= 1")
+        require(
+            self.batch % self.accumulate == 0,
+            f"accumulate is {self.accumulate}; expected a divisor of batch={self.batch}",
+        )
         for name in ("lr", "share"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected > 0")
         for name in ("encoder_lr", "weight_decay", "clip", "patience", "final_lr"):
@@ -106,6 +113,11 @@ class LossConfig:
         normalize: "unit" (representations of length 1) or "none" (features as they are).
         epsilon: Inside the logarithm of the InfoNCE variants.
         consistency: Weight of stage 1's consistency term.
+        mask: Loss of the masks: "cross_entropy_dice", "focal_dice" or "tversky".
+        gamma: Of the focal loss.
+        tversky: Weights of false positives and of false negatives.
+        boundary: Weight of a boundary loss beside it; 0: none.
+        class_weights: Of the classes, background first, in cross-entropy or focal loss.
     """
 
     dispersive: tuple[float, float] | None = None
@@ -117,8 +129,26 @@ class LossConfig:
     normalize: str = "unit"
     epsilon: float = 1e-8
     consistency: float = 1.0
+    mask: str = "cross_entropy_dice"
+    gamma: float = 2.0
+    tversky: tuple[float, float] = (0.3, 0.7)
+    boundary: float = 0.0
+    class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        one_of("mask", self.mask, MASKS)
+        require(self.gamma >= 0, f"gamma is {self.gamma}; expected >= 0")
+        require(min(self.tversky) > 0, f"tversky is {self.tversky}; expected two numbers > 0")
+        require(self.boundary >= 0, f"boundary is {self.boundary}; expected >= 0")
+        weights = self.class_weights
+        require(
+            weights is None or self.mask != "tversky",
+            "class_weights have no effect with mask=tversky; set tversky=[FP,FN] instead",
+        )
+        require(
+            weights is None or (len(weights) >= 2 and min(weights) >= 0 and sum(weights) > 0),
+            f"class_weights is {weights}; expected a number >= 0 a class, background first",
+        )
         one_of("variant", self.variant, (*VARIANTS, "published"))
         one_of("placement", self.placement, PLACEMENTS)
         one_of("granularity", self.granularity, GRANULARITIES)
@@ -245,6 +275,11 @@ class TrainConfig:
         require(bool(self.data), "data is empty; expected at least one data folder")
         require(self.classes >= 1, f"classes is {self.classes}; expected >= 1")
         make_labels(self.classes, self.class_names, self.class_colors)
+        weights, wanted = self.loss.class_weights, max(2, self.classes)
+        require(
+            weights is None or len(weights) == wanted,
+            f"loss.class_weights has {len(weights or ())} numbers; expected {wanted}, one a class",
+        )
         require(
             self.budget_minutes is None or self.budget_minutes > 0,
             f"budget_minutes is {self.budget_minutes}; expected > 0",
@@ -342,6 +377,8 @@ def _targets(key: str) -> list[str]:
     head = key.split(".")[0]
     if head not in top and head in {item.name for item in dataclasses.fields(StageConfig)}:
         return [f"stage1.{key}", f"stage2.{key}"]
+    if head not in top and head in {item.name for item in dataclasses.fields(SplitConfig)}:
+        return [f"split.{key}"]
     return [key]
 
 

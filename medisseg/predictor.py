@@ -115,17 +115,26 @@ class Predictor:
                 )
         batch = np.stack([self.convention.preprocess(image) for image in images])
         logits = self.engine.infer(batch)
-        if not np.isfinite(logits).all():
-            raise UserError(
-                f"{self.name} answered NaN or infinity; its weights are damaged, or its precision "
-                "is too low: try --precision fp32"
-            )
+        check_finite(logits, self.name)
         return logits
 
     def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
         """Bring one image's logits [K, h, w] to its own size (height, width)."""
         height, width = frame_size
         return Prediction(self.convention.restore(logits, (height, width)), self.threshold)
+
+
+def check_finite(logits: Logits, name: str) -> None:
+    """Refuse an answer that is no number.
+
+    Raises:
+        UserError: NaN or infinity.
+    """
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"{name} answered NaN or infinity; its weights are damaged, or its precision "
+            "is too low: try --precision fp32"
+        )
 
 
 @dataclass(frozen=True)

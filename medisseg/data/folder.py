@@ -196,6 +196,18 @@ class SegmentationFolder(Sequence[Sample]):
                 "leaves them out"
             )
 
+    def notes(self) -> list[str]:
+        """Return what was understood of the folder, in words.
+
+        Raises:
+            BadFile: The masks' values or the images' ranges cannot be understood.
+        """
+        found = [*self.contents.notes, *self.convention.notes]
+        if self.range is not None:
+            low, high = self.range.low, self.range.high
+            found.append(f"more than 8 bits: {low:g} to {high:g} become 0 to 255")
+        return found
+
     def images(self) -> dict[str, Path]:
         """Return every image of the folder, of whatever split, by name."""
         return {name: files.image for name, files in self.files.items()}

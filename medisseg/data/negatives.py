@@ -55,6 +55,10 @@ class Negatives(Sequence[Sample]):
         chosen.__dict__["range"] = self.range
         return chosen
 
+    def notes(self) -> list[str]:
+        """Return nothing: every pixel is background."""
+        return []
+
     def parts(self, fraction: float) -> dict[str, list[str]]:
         """Return the names of train and validation: the last frames, as neighbours in a list are
         often neighbours in time and look alike.

@@ -25,6 +25,8 @@ class SplitConfig:
         groups: Table of sequences or patients (CSV) kept together by a seeded split; None: found
             in the data folder when it has one.
         seed: Of the seeded split; apart from the run's seed, so that seeds share a split.
+        folds: Cross-validation: the training images in so many parts of whole groups, of which
+            number ``fold`` (from 0) chooses the epoch and the others are trained on; 0: none.
         official: Public data set whose own lists these must be (medisseg.data.official); nothing
             is then drawn in their place. None: any lists, or a seeded split where there are none.
     """
@@ -35,12 +37,26 @@ class SplitConfig:
     fraction: float = 0.1
     groups: str | None = None
     seed: int = 0
+    folds: int = 0
+    fold: int = 0
     official: str | None = None
 
     def __post_init__(self) -> None:
         if self.official is not None:
             one_of("official", self.official, tuple(SETS))
         require(0 < self.fraction < 1, f"fraction is {self.fraction}; expected within (0, 1)")
+        require(
+            self.folds == 0 or self.folds >= 2, f"folds is {self.folds}; expected 2 or more, or 0"
+        )
+        require(
+            0 <= self.fold < max(self.folds, 1),
+            f"fold is {self.fold}; expected 0 to {max(self.folds, 1) - 1} for folds={self.folds}",
+        )
+        require(
+            self.folds == 0 or self.validation in (None, "auto"),
+            f"folds={self.folds} chooses the validation images, and so does "
+            f"validation={self.validation}; set split.validation=null",
+        )
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,28 @@ def take_out(
     return rest, [name for name in available if name in chosen]
 
 
+def take_fold(
+    available: Sequence[str], folds: int, fold: int, groups: Mapping[str, str], seed: int
+) -> tuple[list[str], list[str]]:
+    """Split names into (the rest, fold number ``fold`` of ``folds``), whole groups at a time.
+
+    Every name is in one fold.
+
+    Raises:
+        UserError: Too few images or groups for every fold to hold one.
+    """
+    order = shuffled_groups(available, groups, seed)
+    parts = [_between(order, k / folds, (k + 1) / folds) for k in range(folds)]
+    if not all(parts):
+        raise UserError(
+            f"{len(available)} images in {len(order)} groups cannot make {folds} folds; expected "
+            "at least one group a fold"
+        )
+    chosen = set(parts[fold])
+    rest = [name for name in available if name not in chosen]
+    return rest, [name for name in available if name in chosen]
+
+
 def _between(order: Sequence[Sequence[str]], low: float, high: float) -> list[str]:
     """Return the groups whose middle lies between two fractions of all names."""
     total = sum(len(group) for group in order)

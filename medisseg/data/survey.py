@@ -16,10 +16,9 @@ from medisseg.data import splits
 from medisseg.data.folder import Sample, SegmentationFolder, listed
 from medisseg.data.lists import find_parts
 from medisseg.data.reading import BadFile, read_header
+from medisseg.data.shares import doubts, foreground_line
 from medisseg.errors import UserError
 
-# Above this mean foreground, masks may mark the background: lesions rarely fill most of an image.
-MOSTLY = 0.6
 # Bits of 256 in which two pictures of one scene, stored or scaled differently, may part.
 ALIKE = 8
 SHEET = 24  # images on the contact sheet
@@ -129,32 +128,6 @@ class Survey:
         return found + [f"warning: {text}" for text in self.warnings()]
 
 
-def foreground_line(shares: npt.NDArray[np.float64] | Sequence[float]) -> str:
-    """Return mean foreground and the numbers of empty and full masks, in words."""
-    values = np.asarray(shares, np.float64)
-    if not values.size:
-        return "no masks"
-    return (
-        f"mean foreground {values.mean():.1%} of {values.size} masks, "
-        f"{int((values == 0).sum())} empty, {int((values == 1).sum())} full"
-    )
-
-
-def doubts(shares: npt.NDArray[np.float64] | Sequence[float]) -> list[str]:
-    """Return warnings about foreground shares that no lesion's masks have."""
-    values = np.asarray(shares, np.float64)
-    if not values.size:
-        return []
-    if not values.any():
-        return [f"all {values.size} masks are empty: there is nothing to learn from"]
-    if values.mean() > MOSTLY:
-        return [
-            f"{values.mean():.0%} of the pixels are foreground: are the masks inverted? "
-            "labels=inverted swaps foreground and background"
-        ]
-    return []
-
-
 def take_survey(
     folder: SegmentationFolder, advance: Callable[[int], object] = lambda images: None
 ) -> Survey:
@@ -178,10 +151,7 @@ def take_survey(
     if not parts:
         _drawn(found, folder)
     try:
-        found.notes += folder.convention.notes
-        scale = folder.range
-        if scale:
-            found.notes.append(f"more than 8 bits: {scale.low:g} to {scale.high:g} become 0 to 255")
+        found.notes = folder.notes()
     except BadFile as error:
         found.bad[folder.names[0]] = str(error)
         return found

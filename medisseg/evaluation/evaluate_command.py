@@ -9,17 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import medisseg
+from medisseg.data.options import UNMASKED
 from medisseg.errors import UserError
-from medisseg.evaluation.names import label
 
 EXAMPLE = "medisseg evaluate edge-kvasir --data data/kvasir-seg --split val --out runs/val"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``medisseg evaluate``."""
-    parser.add_argument("checkpoint", help="checkpoint (file or name) or bundle")
+    parser.add_argument("checkpoint", nargs="+", help="checkpoint (file or name) or bundle")
+    parser.add_argument(
+        "--ensemble", action="store_true", help="average the probabilities of several checkpoints"
+    )
+    parser.add_argument(
+        "--tta", choices=("none", "flips"), default="none", help="average over views of an image"
+    )
     parser.add_argument("--data", required=True, help="data folder with images and masks")
     parser.add_argument("--split", default="val", help="list of names, or all (default: val)")
+    parser.add_argument(
+        "--unmasked", choices=UNMASKED, default="refuse", help="images without a mask"
+    )
     parser.add_argument(
         "--out", type=Path, help="folder for metrics.json, per_image.csv, index.html, worst.png"
     )
@@ -43,22 +52,34 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print a table and, with ``--out``, write the results and the page."""
     from medisseg.data.folder import SegmentationFolder
     from medisseg.data.negatives import Negatives
+    from medisseg.data.shares import doubts, foreground_line
     from medisseg.data.splits import group_table
+    from medisseg.evaluation.combined import open_predictor
     from medisseg.evaluation.corruptions import corruptions, measure, write_table
     from medisseg.evaluation.evaluate import evaluate, write_results
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
     from medisseg.evaluation.progress import progress
-    from medisseg.predictor import Predictor
     from medisseg.text import console as terminal
 
     if args.batch < 1:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
     if args.corruptions and not args.out:
         raise UserError("--corruptions writes a table; give --out FOLDER")
-    predictor = Predictor(args.checkpoint, args.device, args.threshold, args.precision)
-    samples = SegmentationFolder(args.data, args.split, classes=predictor.classes)
+    if len(args.checkpoint) > 1 and not args.ensemble:
+        raise UserError(
+            f"{len(args.checkpoint)} checkpoints; --ensemble averages them, else evaluate each"
+        )
+    predictor = open_predictor(
+        args.checkpoint, args.device, args.threshold, args.precision, args.tta
+    )
+    samples = SegmentationFolder(
+        args.data, args.split, classes=predictor.classes, unmasked=args.unmasked
+    )
+    for note in samples.notes():
+        print(note)
     negatives = Negatives(args.negatives) if args.negatives else None
-    warn_of_training_images(args.checkpoint, samples.names)
+    for checkpoint in args.checkpoint:
+        warn_of_training_images(checkpoint, samples.names)
     groups = group_table(samples.root, None, samples.names)
     with progress("evaluating", len(samples)) as advance:
         result = evaluate(predictor, samples, groups, args.batch, args.seed, advance)
@@ -66,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
     if negatives:
         with progress("images without lesion", len(negatives)) as advance:
             clean = evaluate(predictor, negatives, None, args.batch, args.seed, advance)
+    areas = [row.area for row in result.rows]
+    print(foreground_line(areas))
+    for doubt in doubts(areas):
+        print(f"warning: {doubt}")
     told = about(args, predictor)
     console = terminal()
     console.print(_table(told, result.summary(), result.groups()))
@@ -101,9 +126,11 @@ def warn_of_training_images(checkpoint: str, names: Sequence[str]) -> None:
 
 def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
     """Return what was measured and how, for ``evaluation.json`` and the page."""
+    from medisseg.evaluation.combined import combined_label
+
     height, width = predictor.convention.size
     return {
-        "model": label(args.checkpoint),
+        "model": combined_label(args.checkpoint, args.tta),
         "architecture": predictor.name,
         "data": Path(args.data).resolve().name,
         "split": args.split,

@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder: masks/, predictions.csv, and on request:"
     )
+    parser.add_argument(
+        "--ensemble", action="append", default=[], metavar="CHECKPOINT",
+        help="average with this checkpoint, too; may be given again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tta", choices=("none", "flips"), default="none", help="average over views of an image"
+    )
     parser.add_argument("--overlay", action="store_true", help="overlays/NAME.jpg")
     parser.add_argument(
         "--probabilities", action="store_true", help="probabilities/NAME.png, 16 bit, 65535 is 1"
@@ -31,14 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment every image; return 2 when some could not be read."""
+    from medisseg.evaluation.combined import open_predictor
     from medisseg.evaluation.predict import find_jobs, predict, write_list
     from medisseg.evaluation.progress import progress
-    from medisseg.predictor import Predictor
 
     if args.batch < 1:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
     jobs = find_jobs(args.inputs, args.out)
-    predictor = Predictor(args.checkpoint, args.device, args.threshold, args.precision)
+    checkpoints = [args.checkpoint, *args.ensemble]
+    predictor = open_predictor(checkpoints, args.device, args.threshold, args.precision, args.tta)
     with progress("segmenting", len(jobs)) as advance:
         outcomes = predict(
             predictor, jobs, args.out, args.overlay, args.probabilities, args.batch, advance

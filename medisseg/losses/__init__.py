@@ -8,3 +8,4 @@ VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")  # kernels.di
 PLACEMENTS = ("early", "middle", "late", "all")
 GRANULARITIES = ("image", "pixel")
 NORMALIZE = ("unit", "none")
+MASKS = ("cross_entropy_dice", "focal_dice", "tversky")  # medisseg.losses.mask

@@ -1,16 +1,22 @@
-"""Mask losses on logits: cross-entropy plus soft Dice, binary or multi-class.
+"""Mask losses on logits: cross-entropy plus soft Dice, or MONAI's focal, Tversky and boundary loss.
 
 Shapes:
     logits: [N, K, H, W], any floating type; computed in float32.
-    target: [N, H, W] or [N, 1, H, W]; class indices, or 0 and 1 (any type) when K is 1.
+    target: [N, H, W] or [N, 1, H, W]; class indices, or 0 and 1 (any type) when K is 1; 255 where a
+        pixel counts for nothing: no loss, no gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+VOID = 255
+# Logits of a pixel that is background beyond doubt: its loss and gradient are 0 to within 1e-13.
+SURE = 30.0
 SMOOTH = 1.0  # pixels; an empty mask answered empty has Dice 1
 
 
@@ -23,12 +29,122 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     return cross_entropy(logits, target) + dice_loss(logits, target)
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over pixels of binary (K = 1) or multi-class cross-entropy."""
-    logits, target = logits.float(), indices(target)
+class MaskLoss(nn.Module):
+    """The loss of a map of logits against the mask.
+
+    Args:
+        kind: "cross_entropy_dice"; "focal_dice" (Lin et al. 2017 plus Dice); or "tversky" (Salehi
+            et al. 2017). The last two and the boundary loss are MONAI's.
+        gamma: Of the focal loss.
+        tversky: Weights of false positives and false negatives.
+        boundary: Weight of an added boundary loss (Kervadec et al. 2019); 0: none.
+        class_weights: Of the classes in the cross-entropy or focal part, background first.
+    """
+
+    def __init__(
+        self,
+        kind: str = "cross_entropy_dice",
+        gamma: float = 2.0,
+        tversky: tuple[float, float] = (0.3, 0.7),
+        boundary: float = 0.0,
+        class_weights: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind, self.gamma, self.tversky, self.boundary = kind, gamma, tversky, boundary
+        self.class_weights = class_weights
+
+    def unweighted(self) -> MaskLoss:
+        """Return the same loss for maps of another meaning than the classes'."""
+        return MaskLoss(self.kind, self.gamma, self.tversky, self.boundary)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss, a scalar."""
+        if self.kind == "cross_entropy_dice":
+            total = cross_entropy(logits, target, self.class_weights) + dice_loss(logits, target)
+        elif self.kind == "focal_dice":
+            total = self._focal(logits, target) + dice_loss(logits, target)
+        else:
+            total = self._tversky(logits, target)
+        return total + self.boundary * self._boundary(logits, target) if self.boundary else total
+
+    def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
+        from monai.losses import FocalLoss
+
+        several = logits.shape[1] > 1
+        weights = self.class_weights
+        alpha = None if weights is None or several else weights[1] / sum(weights)
+        loss = FocalLoss(
+            to_onehot_y=several,
+            gamma=self.gamma,
+            alpha=alpha,
+            weight=list(weights) if weights and several else None,
+            use_softmax=several,
+        )
+        return _of_monai(loss, logits, target) * _valid_share(target)
+
+    def _tversky(self, logits: Tensor, target: Tensor) -> Tensor:
+        from monai.losses import TverskyLoss
+
+        several = logits.shape[1] > 1
+        loss = TverskyLoss(
+            include_background=not several,
+            to_onehot_y=several,
+            sigmoid=not several,
+            softmax=several,
+            alpha=self.tversky[0],
+            beta=self.tversky[1],
+            smooth_nr=SMOOTH,
+            smooth_dr=SMOOTH,
+        )
+        return _of_monai(loss, logits, target)
+
+    def _boundary(self, logits: Tensor, target: Tensor) -> Tensor:
+        from monai.losses import BoundaryLoss
+
+        several = logits.shape[1] > 1
+        loss = BoundaryLoss(
+            include_background=not several,
+            to_onehot_y=several,
+            sigmoid=not several,
+            softmax=several,
+        )
+        # Distances in shares of the longer side, so that a weight fits every input size.
+        return _of_monai(loss, logits, target) / max(logits.shape[2:])
+
+
+def _of_monai(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> Tensor:
+    logits, target = without_void(logits.float(), indices(target))
+    return loss(logits, target.unsqueeze(1).float())
+
+
+def without_void(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and target in which void pixels are background beyond doubt in both."""
+    void = target == VOID
+    sure = logits.new_full((1, logits.shape[1], 1, 1), -SURE)
+    if logits.shape[1] > 1:
+        sure[:, 0] = SURE
+    return torch.where(void.unsqueeze(1), sure, logits), torch.where(void, 0, target)
+
+
+def _valid_share(target: Tensor) -> Tensor:
+    """Return pixels over valid pixels: makes a mean over all a mean over the valid ones."""
+    valid = (indices(target) != VOID).sum()
+    return target.numel() / valid.clamp(min=1)
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, class_weights: tuple[float, ...] | None = None
+) -> Tensor:
+    """Mean over valid pixels of binary (K = 1) or multi-class cross-entropy."""
+    scale = _valid_share(target)
+    logits, target = without_void(logits.float(), indices(target))
     if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0], target.float())
-    return F.cross_entropy(logits, target.long())
+        each = F.binary_cross_entropy_with_logits(logits[:, 0], target.float(), reduction="none")
+    else:
+        each = F.cross_entropy(logits, target.long(), reduction="none")
+    if class_weights is not None:
+        each = each * logits.new_tensor(class_weights)[target.long()]
+    return each.mean() * scale
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -36,7 +152,7 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 
     Of K classes the first is the background, which is left out of the mean.
     """
-    logits, target = logits.float(), indices(target)
+    logits, target = without_void(logits.float(), indices(target))
     if logits.shape[1] == 1:
         probability, truth = torch.sigmoid(logits), target.float()[:, None]
     else:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medisseg.losses.dispersive import DispersiveOptions, DispersiveTerm
-from medisseg.losses.mask import cross_entropy, indices, mask_loss
+from medisseg.losses.mask import VOID, MaskLoss, cross_entropy, indices
 from medisseg.model.output import TrainingOutput
 
 Parts = dict[str, Tensor]
@@ -30,6 +30,7 @@ class StageOneObjective(nn.Module):
         weight: lambda_1 of the dispersive term; 0 leaves it out.
         dispersive: What is dispersed and how.
         consistency: Weight of the consistency term.
+        mask: L_mask.
 
     Example:
         >>> objective = StageOneObjective()
@@ -41,8 +42,10 @@ class StageOneObjective(nn.Module):
         weight: float = 0.2,
         dispersive: DispersiveOptions | None = None,
         consistency: float = 1.0,
+        mask: MaskLoss | None = None,
     ) -> None:
         super().__init__()
+        self.mask = mask or MaskLoss()
         self.weight, self.consistency = weight, consistency
         self.disperse = DispersiveTerm(dispersive)
 
@@ -55,7 +58,7 @@ class StageOneObjective(nn.Module):
     def terms(self, view1: TrainingOutput, view2: TrainingOutput, target: Tensor) -> Terms:
         """Return every term of the sum, by name, with its weight."""
         terms: Terms = {
-            "mask": (mask_loss(view1.logits, target) + mask_loss(view2.logits, target), 1.0),
+            "mask": (self.mask(view1.logits, target) + self.mask(view2.logits, target), 1.0),
             "consistency": (consistency_loss(view1.logits, view2.logits), self.consistency),
         }
         if self.weight:
@@ -70,6 +73,7 @@ class StageTwoObjective(nn.Module):
         weight: lambda_2 of the dispersive term; 0 leaves it out.
         dispersive: What is dispersed and how.
         max_area_weight: Bound of b1 and b2.
+        mask: L_mask, of the foreground's and the background's map too.
 
     Example:
         >>> total, parts = StageTwoObjective()(model(image), mask)
@@ -80,8 +84,11 @@ class StageTwoObjective(nn.Module):
         weight: float = 0.6,
         dispersive: DispersiveOptions | None = None,
         max_area_weight: float = 5.0,
+        mask: MaskLoss | None = None,
     ) -> None:
         super().__init__()
+        self.mask = mask or MaskLoss()
+        self.region = self.mask.unweighted()
         self.weight, self.max_area_weight = weight, max_area_weight
         self.disperse = DispersiveTerm(dispersive)
 
@@ -91,19 +98,21 @@ class StageTwoObjective(nn.Module):
 
     def terms(self, output: TrainingOutput, target: Tensor) -> Terms:
         """Return every term of the sum, by name, with its weight."""
-        terms: Terms = {"mask": (mask_loss(output.logits, target), 1.0)}
+        terms: Terms = {"mask": (self.mask(output.logits, target), 1.0)}
         if output.others:
-            further = [mask_loss(logits, target) for logits in output.others]
+            further = [self.mask(logits, target) for logits in output.others]
             terms["deep_supervision"] = torch.stack(further).sum(), 1.0
         if not output.features:  # a baseline: nothing to decouple or to disperse
             return terms
         foreground, background, uncertainty = output[1:4]
         if foreground is None or background is None or uncertainty is None:
             raise ValueError("the output has no auxiliary maps; expected one of stage 2, training")
-        inside, bound = indices(target) > 0, self.max_area_weight
+        bound, target = self.max_area_weight, indices(target).long()
+        inside = torch.where(target == VOID, VOID, (target > 0).long())
+        outside = torch.where(target == VOID, VOID, (target == 0).long())
         terms |= {
-            "foreground": (mask_loss(foreground, inside), area_weight(foreground, bound)),
-            "background": (mask_loss(background, ~inside), area_weight(background, bound)),
+            "foreground": (self.region(foreground, inside), area_weight(foreground, bound)),
+            "background": (self.region(background, outside), area_weight(background, bound)),
             "complementary": (complementary_loss(foreground, background, uncertainty), 1.0),
         }
         if self.weight:

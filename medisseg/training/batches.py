@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from medisseg.config import TrainConfig
 from medisseg.data import official, splits
-from medisseg.data.folder import IMAGE_FOLDER, SegmentationFolder, load
+from medisseg.data.folder import IMAGE_FOLDER, VOID, SegmentationFolder, load
 from medisseg.data.negatives import Negatives
 from medisseg.data.options import DataFolder, SplitConfig
+from medisseg.data.shares import doubts, foreground_line
 from medisseg.data.volumes import SLICE
 from medisseg.errors import UserError
 
@@ -80,11 +81,12 @@ class Arrays(Dataset):
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on and what chooses its epoch, with warnings about both."""
+    """What a run trains on and what chooses its epoch, with warnings about both, and notes."""
 
     train: Arrays
     validation: Arrays
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_data(config: TrainConfig) -> Data:
@@ -116,7 +118,18 @@ def read_data(config: TrainConfig) -> Data:
             np.repeat([source.weight for source in sources], counts).tolist(),
             np.repeat(labels, counts).tolist(),
         )
-    return Data(arrays["train"], arrays["validation"], tuple(warnings))
+    shares = [foreground(array.masks) for array in arrays.values()]
+    notes = [f"{k}: {note}" for k, folder in zip(labels, folders, strict=True)
+             for note in folder.notes()]  # fmt: skip
+    notes += [f"{part}: {foreground_line(s)}" for part, s in zip(arrays, shares, strict=True)]
+    warnings += doubts(np.concatenate(shares))
+    return Data(arrays["train"], arrays["validation"], tuple(warnings), tuple(notes))
+
+
+def foreground(masks: Tensor) -> np.ndarray:
+    """Return the foreground share of every mask, uint8 [N, h, w]; void counts as background."""
+    inside = (masks > 0) & (masks != VOID)
+    return inside.float().mean((1, 2)).numpy()
 
 
 def source_names(sources: Sequence[DataFolder]) -> list[str]:
@@ -201,7 +214,7 @@ def folder_names(
         return None if value is None else listed(value)
 
     groups = splits.group_table(root, split.groups, every)
-    validation = choice(split.validation, "val")
+    validation = None if split.folds else choice(split.validation, "val")
     train = choice(split.train, "train")
     there = splits.find_parts(root, images)
     own = bool(there) and split.official is None
@@ -213,7 +226,9 @@ def folder_names(
         others = [p.names for name, p in there.items() if splits.is_held(name) or name in chosen]
         taken = {name for part in [*others, *held.values(), validation or []] for name in part}
         train = [name for name in every if name not in taken]
-    if validation is None:
+    if split.folds:
+        train, validation = splits.take_fold(train, split.folds, split.fold, groups, split.seed)
+    elif validation is None:
         train, validation = splits.take_out(train, split.fraction, groups, split.seed)
     parts = {"train": train, "validation": validation, **held}
     return parts, warnings + splits.refuse_leaks(parts, groups)

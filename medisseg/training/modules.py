@@ -20,6 +20,7 @@ from medisseg.config import StageConfig, TrainConfig
 from medisseg.data import augment
 from medisseg.data.degrade import degrade
 from medisseg.errors import UserError
+from medisseg.losses.mask import without_void
 from medisseg.losses.objective import Terms, gradient_shares, weighted_sum
 from medisseg.training.batches import Data, train_batches, validation_batches
 from medisseg.training.graphs import GraphedNetwork
@@ -59,6 +60,7 @@ class SegmentationModule(LightningModule):
         self.stage: StageConfig = config.stage(number)
         self.ema = _frozen_copy(network) if self.stage.ema else None
         self._pairs: Pairs | None = None
+        self._averaged = -1  # step after which the weights were averaged last
         self._watched: Watched | None = None
         self.elapsed = 0.0
         self.validation_seconds = 0.0
@@ -78,9 +80,8 @@ class SegmentationModule(LightningModule):
     def train_dataloader(self) -> DataLoader:
         """Return the epoch's batches; Lightning asks again at every epoch."""
         key = (ORDER, self.config.seed, self.number, self.current_epoch)
-        return train_batches(
-            self.data.train, self.stage.batch, key, self.global_rank, self.trainer.world_size
-        )
+        part = self.stage.batch // self.stage.accumulate
+        return train_batches(self.data.train, part, key, self.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader:
         """Return this process's validation images."""
@@ -166,7 +167,7 @@ class SegmentationModule(LightningModule):
         """Return the objective of one batch."""
         target = batch["mask"].long()
         views = [batch[name] for name in ("input", "second") if name in batch]
-        outputs = self.graphed(*views) if self.graphed else [self.network(view) for view in views]
+        outputs = self._outputs(views)
         terms = self.objective.terms(*outputs, target)
         total, parts = weighted_sum(terms)
         if batch_idx == 0:
@@ -176,6 +177,18 @@ class SegmentationModule(LightningModule):
         for name, value in {"loss": total, **parts}.items():
             self.losses[name].append(torch.as_tensor(value).detach().float())
         return total
+
+    def _outputs(self, views: list[Tensor]) -> list[Any]:
+        """Return the network's output of every view."""
+        try:
+            return self.graphed(*views) if self.graphed else [self.network(x) for x in views]
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"stage {self.number} trains on {len(views[0])} image at a time, which its batch "
+                "normalisation cannot take; expected batch=2 or more, and as many training images"
+            ) from error
 
     def _gradient_shares(self, terms: Terms, features: dict[str, Tensor]) -> dict[str, float]:
         """Return each term's share of the gradient at the encoder's deepest feature.
@@ -216,7 +229,9 @@ class SegmentationModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Average the weights, and stop the stage where its time is over."""
-        if self.ema is not None:
+        stepped = self.global_step != self._averaged
+        if self.ema is not None and stepped:
+            self._averaged = self.global_step
             self._pairs = self._pairs or _pairs(self.ema, self.network)
             _average(self._pairs, self.stage.ema, self.global_step)
         before = self.elapsed
@@ -400,8 +415,9 @@ def image_scores(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: [N, K, H, W] float32.
-        target: Class indices int64 [N, H, W].
+        target: Class indices int64 [N, H, W]; void pixels are background in both.
     """
+    logits, target = without_void(logits, target)
     if logits.shape[1] == 1:
         loss = functional.binary_cross_entropy_with_logits(
             logits[:, 0], target.float(), reduction="none"

@@ -66,6 +66,8 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
             prepare_folder(config, out)
         if data is None:
             data = read_data(config)
+            for note in data.notes:
+                say(note)
             for warning in data.warnings:
                 say(f"warning: {warning}")
         if first_process():
@@ -209,6 +211,7 @@ def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Check
 def objective(config: TrainConfig, number: int) -> nn.Module:
     """Return the stage's sum of losses."""
     from medisseg.losses.dispersive import DispersiveOptions
+    from medisseg.losses.mask import MaskLoss
     from medisseg.losses.objective import StageOneObjective, StageTwoObjective
     from medisseg.losses.published import PublishedDispersiveTerm
 
@@ -225,11 +228,12 @@ def objective(config: TrainConfig, number: int) -> nn.Module:
         loss.epsilon,
     )
     weight = config.dispersive_weights()[number - 1]
+    mask = MaskLoss(loss.mask, loss.gamma, loss.tversky, loss.boundary, loss.class_weights)
     total: StageOneObjective | StageTwoObjective
     if number == 1:
-        total = StageOneObjective(weight, dispersive, loss.consistency)
+        total = StageOneObjective(weight, dispersive, loss.consistency, mask)
     else:
-        total = StageTwoObjective(weight, dispersive)
+        total = StageTwoObjective(weight, dispersive, mask=mask)
     if published:
         total.disperse = PublishedDispersiveTerm(loss.tau)  # type: ignore[assignment]
     return total
@@ -264,6 +268,7 @@ def fit(
         check_val_every_n_epoch=module.stage.validate_every,
         reload_dataloaders_every_n_epochs=1,
         gradient_clip_val=module.stage.clip or None,
+        accumulate_grad_batches=module.stage.accumulate,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_checkpointing=False,

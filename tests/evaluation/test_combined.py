@@ -1,0 +1,69 @@
+"""Ensembles and flips: the mean of the members' probabilities, at the right place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medisseg.convention import InputConvention
+from medisseg.errors import UserError
+from medisseg.evaluation.combined import FLIPS, CombinedPredictor, combined_label, probabilities
+from medisseg.predictor import Predictor
+
+
+class Engine:
+    """Answers with a fixed linear map of the image's red and its place (so flips matter)."""
+
+    def __init__(self, gain: float, classes: int = 1, size: tuple[int, int] = (32, 48)) -> None:
+        self.gain, self.classes, self.name, self.threshold = gain, classes, f"gain {gain}", 0.5
+        self.convention = InputConvention(mean=(0, 0, 0), std=(1, 1, 1), size=size)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        ramp = np.linspace(-1, 1, batch.shape[3], dtype=np.float32)
+        one = self.gain * (batch[:, :1] - 0.5) + ramp
+        return one if self.classes == 1 else np.concatenate([-one, one, 2 * one], 1)
+
+
+def member(gain: float, classes: int = 1, size: tuple[int, int] = (32, 48)) -> Predictor:
+    made = object.__new__(Predictor)
+    engine = Engine(gain, classes, size)
+    made.__dict__.update(
+        engine=engine, convention=engine.convention, classes=classes, threshold=0.5,
+        name=engine.name,
+    )  # fmt: skip
+    return made
+
+
+IMAGES = [np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8)]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_an_ensemble_is_the_mean_of_probabilities(classes: int) -> None:
+    members = [member(2, classes), member(8, classes)]
+    combined = CombinedPredictor(members)
+    mean = np.mean([probabilities(m.logits(IMAGES)) for m in members], 0)
+    assert np.allclose(probabilities(combined.logits(IMAGES)), mean, atol=1e-5)
+    assert combined(IMAGES[0]).mask.shape == (32, 48)
+
+
+def test_flips_are_turned_back() -> None:
+    one = member(4)
+    combined = CombinedPredictor([one], "flips")
+    views = []
+    for axes in FLIPS:
+        turned = np.flip(IMAGES[0], [axis - 2 for axis in axes])
+        views.append(np.flip(probabilities(one.logits([np.ascontiguousarray(turned)])), axes))
+    mean = np.mean(views, 0)
+    assert np.allclose(probabilities(combined.logits(IMAGES)), mean, atol=1e-5)
+    assert np.abs(mean - views[0]).max() > 0.1  # the ramp is not symmetric
+
+
+def test_members_must_go_together() -> None:
+    with pytest.raises(UserError, match="1 and 3 classes"):
+        CombinedPredictor([member(1), member(1, 3)])
+    with pytest.raises(UserError, match=r"inputs .*\(32, 48\).*\(64, 64\)"):
+        CombinedPredictor([member(1), member(1, size=(64, 64))])
+
+
+def test_what_it_is_called() -> None:
+    assert combined_label(["runs/a/best.safetensors", "b.safetensors"], "flips") == "a + b, flips"
