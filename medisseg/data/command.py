@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medisseg.data.options import UNMASKED
 from medisseg.errors import UserError
+from medisseg.text import plain
 
 EXAMPLE = "medisseg data polyps --sheet polyps.jpg"
 
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with progress("looking", len(folder)) as advance:
         survey = take_survey(folder, advance)
-    print(json.dumps(survey.to_dict(), indent=2) if args.json else "\n".join(survey.lines()))
+    lines = "\n".join(map(plain, survey.lines()))
+    print(json.dumps(survey.to_dict(), indent=2) if args.json else lines)
     if args.sheet and survey.looks:
         save(Image.fromarray(contact_sheet(folder, survey)), args.sheet)
     return 0

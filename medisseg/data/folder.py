@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,14 @@ from medisseg.convention import InputConvention
 from medisseg.data import masks as conventions
 from medisseg.data import splits
 from medisseg.data.annotations import Annotations, find_annotations
-from medisseg.data.layout import IMAGE_FOLDER, natural, normal, pair
+from medisseg.data.layout import IMAGE_FOLDER, MASK_ENDING, natural, normal, pair
 from medisseg.data.masks import MaskConvention
 from medisseg.data.options import UNMASKED
 from medisseg.data.reading import (
     IMAGE_SUFFIXES,
     BadFile,
     Range,
+    frames_of,
     orient,
     read_header,
     read_image,
@@ -61,12 +62,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Files:
-    """Where a name's image and masks are, which slice of a volume it is, or what is drawn on it."""
+    """Where a name's image and masks are, which slice of a volume it is, or what is drawn on it.
+
+    ``frame`` is the image's, and its mask's, place in a file that holds several.
+    """
 
     image: Path
     masks: tuple[Path, ...] = ()
     slice: Slice | None = None
     drawing: Drawing | None = None
+    frame: int | None = None
 
     @property
     def labelled(self) -> bool:
@@ -239,7 +244,7 @@ class SegmentationFolder(Sequence[Sample]):
         files = self.files[name]
         if files.slice is not None:
             return Sample(*read_slice(files.slice, self.classes), name)
-        image = read_image(files.image, self.range)
+        image = read_image(files.image, self.range, files.frame)
         mask, void = self._mask(files, image.shape[:2])
         if self.labels == "inverted":
             mask = 1 - mask
@@ -253,17 +258,24 @@ class SegmentationFolder(Sequence[Sample]):
         mask = np.zeros(size, np.uint8)
         void = None
         for path in files.masks:
-            one, ignored = self._one_mask(path, files.image, size)
+            one, ignored = self._one_mask(path, files, size)
             mask = np.maximum(mask, one)
             if ignored is not None:
                 void = ignored if void is None else void & ignored
         return mask, void
 
     def _one_mask(
-        self, path: Path, image: Path, size: tuple[int, ...]
+        self, path: Path, files: Files, size: tuple[int, ...]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
         """Return a mask file and its void, as its image is seen."""
-        stored = conventions.read_stored(path)
+        image, stack = files.image, frames_of(path)
+        frame = files.frame if stack > 1 else None
+        if stack > 1 and stack != frames_of(image):
+            raise BadFile(
+                f"{path} holds {stack} masks, but {image} {frames_of(image)} images; "
+                "expected as many"
+            )
+        stored = conventions.read_stored(path, frame)
         keep = self.labels == "classes"
         mask, void = conventions.apply(stored, self.convention, self.classes, keep, path)
         turn = seen_turn(read_header(image), stored.orientation, mask.shape, size)
@@ -371,13 +383,32 @@ def find_contents(root: Path) -> Contents:
     drawn = Annotations()
     if not paired.masks and not paired.conflicts:
         drawn = find_annotations(root, images)
-    files = {
-        name: Files(path, paired.masks.get(path, ()), None, drawn.drawings.get(name))
-        for name, path in images.items()
-    }
+    files: dict[str, Files] = {}
+    for name, path in images.items():
+        one = Files(path, paired.masks.get(path, ()), None, drawn.drawings.get(name))
+        files |= _frames(name, one, paired.left_out)
     conflicts = {names[path]: masks for path, masks in paired.conflicts.items()}
     notes = (*paired.notes, *drawn.notes())
     return Contents(files, conflicts, dict(paired.left_out), notes, drawn.labels)
+
+
+def _frames(name: str, files: Files, others: Iterable[Path]) -> dict[str, Files]:
+    """Return a file's images by name: itself, or ``NAME_slice000`` and so on of a stack.
+
+    A stack's masks are a stack, or the files of these names.
+    """
+    count = frames_of(files.image)
+    if count == 1:
+        return {name: files}
+    every = (*others, *files.masks)
+    by_stem = {MASK_ENDING.sub("", normal(path.stem)): path for path in every}
+    found = {}
+    for k in range(count):
+        one = f"{name}_slice{k:03}"
+        own = by_stem.get(normal(one))
+        masks = files.masks if own is None else (own,)
+        found[one] = dataclasses.replace(files, masks=masks, frame=k)
+    return found
 
 
 def _names(images: Sequence[Path], root: Path) -> dict[Path, str]:

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medisseg.data.reading import IMAGE_SUFFIXES
+from medisseg.data.reading import is_image
 
 ENDING_WORDS = (
     "segmentation|segmented|seg|masks?|anno|annotations?|annot|gt|ground_?truth|labels?|"
@@ -140,7 +140,7 @@ def pair(root: Path) -> Paired:
     images, masks = _kinds(root, left_out)
     found, conflicts, notes = _Matching(root, images, masks, left_out).run()
     if not found and not conflicts:  # named like masks, but there is nothing that they are masks of
-        by_name = [path for path in masks if not _in_mask_folder(path, root)]
+        by_name = [path for path in masks if not in_mask_folder(path, root)]
         images = sorted([*images, *by_name], key=lambda p: natural(p.relative_to(root).as_posix()))
         for path in by_name:
             left_out.pop(path, None)
@@ -157,7 +157,7 @@ def find_images(root: Path) -> list[Path]:
     found = pair(root)
     if found.images:
         return list(found.images)
-    return [path for path in walk(root) if path.suffix.lower() in IMAGE_SUFFIXES]
+    return [path for path in walk(root) if is_image(path)]
 
 
 def _kinds(root: Path, left_out: dict[Path, str]) -> tuple[list[Path], list[Path]]:
@@ -167,7 +167,7 @@ def _kinds(root: Path, left_out: dict[Path, str]) -> tuple[list[Path], list[Path
     marked = [folder for folder in folders if MASK_FOLDER.search(folder.name)]
     images: list[Path] = []
     masks: list[Path] = []
-    paths = [path for path in walk(root) if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths = [path for path in walk(root) if is_image(path)]
     paths.sort(key=lambda path: natural(path.relative_to(root).as_posix()))
     stems = {normal(path.stem) for path in paths}
     for path in paths:
@@ -175,7 +175,7 @@ def _kinds(root: Path, left_out: dict[Path, str]) -> tuple[list[Path], list[Path
         beside = named and marked and root / top not in (*named, *marked)
         if beside and not split_word(top):
             left_out[path] = "beside the folders of images and masks"
-        elif _in_mask_folder(path, root) or (
+        elif in_mask_folder(path, root) or (
             not _in_image_folder(path, root) and _ends_as_mask(path.stem, stems)
         ):
             masks.append(path)
@@ -189,8 +189,8 @@ def _ends_as_mask(stem: str, stems: Container[str]) -> bool:
     return bool(SURE_ENDING.search(stem)) or (rest != normal(stem) and rest in stems)
 
 
-def _in_mask_folder(path: Path, root: Path) -> bool:
-    """Whether the nearest folder that says what it holds says masks."""
+def in_mask_folder(path: Path, root: Path) -> bool:
+    """Return whether the nearest folder that says what it holds says masks."""
     for part in reversed(path.parent.relative_to(root).parts):
         if IMAGE_FOLDER.fullmatch(part):
             return False
@@ -201,7 +201,7 @@ def _in_mask_folder(path: Path, root: Path) -> bool:
 
 def _in_image_folder(path: Path, root: Path) -> bool:
     parts = path.parent.relative_to(root).parts
-    return any(IMAGE_FOLDER.fullmatch(part) for part in parts) and not _in_mask_folder(path, root)
+    return any(IMAGE_FOLDER.fullmatch(part) for part in parts) and not in_mask_folder(path, root)
 
 
 def _above_image_folder(path: Path, images: Sequence[Path], root: Path) -> bool:

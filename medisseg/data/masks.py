@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medisseg.data.reading import BadFile, orient, read_header
+from medisseg.data.reading import BadFile, frames_of, orient, read_header
 
 # Files that decide for a folder, spread evenly over it.
 LOOKED_AT = 500
@@ -85,8 +85,8 @@ class Tally:
         return self
 
 
-def read_stored(path: str | Path) -> Stored:
-    """Decode a mask file.
+def read_stored(path: str | Path, frame: int | None = None) -> Stored:
+    """Decode a mask file, or one of its frames.
 
     Raises:
         BadFile: Not readable as an image, too large, or of several frames.
@@ -94,10 +94,15 @@ def read_stored(path: str | Path) -> Stored:
     from PIL import Image
 
     found = read_header(path)
-    if found.frames > 1:
+    if found.frames > 1 and frame is None:
         raise BadFile(f"{path} holds {found.frames} images; expected one mask")
+    if found.kind == "DICOM":
+        from medisseg.data.medical import dicom_pixels
+
+        return Stored(_grey_if_grey(dicom_pixels(path, frame), 0))
     try:
         with Image.open(path) as file:
+            file.seek(frame or 0)
             lossy = file.format in ("JPEG", "WEBP", "JPEG2000")
             orientation = 1 if file.format == "TIFF" else found.orientation  # Pillow turns TIFF
             palette = None
@@ -147,7 +152,7 @@ def decide(paths: Sequence[str | Path]) -> MaskConvention:
 
 def _readable(path: str | Path) -> Stored | None:
     try:
-        return read_stored(path)
+        return read_stored(path, frames_of(path) // 2)  # the ends of a stack are often empty
     except BadFile:
         return None  # said, with its name, when its turn to be read comes
 

@@ -19,12 +19,14 @@ import numpy.typing as npt
 from medisseg.errors import UserError
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k",
+    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".dcm",
+    ".dicom",
 )  # fmt: skip
 LONGEST_SIDE = 16_384
 # A 20 KB file can claim any size: 80 million pixels are 240 MB decoded, 8000 x 6000 are 48.
 MOST_PIXELS = 80_000_000
 ORIENTATION, BITS = 274, 258  # tags of EXIF and TIFF
+STACKS = (".dcm", ".dicom", ".tif", ".tiff", ".gif", "")  # of one image or several
 PILLOW_ONLY = (".gif", ".jp2", ".j2k")  # read by Pillow, the others by OpenCV
 # Largest values of the depths that cameras store in 16 bits.
 DEPTHS = (255, 1023, 4095, 16383, 65535)
@@ -65,6 +67,34 @@ class Range:
     high: float
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its suffix, or DICOM without a suffix."""
+    suffix = path.suffix.lower()
+    return suffix in IMAGE_SUFFIXES or (suffix == "" and is_dicom(path))
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Whether a file is DICOM, by its suffix or its magic number."""
+    suffix = Path(path).suffix.lower()
+    if suffix in (".dcm", ".dicom"):
+        return True
+    try:
+        with open(path, "rb") as file:
+            return suffix == "" and file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def frames_of(path: str | Path) -> int:
+    """Return how many images a file holds; 1 for one that cannot be read."""
+    if Path(path).suffix.lower() not in STACKS:
+        return 1
+    try:
+        return read_header(path).frames
+    except BadFile:
+        return 1
+
+
 def read_header(path: str | Path) -> Header:
     """Return what a file claims, checked; nothing is decoded.
 
@@ -73,11 +103,16 @@ def read_header(path: str | Path) -> Header:
     """
     from PIL import Image
 
+    if is_dicom(path):
+        from medisseg.data.medical import dicom_header
+
+        return dicom_header(path)
     # Our own limit is the lower one; Pillow's warning would be a second line about the same.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(path) as file:
-            orientation = file.getexif().get(ORIENTATION, 1)
+            check_size(path, (file.height, file.width))  # what follows may decode
+            orientation = _orientation(file)
             found = Header(
                 (file.height, file.width),
                 file.format or "",
@@ -114,6 +149,17 @@ def _most() -> str:
     return f"{LONGEST_SIDE} pixels a side and {MOST_PIXELS // 1_000_000} million in all"
 
 
+def _orientation(picture: Any) -> int:
+    """Return the EXIF orientation, without decoding the pixels as Pillow does for PNG."""
+    from PIL import Image
+
+    if picture.format != "PNG":
+        return picture.getexif().get(ORIENTATION, 1)
+    exif = Image.Exif()
+    exif.load(picture.info.get("exif") or b"")
+    return exif.get(ORIENTATION, 1)
+
+
 def _is_deep(path: str | Path, picture: Any) -> bool:
     """Whether a channel has more than 8 bits; Pillow's mode is RGB for 16 bits, too."""
     if picture.format == "PNG":
@@ -146,7 +192,9 @@ def _tiff_header(path: str | Path) -> Header:
         raise BadFile(f"{path} is not a readable image (cut off, or of another format?)") from error
 
 
-def read_image(path: str | Path, scale: Range | None = None) -> npt.NDArray[np.uint8]:
+def read_image(
+    path: str | Path, scale: Range | None = None, frame: int | None = None
+) -> npt.NDArray[np.uint8]:
     """Return an image as uint8 RGB [H, W, 3], turned as its EXIF orientation says.
 
     One channel is repeated three times, transparency is left out.
@@ -154,6 +202,7 @@ def read_image(path: str | Path, scale: Range | None = None) -> npt.NDArray[np.u
     Args:
         path: File of one of :data:`IMAGE_SUFFIXES`.
         scale: What 0 and 255 are, for more than 8 bits; None: found in this file alone.
+        frame: Which image of a file that holds several.
 
     Raises:
         BadFile: Not readable as an image, too large, of several frames or other channels.
@@ -163,19 +212,23 @@ def read_image(path: str | Path, scale: Range | None = None) -> npt.NDArray[np.u
         (288, 384, 3)
     """
     found = read_header(path)
-    if found.frames > 1:
+    if found.frames > 1 and frame is None:
         raise BadFile(f"{path} holds {found.frames} images; expected one, store them as files")
     if found.bands not in ((1, 2, 3, 4) if found.mode else (1, 3)):
         raise BadFile(f"{path} has {found.bands} channels; expected 1 (grey) or 3 (RGB)")
-    return to_uint8(_pixels(path, found), scale or value_range([path]), path)
+    return to_uint8(_pixels(path, found, frame), scale or value_range([path]), path)
 
 
-def _pixels(path: str | Path, found: Header) -> npt.NDArray:
+def _pixels(path: str | Path, found: Header, frame: int | None = None) -> npt.NDArray:
     """Return RGB [H, W, 3] of the file's own depth, turned."""
     import cv2
 
-    if Path(path).suffix.lower() in PILLOW_ONLY:
-        return _by_pillow(path)
+    if found.kind == "DICOM":
+        from medisseg.data.medical import dicom_pixels
+
+        return dicom_pixels(path, frame)
+    if Path(path).suffix.lower() in PILLOW_ONLY or found.frames > 1:
+        return _by_pillow(path, frame or 0)
     try:
         data = np.fromfile(path, np.uint8)
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -191,11 +244,12 @@ def _pixels(path: str | Path, found: Header) -> npt.NDArray:
     return np.ascontiguousarray(orient(image[:, :, ::-1], turn))
 
 
-def _by_pillow(path: str | Path) -> npt.NDArray:
+def _by_pillow(path: str | Path, frame: int = 0) -> npt.NDArray:
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
+            file.seek(frame)
             picture = ImageOps.exif_transpose(file)
             if picture.mode.startswith(("I", "F")):
                 return np.repeat(np.asarray(picture)[:, :, None], 3, 2)
@@ -221,26 +275,32 @@ def value_range(paths: list[str | Path] | list[Path]) -> Range | None:
     Files that cannot be read are passed over.
 
     16-bit images have the least of 8, 10, 12, 14 and 16 bits that holds all of them; float images
-    span [0, 1], [-1, 1] or the largest value of such a depth.
+    span [0, 1], [-1, 1] or the largest value of such a depth. Values of DICOM without a window span
+    what they span. Of a file with several images the first is looked at.
 
     Raises:
         BadFile: Float images of different ranges.
     """
     spans: dict[str | Path, tuple[float, float, bool]] = {}
+    modality = False
     for path in paths:
         if Path(path).suffix.lower() in (".jpg", ".jpeg", ".bmp", ".webp", ".gif"):
             continue
+        modality |= is_dicom(path)
         try:
             found = read_header(path)
-            values = _pixels(path, found) if found.deep and found.frames == 1 else None
+            values = _pixels(path, found) if found.deep else None
         except BadFile:
             continue  # said when its turn to be read comes
-        if values is not None:
+        if values is not None and values.dtype != np.uint8:
             finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
             if finite.size:
                 spans[path] = float(finite.min()), float(finite.max()), values.dtype.kind == "f"
     if not spans:
         return None
+    if modality:  # values of a device, such as Hounsfield units: as they span in the folder
+        low, high = min(s[0] for s in spans.values()), max(s[1] for s in spans.values())
+        return Range(low, max(high, low + 1))
     floats = {path: _float_range(low, high) for path, (low, high, real) in spans.items() if real}
     if floats:
         return _one_float_range(spans, floats)

@@ -2,24 +2,31 @@
 
 Read are the files that Synapse multi-organ CT is usually passed on as: ``.npz`` with ``image`` and
 ``label``, of one slice [H, W] (``case0005_slice012.npz``) or of a volume [D, H, W], and ``.h5``
-volumes (with h5py installed). The slices of one case stay on one side of a seeded split.
+volumes (with h5py installed); and NIfTI images with their labels. The slices of one case stay on
+one side of a seeded split.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from medisseg.data.layout import in_mask_folder, walk
+from medisseg.data.medical import nifti_volume
 from medisseg.data.reading import BadFile
 from medisseg.errors import UserError
 
-SUFFIXES = (".npz", ".npy.h5", ".h5")
+SUFFIXES = (".npz", ".npy.h5", ".h5", ".nii", ".nii.gz")
+LABEL = re.compile(r"(^|[_-])(labels?|seg|segmentation|mask|gt)$", re.I)
+CHANNEL = re.compile(r"_0000$")  # of nnU-Net's names of images
+MOST_BYTES = 4_000_000_000  # of a file's arrays, unpacked
 SLICE = re.compile(r"^(?P<case>.+?)_slice_?(?P<number>\d+)$", re.I)
 # Hounsfield units, as in TransUNet (Chen et al. 2021): soft tissue.
 WINDOW = (-125.0, 275.0)
@@ -27,19 +34,22 @@ WINDOW = (-125.0, 275.0)
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice: its file and case, its index in a volume (None: the file is the slice), and the
-    files of its neighbours below and above where slices are files."""
+    """One slice: its file and case, its index in a volume (None: the file is the slice), the
+    files of its neighbours below and above where slices are files, and the file of its labels
+    where these are another one."""
 
     path: Path
     case: str
     index: int | None = None
     neighbours: tuple[Path, Path] | None = None
+    labels: Path | None = None
 
 
 def find_slices(root: Path) -> dict[str, Slice]:
     """Return every slice below ``root`` by name, such as ``case0005_slice012``."""
-    found: dict[str, Slice] = {}
-    paths = (path for path in sorted(root.rglob("*")) if path.name.lower().endswith(SUFFIXES))
+    every = [path for path in walk(root) if path.name.lower().endswith(SUFFIXES)]
+    found = _nifti_slices([path for path in every if _suffix(path).startswith(".nii")], root)
+    paths = (path for path in every if not _suffix(path).startswith(".nii"))
     slices: dict[tuple[str, int], Path] = {}
     for path in paths:
         stem = path.name[: -len(_suffix(path))]
@@ -53,6 +63,35 @@ def find_slices(root: Path) -> dict[str, Slice]:
         below = slices.get((case, number - 1), path)
         above = slices.get((case, number + 1), path)
         found[path.name[: -len(_suffix(path))]] = Slice(path, case, None, (below, above))
+    return found
+
+
+def _nifti_slices(paths: Sequence[Path], root: Path) -> dict[str, Slice]:
+    """Return the slices of NIfTI images whose labels are another file of the same name.
+
+    Known are ``imagesTr/a_0000.nii.gz`` with ``labelsTr/a.nii.gz``, ``images/a`` with ``masks/a``,
+    ``a.nii.gz`` with ``a_seg.nii.gz``, and a folder a case with ``image`` and ``label``.
+
+    Raises:
+        UserError: An image without labels.
+    """
+    found: dict[str, Slice] = {}
+    names = {path: path.name[: -len(_suffix(path))] for path in paths}
+    marked = [path for path in paths if in_mask_folder(path, root) or LABEL.search(names[path])]
+    labels = {LABEL.sub("", names[path]) or str(path.parent): path for path in marked}
+    for path in paths:
+        if path in marked:
+            continue
+        name = CHANNEL.sub("", names[path])
+        other = labels.get(name) or labels.get(str(path.parent))
+        if other is None:
+            raise UserError(
+                f"{path} has no labels; expected labels/{name}.nii.gz, {name}_seg.nii.gz, or a "
+                "folder a case with image.nii.gz and label.nii.gz"
+            )
+        case = path.parent.name if labels.get(str(path.parent)) == other else name
+        for k in range(len(_volume(path, other)[0])):
+            found[f"{case}_slice{k:03}"] = Slice(path, case, k, None, other)
     return found
 
 
@@ -80,7 +119,7 @@ def read_slice(part: Slice, classes: int) -> tuple[npt.NDArray[np.uint8], npt.ND
         layers = [_volume(part.neighbours[0])[0][0], image[0], _volume(part.neighbours[1])[0][0]]
         labels = label[0]
     else:
-        image, label = _volume(part.path)
+        image, label = _volume(part.path, part.labels)
         last = len(image) - 1
         layers = [image[min(max(part.index + step, 0), last)] for step in (-1, 0, 1)]
         labels = label[part.index]
@@ -92,6 +131,14 @@ def read_slice(part: Slice, classes: int) -> tuple[npt.NDArray[np.uint8], npt.ND
             f"expected class indices 0 to {top}"
         )
     return np.stack([_windowed(layer) for layer in layers], axis=2), labels.astype(np.uint8)
+
+
+def _scaled(volume: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return intensities that are no Hounsfield units in [0, 1]: 0.5 to 99.5 % of the volume."""
+    if volume.min() < -100:
+        return volume
+    low, high = np.percentile(volume, [0.5, 99.5])
+    return np.clip((volume - low) / max(float(high - low), 1e-6), 0, 1)
 
 
 def _windowed(layer: npt.NDArray) -> npt.NDArray[np.uint8]:
@@ -107,15 +154,21 @@ def _suffix(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=6)  # a slice and its neighbours, read by two threads
-def _volume(path: Path) -> tuple[npt.NDArray, npt.NDArray]:
-    """Return image and label of a file as [D, H, W]."""
+def _volume(path: Path, labels: Path | None = None) -> tuple[npt.NDArray, npt.NDArray]:
+    """Return image and label of a file, or of two, as [D, H, W]."""
     try:
-        if _suffix(path) == ".npz":
+        if labels is not None:
+            image, label = _scaled(nifti_volume(path)), nifti_volume(labels)
+        elif _suffix(path) == ".npz":
+            with zipfile.ZipFile(path) as packed:
+                claimed = sum(part.file_size for part in packed.infolist())
+            if claimed > MOST_BYTES:
+                raise BadFile(f"{path} claims {claimed:,} bytes; expected at most {MOST_BYTES:,}")
             with np.load(path) as file:
                 image, label = file["image"], file["label"]
         else:
             image, label = _read_h5(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadFile(f"{path} is not readable; expected arrays 'image' and 'label'") from error
     if image.shape != label.shape or image.ndim not in (2, 3):
         raise BadFile(

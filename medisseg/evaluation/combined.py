@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-import medisseg.predictor
 from medisseg.errors import UserError
-from medisseg.evaluation.names import labels
 from medisseg.predictor import Logits, Predictor, check_finite
 
 # Axes of a batch [N, C, h, w] that are turned round, and back in the answer.
@@ -75,24 +73,3 @@ def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return 0.5 * (1 + np.tanh(0.5 * values))
     powers = np.exp(values - values.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
-
-
-def open_predictor(
-    checkpoints: Sequence[str],
-    device: str = "auto",
-    threshold: float | None = None,
-    precision: str = "fp32",
-    views: str = "none",
-) -> Predictor:
-    """Return the predictor of one checkpoint, or of several and several views together."""
-    open_one = medisseg.predictor.Predictor
-    members = [open_one(checkpoint, device, threshold, precision) for checkpoint in checkpoints]
-    if len(members) == 1 and views == "none":
-        return members[0]
-    return CombinedPredictor(members, views, threshold)
-
-
-def combined_label(checkpoints: Sequence[str], views: str = "none") -> str:
-    """Return what tables call it: ``a + b, flips``."""
-    joined = " + ".join(labels(checkpoints))
-    return joined if views == "none" else f"{joined}, {views}"

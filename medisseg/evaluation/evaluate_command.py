@@ -54,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.data.negatives import Negatives
     from medisseg.data.shares import doubts, foreground_line
     from medisseg.data.splits import group_table
-    from medisseg.evaluation.combined import open_predictor
     from medisseg.evaluation.corruptions import corruptions, measure, write_table
     from medisseg.evaluation.evaluate import evaluate, write_results
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
+    from medisseg.evaluation.opening import open_predictor
     from medisseg.evaluation.progress import progress
     from medisseg.text import console as terminal
+    from medisseg.text import plain
 
     if args.batch < 1:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         args.data, args.split, classes=predictor.classes, unmasked=args.unmasked
     )
     for note in samples.notes():
-        print(note)
+        print(plain(note))
     negatives = Negatives(args.negatives) if args.negatives else None
     for checkpoint in args.checkpoint:
         warn_of_training_images(checkpoint, samples.names)
@@ -126,7 +127,7 @@ def warn_of_training_images(checkpoint: str, names: Sequence[str]) -> None:
 
 def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
     """Return what was measured and how, for ``evaluation.json`` and the page."""
-    from medisseg.evaluation.combined import combined_label
+    from medisseg.evaluation.opening import combined_label
 
     height, width = predictor.convention.size
     return {

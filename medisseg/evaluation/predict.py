@@ -16,7 +16,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from medisseg.data.layout import LITTER, MASK_FOLDER, find_images, natural
-from medisseg.data.reading import IMAGE_SUFFIXES, Range, read_image, value_range
+from medisseg.data.reading import (
+    IMAGE_SUFFIXES,
+    Range,
+    frames_of,
+    is_image,
+    read_image,
+    value_range,
+)
 from medisseg.errors import UserError
 from medisseg.evaluation.pictures import class_color, overlay
 from medisseg.files import replacing
@@ -26,10 +33,14 @@ from medisseg.predictor import Prediction, Predictor
 
 @dataclass(frozen=True)
 class Job:
-    """One image to segment: its file, and the name (folders kept, no suffix) of what is written."""
+    """One image to segment: its file, and the name (folders kept, no suffix) of what is written.
+
+    ``frame`` is its place in a file that holds several.
+    """
 
     image: Path
     name: Path
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
     """
     jobs: dict[Path, Job] = {}
     for text in inputs:
-        found = list(_expand(text))
+        found = [one for job in _expand(text) for one in _frames(job)]
         if not found:
             kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
             raise UserError(f"no images in {text}; expected files of {kinds}")
@@ -86,12 +97,21 @@ def _expand(text: str) -> list[Job]:
     return [Job(p, Path(p.stem)) for p in files if p.is_file() and _is_image(p)]
 
 
+def _frames(job: Job) -> list[Job]:
+    """Return a job for every image of a file."""
+    count = frames_of(job.image)
+    if count == 1:
+        return [job]
+    name = job.name.as_posix()
+    return [Job(job.image, Path(f"{name}_slice{k:03}"), k) for k in range(count)]
+
+
 def _by_name(path: Path) -> list[tuple[int, str]]:
     return natural(path.as_posix())
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not LITTER.search(path.name)
+    return is_image(path) and not LITTER.search(path.name)
 
 
 def _images(folder: Path) -> Path:
@@ -119,7 +139,7 @@ def predict(
         What became of each job, in order.
     """
     outcomes = []
-    scale = value_range([job.image for job in jobs])
+    scale = value_range(list(dict.fromkeys(job.image for job in jobs)))
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
         read = [(job, *_read(job, scale)) for job in part]
@@ -140,7 +160,7 @@ def predict(
 
 def _read(job: Job, scale: Range | None) -> tuple[npt.NDArray[np.uint8] | None, str]:
     try:
-        return read_image(job.image, scale), ""
+        return read_image(job.image, scale, job.frame), ""
     except UserError as error:
         return None, str(error)
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment every image; return 2 when some could not be read."""
-    from medisseg.evaluation.combined import open_predictor
+    from medisseg.evaluation.opening import open_predictor
     from medisseg.evaluation.predict import find_jobs, predict, write_list
     from medisseg.evaluation.progress import progress
 

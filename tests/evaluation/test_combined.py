@@ -7,7 +7,8 @@ import pytest
 
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
-from medisseg.evaluation.combined import FLIPS, CombinedPredictor, combined_label, probabilities
+from medisseg.evaluation.combined import FLIPS, CombinedPredictor, probabilities
+from medisseg.evaluation.opening import combined_label
 from medisseg.predictor import Predictor
 
 
