@@ -52,6 +52,39 @@ class Decoder(nn.Module):
         return self.attention(self.spatial(self.channel(out)))
 
 
+class PaperDecoder(nn.Module):
+    """Eq. 8 as the paper writes it: three steps F + CBT3x3(CBT1x1(F)) on the joined features.
+
+    A CBT 1x1 then brings the 2C channels to C for the gates and the attention unit, which the
+    paper leaves unsaid. The release has :class:`Decoder` in its place.
+    """
+
+    def __init__(self, width: int, attention: nn.Module, act: str, separable: bool) -> None:
+        super().__init__()
+        joined = 2 * width
+        self.steps = nn.ModuleList(
+            nn.Sequential(
+                CBT(joined, joined, 1, act=act),
+                CBT(joined, joined, 3, act=act, separable=separable),
+            )
+            for _ in range(3)
+        )
+        self.reduce = CBT(joined, width, 1, act=act)
+        self.channel = ChannelGate(width)
+        self.spatial = SpatialGate()
+        self.attention = attention
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """[N, C, h, w], [N, C, 2h, 2w] -> [N, C, 2h, 2w]."""
+        x = torch.cat([upsample(coarse), skip], 1)
+        for step in self.steps:
+            x = x + step(x)
+        return self.attention(self.spatial(self.channel(self.reduce(x))))
+
+
+DECODERS = {"released": Decoder, "paper": PaperDecoder}
+
+
 class OutputBlock(nn.Module):
     """Fuse the decoders' outputs at the finest one's size and answer one map a class.
 
@@ -70,9 +103,11 @@ class OutputBlock(nn.Module):
         maps: int = 3,
         detail: int = 0,
         shuffle: int = 1,
+        fusion: str = "concat",
     ) -> None:
         super().__init__()
-        self.fuse = CBT(maps * width, width, 3, act=act, separable=separable)
+        self.sum = fusion == "sum"  # Eq. 9 of the paper; the release concatenates
+        self.fuse = CBT(width if self.sum else maps * width, width, 3, act=act, separable=separable)
         self.detail = CBT(detail, width, 1, act="none") if detail else None
         self.refine = CBT(width, width, 3, act=act, separable=separable)
         self.reduce = CBT(width, hidden, 1, act=act)
@@ -90,7 +125,8 @@ class OutputBlock(nn.Module):
         Returns:
             Logits [N, classes, H, W].
         """
-        x = self.fuse(torch.cat([upsample(m, 2**i) for i, m in enumerate(decoded)], 1))
+        maps = [upsample(m, 2**i) for i, m in enumerate(decoded)]
+        x = self.fuse(torch.stack(maps).sum(0) if self.sum else torch.cat(maps, 1))
         x = upsample(x)
         if self.detail is not None:
             assert finer is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,9 @@ def load_checkpoint(path_or_name: str | Path, device: Any = "cpu") -> Network:
 def load_network(model: Network, path_or_name: str | Path) -> None:
     """Copy a checkpoint's weights into a network of the same architecture, to train it further."""
     theirs, ours = read_header(path_or_name), model.info
+    if ours.options.keys() - theirs.options.keys():  # options that came later keep their defaults
+        defaults = create_model(theirs.architecture, theirs.stage, theirs.classes, **theirs.options)
+        theirs = replace(theirs, options=defaults.info.options)
     for what in ("architecture", "stage", "classes", "options"):
         if getattr(theirs, what) != getattr(ours, what):
             raise UserError(
@@ -64,9 +68,12 @@ def load_encoder(model: Network, path_or_name: str | Path) -> None:
                 f"train both stages with the same {option}"
             )
     state = read_state(path_or_name)
-    prefix = "encoder."
-    part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    fill(model.encoder, part, str(path_or_name))
+    for name in ("encoder", "encoder_gates"):
+        module = getattr(model, name)
+        prefix = f"{name}."
+        part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if module is not None:
+            fill(module, part, str(path_or_name))
 
 
 def fill(module: Any, state: Mapping[str, Tensor], source: str) -> None:

@@ -17,7 +17,7 @@ from medisseg.checkpoint import Checkpoint
 from medisseg.model.attention import ATTENTIONS
 from medisseg.model.blocks import CBT, ELAT, resize, upsample
 from medisseg.model.cdfa import CDFA
-from medisseg.model.decoder import Decoder, MultiReceptiveField, OutputBlock
+from medisseg.model.decoder import DECODERS, MultiReceptiveField, OutputBlock
 from medisseg.model.decoupling import BRANCHES, AuxiliaryHead, Guide, SemanticDecoupling
 from medisseg.model.encoders import create_encoder
 from medisseg.model.options import NetworkOptions
@@ -63,6 +63,11 @@ class Network(nn.Module):
         super().__init__()
         self.options, self.classes = options, classes
         self.encoder = create_encoder(options.encoder, options.stride_in)
+        self.encoder_gates: nn.ModuleList | None = None
+        if options.elat_encoder:
+            self.encoder_gates = nn.ModuleList(
+                ELAT(channels, options.activation) for channels in self.encoder.channels
+            )
 
     @property
     def multiple(self) -> int:
@@ -90,6 +95,13 @@ class Network(nn.Module):
         maps: list[Any] = [m[..., :height, :width] if isinstance(m, Tensor) else m for m in answer]
         return TrainingOutput(*maps) if isinstance(answer, TrainingOutput) else tuple(maps)
 
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return the encoder's features, finest first, gated where ``elat_encoder`` asks for it."""
+        found = self.encoder(x)
+        if self.encoder_gates is None:
+            return found
+        return [gate(feature) for gate, feature in zip(self.encoder_gates, found, strict=True)]
+
     def answer(self, x: Tensor) -> Any:
         """Forward of an input whose sides are multiples of :attr:`multiple`."""
         raise NotImplementedError
@@ -106,7 +118,7 @@ class StageOne(Network):
 
     def answer(self, x: Tensor) -> Any:
         """See :meth:`Network.forward`."""
-        features = self.encoder(x)
+        features = self.features(x)
         full = x.shape[-2:]
         size = full if self.options.head_at_input else features[0].shape[-2:]
         logits, middle, joined = self.head(features, size)
@@ -143,7 +155,9 @@ class StageTwo(Network):
         )
         self.decoders = nn.ModuleDict(
             {
-                name: Decoder(o.width, ATTENTIONS[o.attention](o.width, o.activation), **light)
+                name: DECODERS[o.decoder](
+                    o.width, ATTENTIONS[o.attention](o.width, o.activation), **light
+                )
                 for name in ("small", "medium", "large")[-o.levels + 1 :]
             }
         )
@@ -155,6 +169,7 @@ class StageTwo(Network):
             maps=o.levels - 1,
             detail=finer,
             shuffle=o.shuffle,
+            fusion=o.fusion,
             **light,
         )
 
@@ -172,7 +187,7 @@ class StageTwo(Network):
 
     def answer(self, x: Tensor) -> Any:
         """See :meth:`Network.forward`."""
-        features = self.encoder(x)
+        features = self.features(x)
         levels = features[-self.options.levels :]
         maps = [field(feature) for field, feature in zip(self.fields, levels, strict=True)]
         parts = self.decoupling(features[-1])
@@ -204,4 +219,4 @@ class StageTwo(Network):
 
         The sides of ``x`` must be multiples of :attr:`multiple`.
         """
-        return self.auxiliary(self.decoupling(self.encoder(x)[-1]), self.auxiliary_scale)
+        return self.auxiliary(self.decoupling(self.features(x)[-1]), self.auxiliary_scale)

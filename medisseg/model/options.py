@@ -37,6 +37,11 @@ class NetworkOptions:
             decoded: 4 (published), 3 or 2.
         detail: Whether the output block adds the next finer feature to what it enlarges.
         shuffle: The logits' convolution answers this many times finer (pixel shuffle).
+        elat_encoder: Whether ELAT also gates every feature of the encoder, in both stages, as the
+            paper's text has it; the release gates Stage I's projections alone.
+        decoder: "released" (a dense residual stack) or "paper" (Eq. 8: three steps
+            F + CBT3x3(CBT1x1(F)) on the joined features).
+        fusion: How the output block joins the decoders' maps: "concat" (released) or "sum" (Eq. 9).
     """
 
     encoder: str = "r50"
@@ -55,6 +60,9 @@ class NetworkOptions:
     levels: int = 4
     detail: bool = False
     shuffle: int = 1
+    elat_encoder: bool = False
+    decoder: str = "released"
+    fusion: str = "concat"
 
     def __post_init__(self) -> None:
         from medisseg.model.attention import ATTENTIONS, NOT_FOUND
@@ -66,6 +74,8 @@ class NetworkOptions:
             ("stride_in", ("conv1", "conv2")),
             ("activation", ACTIVATIONS[:2]),
             ("attention", tuple(ATTENTIONS)),
+            ("decoder", ("released", "paper")),
+            ("fusion", ("concat", "sum")),
         ):
             if getattr(self, name) not in known:
                 note = f" ({NOT_FOUND})" if name == "attention" else ""
