@@ -6,18 +6,31 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import medisseg
 from medisseg.data.options import UNMASKED
 from medisseg.errors import UserError
+
+if TYPE_CHECKING:
+    from medisseg.data.folder import Sample
+    from medisseg.predictor import Prediction
 
 EXAMPLE = "medisseg evaluate edge-kvasir --data data/kvasir-seg --split val --out runs/val"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``medisseg evaluate``."""
-    parser.add_argument("checkpoint", nargs="+", help="checkpoint (file or name) or bundle")
+    parser.add_argument("checkpoint", nargs="*", help="checkpoint (file or name) or bundle")
+    parser.add_argument(
+        "--predictions", metavar="DIR", help="another system's masks instead of a checkpoint"
+    )
+    parser.add_argument(
+        "--classes", type=int, default=1, help="of --predictions, background included (default: 1)"
+    )
+    parser.add_argument(
+        "--size", default="256x256", help="of --predictions: the protocol's HEIGHTxWIDTH"
+    )
     parser.add_argument(
         "--ensemble", action="store_true", help="average the probabilities of several checkpoints"
     )
@@ -62,6 +75,10 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.text import console as terminal
     from medisseg.text import plain
 
+    if args.predictions:
+        return run_stored(args)
+    if not args.checkpoint:
+        raise UserError("nothing to evaluate; give a checkpoint, or --predictions DIR of masks")
     if args.batch < 1:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
     if args.corruptions and not args.out:
@@ -98,8 +115,12 @@ def run(args: argparse.Namespace) -> int:
     console.print(_regions(result, clean))
     if args.out:
         write_results(result, told, args.out, clean)
-        write_page(result, told, predictor, samples, args.cases, args.out / "index.html", clean)
-        write_worst(result, predictor, samples, args.out / "worst.png")
+
+        def answer(sample: Sample) -> Prediction:
+            return predictor(sample.image)
+
+        write_page(result, told, answer, samples, args.cases, args.out / "index.html", clean)
+        write_worst(result, answer, samples, args.out / "worst.png")
         write_froc(result, args.out / "froc.png", clean)
         print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
     if args.corruptions:
@@ -108,6 +129,60 @@ def run(args: argparse.Namespace) -> int:
             rows = measure(predictor, samples, negatives or (), advance)
         write_table(rows, args.out)
         print(f"corruptions: {args.out / 'corruptions.md'}")
+    return 0
+
+
+def run_stored(args: argparse.Namespace) -> int:
+    """Score the masks that another system left in a folder, as a checkpoint is scored."""
+    from medisseg.data.folder import SegmentationFolder
+    from medisseg.data.splits import group_table
+    from medisseg.evaluation.evaluate import write_results
+    from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
+    from medisseg.evaluation.progress import progress
+    from medisseg.evaluation.stored import StoredMasks
+    from medisseg.text import console as terminal
+
+    used = [f"--{name}" for name in ("ensemble", "corruptions", "negatives") if getattr(args, name)]
+    used += ["--tta"] if args.tta != "none" else []
+    if args.checkpoint or used:
+        raise UserError(
+            f"--predictions scores masks that are there; it does not go with "
+            f"{', '.join([*args.checkpoint, *used])}"
+        )
+    sides = args.size.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides) or args.classes < 1:
+        raise UserError(
+            f"--size is {args.size!r}, --classes {args.classes}; expected such as 352x352 and 1"
+        )
+    height, width = map(int, sides)
+    stored = StoredMasks(args.predictions, args.classes, (height, width), args.threshold or 0.5)
+    samples = SegmentationFolder(
+        args.data, args.split, classes=args.classes, unmasked=args.unmasked
+    )
+    stored.check(samples.names)
+    groups = group_table(samples.root, None, samples.names)
+    with progress("evaluating", len(samples)) as advance:
+        result = stored.evaluate(samples, groups, args.seed, advance)
+    told = {
+        "model": stored.name,
+        "architecture": "masks of another system",
+        "data": Path(args.data).resolve().name,
+        "split": args.split,
+        "size": args.size,
+        "threshold": stored.threshold,
+        "labels": [],
+        "seed": args.seed,
+        "version": medisseg.__version__,
+    }
+    console = terminal()
+    console.print(_table(told, result.summary(), result.groups()))
+    console.print(_regions(result, None))
+    if args.out:
+        write_results(result, told, args.out)
+        write_page(result, told, stored.predict, samples, args.cases, args.out / "index.html")
+        write_worst(result, stored.predict, samples, args.out / "worst.png")
+        write_froc(result, args.out / "froc.png")
+        print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ from medisseg.evaluation.evaluate import Evaluation
 from medisseg.evaluation.pictures import COLORS, beside, compare, shrink
 from medisseg.evaluation.report import Page
 from medisseg.files import replacing
-from medisseg.predictor import Predictor
+from medisseg.predictor import Prediction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Predict = Callable[[Sample], Prediction]  # a network's answer to an image, or a stored mask
 LABELS = {
     "miou": "mIoU",
     "mdsc": "mDSC (Dice)",
@@ -97,7 +98,7 @@ def _shown(averages: Mapping[str, Any], key: str) -> str:
 def write_page(
     evaluation: Evaluation,
     about: Mapping[str, Any],
-    predictor: Predictor,
+    predict: Predict,
     samples: Sequence[Sample],
     cases: int,
     path: Path,
@@ -135,7 +136,7 @@ def write_page(
     )
     page.heading("Worst cases first").keys(COLORS)
     page.text("Left the image, right the same with the prediction compared to the reference.")
-    page.images(pictures(evaluation, predictor, samples, cases), columns=3)
+    page.images(pictures(evaluation, predict, samples, cases), columns=3)
     page.save(path)
 
 
@@ -145,13 +146,13 @@ def _name(index: str, about: Mapping[str, Any]) -> str:
 
 
 def pictures(
-    evaluation: Evaluation, predictor: Predictor, samples: Sequence[Sample], cases: int
+    evaluation: Evaluation, predict: Predict, samples: Sequence[Sample], cases: int
 ) -> list[tuple[np.ndarray, str]]:
     """Return pictures with captions of the images with the lowest Dice, worst first."""
     shown = []
     for index in evaluation.worst(cases):
         sample, values = samples[index], evaluation.rows[index].native.values
-        prediction = predictor(sample.image)
+        prediction = predict(sample)
         colored = compare(sample.image, prediction.mask, sample.mask)
         text = f"{sample.name}: Dice {values['dice']:.3f}, IoU {values['iou']:.3f}"
         shown.append((shrink(beside(sample.image, colored), 1024), text))
@@ -159,7 +160,7 @@ def pictures(
 
 
 def write_worst(
-    evaluation: Evaluation, predictor: Predictor, samples: Sequence[Sample], path: Path
+    evaluation: Evaluation, predict: Predict, samples: Sequence[Sample], path: Path
 ) -> None:
     """Write the eight worst cases as masks and outlines alone, which any data's licence allows."""
     from PIL import Image
@@ -167,7 +168,7 @@ def write_worst(
     drawn = []
     for index in evaluation.worst(8):
         sample = samples[index]
-        areas = compare(None, predictor(sample.image).mask, sample.mask)
+        areas = compare(None, predict(sample).mask, sample.mask)
         drawn.append(np.array(Image.fromarray(areas).resize((192, 192), Image.Resampling.BOX)))
     framed = [np.pad(cell, ((2, 2), (2, 2), (0, 0)), constant_values=160) for cell in drawn]
     rows = [np.concatenate(framed[first : first + 4], 1) for first in range(0, len(framed), 4)]

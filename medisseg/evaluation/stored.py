@@ -56,7 +56,10 @@ class StoredMasks:
         threshold: float = 0.5,
     ) -> None:
         self.folder, self.classes, self.threshold = Path(folder), classes, threshold
-        self.convention = InputConvention(size=size)
+        try:
+            self.convention = InputConvention(size=size)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         self.name = f"masks in {self.folder.name}"
         if not self.folder.is_dir():
             raise UserError(f"{folder} is no folder of masks")

@@ -130,7 +130,8 @@ def test_page_shows_the_worst_first(tmp_path: Path) -> None:
     model = predictor()
     result = evaluate(model, SAMPLES)
     about = dict.fromkeys(("model", "architecture", "data", "split", "size"), "x")
-    write_page(result, {**about, "threshold": 0.5}, model, SAMPLES, 3, tmp_path / "index.html")
+    told = {**about, "threshold": 0.5}
+    write_page(result, told, lambda one: model(one.image), SAMPLES, 3, tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text()
     captions = [text.index(f"{name}: Dice") for name in ("wrong", "half", "right")]
     assert captions == sorted(captions)

@@ -144,3 +144,20 @@ def test_compare_from_the_command_line(
         main(["compare", str(polyps / "exact"), *given])
     with pytest.raises(UserError, match="named twice"):
         main(["compare", str(polyps / "exact"), str(polyps / "exact"), *given])
+
+
+def test_evaluate_scores_a_folder_of_masks(polyps: Path, tmp_path: Path) -> None:
+    given = ["--data", str(polyps / "data"), "--split", "all", "--size", "64x64"]
+    out = ["--out", str(tmp_path)]
+    assert main(["evaluate", "--predictions", str(polyps / "half"), *given, *out]) == 0
+    told = json.loads((tmp_path / "metrics.json").read_text())
+    assert told["mdsc"] == pytest.approx(2 / 3) and told["precision"] == 1
+    assert (tmp_path / "index.html").is_file() and (tmp_path / "worst.png").is_file()
+    for wrong, message in (
+        (["edge-kvasir", "--predictions", str(polyps / "half")], "does not go with edge-kvasir"),
+        ([], "nothing to evaluate"),
+        (["--predictions", str(polyps / "half"), "--size", "60x64"], "multiples of 16"),
+        (["--predictions", str(polyps / "half"), "--size", "big"], "expected such as 352x352"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main(["evaluate", *given, *wrong])
