@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import peers
 from benchmarks.common import machine, parser, percentiles, show, timed, write
 from benchmarks.network import straightforward
 from export.builders import registry
@@ -40,10 +41,12 @@ from export.steps import Steps
 from export.traits import Traits, parse_size
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError, command
+from medisseg.model.baselines import BASELINES
 from medisseg.model.create import create_model
 from medisseg.model.inference import for_inference
 from medisseg.model.loading import load_checkpoint
 from medisseg.model.network import Network
+from medisseg.model.options import PRESETS
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -213,6 +216,13 @@ def lively(model: Network) -> Network:
     return model.eval()
 
 
+def network_of(name: str) -> Network:
+    """Return a packaged checkpoint, or an untrained network of a preset."""
+    if name not in (*PRESETS, *BASELINES):
+        return load_checkpoint(name)
+    return lively(create_model(name))
+
+
 def pictures(count: int, shape: tuple[int, ...]) -> np.ndarray:
     """Return the same random images [count, 3, H, W] every time."""
     return np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
@@ -304,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--precision", nargs="+", choices=tuple(BYTES), default=list(BYTES))
     add("--seconds", type=float, default=5.0, help="time a case is measured for")
     add("--threads", type=int, help="CPU threads; default all cores")
+    add("--peers", action="store_true", help="networks side by side: one core, two cores, a plot")
     add("--no-peer", action="store_true", help="leave the straightforward export out")
     options = made.parse_args(argv)
     on = machine(options.device)
@@ -314,6 +325,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         networks, options.size, options.batch = ["edge"], ["64x64"], [1, 2]
         options.seconds, stage = 0.0, 1
     torch.manual_seed(0)
+    if options.peers:
+        names = options.preset or peers.NETWORKS[: 1 if options.quick else None]
+        peers.measure(options, {name: network_of(name) for name in names})
+        return 0
     done: list[dict[str, Any]] = []
     for name in [options.checkpoint] if options.checkpoint else networks:
         ours = load_checkpoint(name) if options.checkpoint else lively(create_model(name, stage))

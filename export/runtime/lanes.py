@@ -37,8 +37,8 @@ def parts(network: StageTwo) -> Iterator[tuple[str, nn.Module]]:
             yield name, guide
     for aggregation in network.aggregations:
         yield MAIN, aggregation
-    for name, decoder in network.decoders.items():
-        yield MAIN if name == "small" else name, decoder
+    for index, (name, decoder) in enumerate(network.decoders.items()):
+        yield name if index else MAIN, decoder  # the finest one is made last
     yield MAIN, network.output
 
 

@@ -43,6 +43,38 @@ def test_quick_run(name: str, tmp_path: Path) -> None:
         assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_networks_side_by_side(tmp_path: Path) -> None:
+    from benchmarks import inference
+    from benchmarks.summaries import RUNS
+
+    assert not inference.main(["--peers", "--out", str(tmp_path), "--quick"])
+    whole = json.loads((tmp_path / "peers.json").read_text())
+    rows = {(row["network"], row["backend"]): row for row in whole["rows"]}
+    ours, alone = "edge-kvasir", "efficientnet-lite0, alone"
+    assert {name for name, _ in rows} >= {ours, alone}
+    dice = json.loads((RUNS / ours / "metrics.json").read_text())["mdsc"]
+    for backend in ("openvino", "onnx"):
+        whole_row, encoder = rows[ours, backend], rows[alone, backend]
+        assert whole_row["dice"] == dice and encoder["dice"] is None
+        ratio = whole_row["one_core_cpu_ms"] / encoder["one_core_cpu_ms"]
+        assert whole_row["times_encoder"] == pytest.approx(ratio, abs=0.02)
+        assert whole_row["parameters"] > encoder["parameters"] == 2_939_120
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_calls_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import peers
+
+    made: list[str] = []
+    now = iter(range(1000))
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(peers.time, "process_time", lambda: 0.5)
+    times = peers.in_turn({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, 20)
+    assert made == ["a", "b"] * (len(made) // 2)
+    assert set(times["a"]) == set(times["b"]) == {(1, 0.0)}
+    assert 5 <= len(times["a"]) == len(made) // 2 - 1 <= 12, "the first round warms up"
+
+
 def test_clock_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     now = iter(range(1000))  # every look at the clock is a second later

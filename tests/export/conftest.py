@@ -51,11 +51,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _save(model, tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors")
 
 
-@pytest.fixture(scope="session")
-def whole_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stage II ``edge`` network: every operator that engines meet."""
+@pytest.fixture(scope="session", params=["edge", "edge-lite"])
+def whole_checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A Stage II network of each small preset: every operator that engines meet."""
     torch.manual_seed(1)
-    return _save(create_model("edge"), tmp_path_factory.mktemp("whole") / "whole.safetensors")
+    model = create_model(request.param)
+    return _save(model, tmp_path_factory.mktemp("whole") / "whole.safetensors")
 
 
 def _save(model: torch.nn.Module, path: Path) -> Path:

@@ -69,9 +69,10 @@ class Cuda:
         return run
 
 
-@pytest.fixture(params=[False, True])
+@pytest.fixture(params=[("edge", False), ("edge", True), ("edge-lite", True)])
 def network(request: pytest.FixtureRequest) -> StageTwo:
-    made: Any = for_inference(create_model("edge").eval(), uncertainty=request.param)
+    preset, uncertainty = request.param
+    made: Any = for_inference(create_model(preset).eval(), uncertainty=uncertainty)
     return made
 
 

@@ -1,0 +1,206 @@
+"""Networks side by side on a CPU: one core, two cores, and accuracy against milliseconds.
+
+    python -m benchmarks.inference --peers --out FOLDER [--preset edge edge-lite unet ...]
+
+Every network, our encoder alone and, where the package ``ultralytics`` is installed, an untrained
+yolo11n-seg graph (speed alone, without its mask assembly) run as float32 graphs in OpenVINO and
+ONNX Runtime. The calls take turns, one of each case, so that what else the machine does falls on
+all alike; ``one_core_cpu_ms`` is the processor time of the same calls, which a busy machine
+lengthens less. A latency is from numpy to numpy. Dice is what benchmarks/results/runs/NAME holds
+for a packaged checkpoint of that name; an untrained network has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.common import Row, cores, machine, show, write
+from benchmarks.summaries import RUNS
+from export.graph import trace
+from export.runtime.onnx_engine import OnnxEngine
+from export.runtime.openvino_engine import OpenVinoEngine
+from export.traits import Traits, parse_size
+from medisseg.convention import InputConvention
+from medisseg.files import replacing
+from medisseg.model.inference import for_inference
+
+NETWORKS = ("edge-kvasir", "edge-lite", "unet")
+ENGINES: dict[str, Callable[[bytes, Traits, int], Any]] = {
+    "openvino": lambda graph, traits, threads: OpenVinoEngine(graph, None, traits, "fp32", threads),
+    "onnx": lambda graph, traits, threads: OnnxEngine(graph, traits, "fp32", threads),
+}
+COLUMNS = ("network", "backend", "one_core_ms", "one_core_cpu_ms", "two_cores_ms",
+           "two_cores_fps", "times_encoder", "parameters", "dice")  # fmt: skip
+
+
+class Peer(NamedTuple):
+    """A float32 graph, how many parameters its training form has, and Dice where it is known."""
+
+    name: str
+    graph: bytes
+    parameters: int
+    dice: float | None
+
+
+class Deepest(nn.Module):
+    """An encoder that answers its deepest feature alone."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, 3, H, W] -> [N, C, h, w]."""
+        deepest: torch.Tensor = self.encoder(x)[-1]
+        return deepest
+
+
+def peers(networks: Mapping[str, nn.Module], size: tuple[int, int]) -> Iterator[Peer]:
+    """Yield each network's graph, every encoder's alone, and YOLO's where it is installed."""
+    encoders = set()
+    for name, model in networks.items():
+        network = for_inference(model)
+        yield Peer(name, graph_of(network, size), count(model), known_dice(name))
+        encoder = getattr(getattr(model, "options", None), "encoder", None)
+        if encoder and encoder not in encoders:
+            encoders.add(encoder)
+            alone = Deepest(network.encoder)
+            yield Peer(f"{encoder}, alone", graph_of(alone, size), count(alone), None)
+    if importlib.util.find_spec("ultralytics"):
+        yield yolo(size)
+
+
+def graph_of(network: nn.Module, size: tuple[int, int]) -> bytes:
+    """Return the ONNX graph of a network that answers one map."""
+    return trace(network, size, ("logits",), 20).SerializeToString()
+
+
+def count(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def known_dice(name: str) -> float | None:
+    """Return the mean Dice that a checkpoint's summary holds."""
+    file = RUNS / name / "metrics.json"
+    return float(json.loads(file.read_text())["mdsc"]) if file.is_file() else None
+
+
+def yolo(size: tuple[int, int]) -> Peer:
+    """Return yolo11n-seg, untrained, as its own package exports it (AGPL: never a dependency)."""
+    try:
+        from ultralytics import YOLO
+    except RuntimeError:  # beside a CPU torch its torchvision has no operators, and asks for this
+        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float t) -> Tensor")
+        from ultralytics import YOLO
+
+    model = YOLO("yolo11n-seg.yaml").model.eval().float().fuse()
+    model.model[-1].export, model.model[-1].format = True, "onnx"
+    file, sample = io.BytesIO(), torch.zeros(1, 3, *size)
+    model(sample)
+    torch.onnx.export(
+        model, (sample,), file, opset_version=17, dynamo=False, input_names=["images"]
+    )
+    return Peer("yolo11n-seg, untrained", file.getvalue(), count(model), None)
+
+
+def in_turn(
+    calls: Mapping[Any, Callable[[], Any]], seconds: float
+) -> dict[Any, list[tuple[float, float]]]:
+    """Return each call's (elapsed, processor) seconds; the calls take turns, ``seconds`` for each.
+
+    Every call is made at least five times, or twice for 0 seconds.
+    """
+    times: dict[Any, list[tuple[float, float]]] = {key: [] for key in calls}
+    for call in calls.values():
+        call()
+    end = time.perf_counter() + seconds * len(calls)
+    rounds = 0
+    while rounds < (5 if seconds else 2) or time.perf_counter() < end:
+        for key, call in calls.items():
+            before = time.perf_counter(), time.process_time()
+            call()
+            after = time.perf_counter(), time.process_time()
+            times[key].append((after[0] - before[0], after[1] - before[1]))
+        rounds += 1
+    return times
+
+
+def measure(options: argparse.Namespace, networks: Mapping[str, nn.Module]) -> list[Row]:
+    """Measure all networks at one size; write peers.json, .csv and .png."""
+    size = parse_size(options.size[0])
+    images = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
+    traits = Traits(InputConvention(size=size))
+    found = list(peers(networks, size))
+    calls: dict[tuple[str, str, int], Callable[[], Any]] = {}
+    for peer in found:
+        for backend, opened in ENGINES.items():
+            for threads in (1, 2)[: cores()]:
+                engine = opened(peer.graph, traits, threads)
+                # The runtime itself: the interface above it wants maps of logits alone.
+                calls[peer.name, backend, threads] = lambda e=engine: e._run(images)  # type: ignore[misc]
+    times = in_turn(calls, options.seconds)
+    medians = {key: 1e3 * np.median(pairs, axis=0) for key, pairs in times.items()}
+    alone = [peer.name for peer in found if peer.name.endswith(", alone")]
+    rows = [
+        row_of(peer, backend, medians, alone, len(times[peer.name, backend, 1]))
+        for peer in found
+        for backend in ENGINES
+    ]
+    on = machine(options.device)
+    write(options.out, "peers", on, rows, size=options.size[0])
+    draw(rows, on, options.out / "peers.png")
+    show("Side by side, float32, one image", rows, COLUMNS)
+    return rows
+
+
+def row_of(
+    peer: Peer,
+    backend: str,
+    medians: Mapping[tuple[str, str, int], Any],
+    alone: list[str],
+    runs: int,
+) -> Row:
+    """Return one line of the table."""
+    elapsed, processor = map(float, medians[peer.name, backend, 1])
+    row: dict[str, Any] = {"network": peer.name, "backend": backend}
+    row |= {"one_core_ms": round(elapsed, 3), "one_core_cpu_ms": round(processor, 3)}
+    if (peer.name, backend, 2) in medians:
+        both = float(medians[peer.name, backend, 2][0])
+        row |= {"two_cores_ms": round(both, 3), "two_cores_fps": round(1e3 / both, 1)}
+    if len(alone) == 1:  # one encoder: everything is told in multiples of it
+        row["times_encoder"] = round(processor / float(medians[alone[0], backend, 1][1]), 2)
+    return row | {"parameters": peer.parameters, "dice": peer.dice, "runs": runs}
+
+
+def draw(rows: list[Row], on: Mapping[str, Any], target: Path) -> None:
+    """Write the picture: Dice against milliseconds on one core; a line where Dice is not known."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, row in enumerate(r for r in rows if r["backend"] == "openvino"):
+        color = f"C{index}"
+        if row["dice"] is None:
+            axes.axvline(row["one_core_cpu_ms"], color=color, linestyle="--", label=row["network"])
+        else:
+            axes.plot(row["one_core_cpu_ms"], row["dice"], "o", color=color, label=row["network"])
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds of one core, OpenVINO float32")
+    axes.set_ylabel("Dice, 120 images of Kvasir-SEG")
+    axes.set_title(f"{on['device']}, {on['date']} UTC; dashed: speed alone", fontsize=9)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    with replacing(target) as beside:
+        figure.savefig(beside, dpi=130, format="png")
