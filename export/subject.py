@@ -89,9 +89,13 @@ def open_source(
         UserError: No such checkpoint or data, or the network cannot be exported as asked.
     """
     from export.graph import export_graph
+    from medisseg.data.shares import foreground_line
     from medisseg.model.inference import for_inference
 
     frames = frames_from(options.data, options.images, options.split)
+    shares = [float((frame.mask > 0).mean()) for frame in frames if frame.mask is not None]
+    if options.data is not None and shares:
+        say(f"to verify on: {foreground_line(shares)}")
     subject = open_subject(
         checkpoint, size=options.size, max_batch=options.batch[-1], uncertainty=options.uncertainty
     )

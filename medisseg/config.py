@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ from medisseg.losses import GRANULARITIES, MASKS, NORMALIZE, PLACEMENTS, VARIANT
 from medisseg.schema import build, merge, one_of, plain, require
 
 CONFIGS = Path(__file__).parent / "configs"
+# Settings that are paths or names, and those of them that may begin with ~.
+TEXTS = ("data", "negatives", "out", "name", "data_name", "stage_one", "start_from")
+PATHS = ("out", "stage_one", "start_from", "encoder_weights")
 
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("cosine", "plateau", "constant")
@@ -320,7 +324,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         if not sign or not key:
             raise UserError(f"got {override!r}; expected key=value, e.g. stage2.epochs=20")
         try:
-            value = yaml.safe_load(text) if text else None
+            # A path or name is one text, whatever YAML would read in it: 007 is no number.
+            plainly = key in TEXTS and text[:1] not in ("", "[", "{", '"', "'") and text != "null"
+            value = text if plainly else yaml.safe_load(text) if text else None
         except yaml.YAMLError as error:
             raise UserError(f"{key}: {text!r} is not a YAML value") from error
         for target in _targets(key):
@@ -331,7 +337,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def from_dict(values: dict[str, Any], source: str = "configuration") -> TrainConfig:
     """Build the configuration from plain values, checked; errors name ``source`` and the key."""
     folders = {key: _folders(values[key]) for key in ("data", "negatives") if values.get(key)}
-    return build(TrainConfig, values | folders, source)
+    there = {key: values[key] for key in PATHS if isinstance(values.get(key), str)}
+    paths = {key: os.path.expanduser(path) for key, path in there.items()}
+    return build(TrainConfig, values | folders | paths, source)
 
 
 def _folders(value: Any) -> list[Any]:
@@ -339,7 +347,12 @@ def _folders(value: Any) -> list[Any]:
     if isinstance(value, str):
         value = [value] if Path(value).is_dir() else value.split(",")
     parts = value if isinstance(value, list | tuple) else [value]
-    return [{"path": part.strip()} if isinstance(part, str) else part for part in parts]
+    tables = [{"path": part.strip()} if isinstance(part, str) else part for part in parts]
+    return [
+        part | {"path": os.path.expanduser(part["path"])}
+        if isinstance(part, dict) and isinstance(part.get("path"), str) else part
+        for part in tables
+    ]  # fmt: skip
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

@@ -138,7 +138,7 @@ class SegmentationFolder(Sequence[Sample]):
             raise UserError(f"unmasked is {unmasked!r}; expected one of {', '.join(UNMASKED)}")
         if labels == "inverted" and classes > 1:
             raise UserError(f"labels=inverted goes with classes=1, got classes={classes}")
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.classes = classes
         self.labels = labels
         self.unmasked = unmasked

@@ -27,7 +27,7 @@ class Negatives(Sequence[Sample]):
     """
 
     def __init__(self, root: str | Path, names: Sequence[str] | None = None) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise UserError(f"no folder {root}; expected images without lesion")
         paths = find_images(self.root)

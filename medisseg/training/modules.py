@@ -310,10 +310,16 @@ class SegmentationModule(LightningModule):
             self.elapsed = self.trainer.strategy.broadcast(self.elapsed)
 
     def progress(self) -> float:
-        """Return how much of the stage is over, in [0, 1]: by steps or, if sooner, by time."""
+        """Return how much of the stage is over, in [0, 1]: by steps or, where the time will not do
+        for all of them, by time if that is more."""
         steps = max(1, self.data.train.drawn // self.stage.batch) * self.stage.epochs
-        by_time = self.elapsed / self.budget if self.budget else 0.0
-        return min(1.0, max(self.global_step / steps, by_time))
+        by_steps = min(1.0, self.global_step / steps)
+        if not self.budget or math.isinf(self._quickest):
+            return by_steps
+        left = (1 - by_steps) * steps * self.stage.accumulate * self._quickest
+        if self.elapsed + left <= self.budget:  # a budget that does not bind changes nothing
+            return by_steps
+        return min(1.0, max(by_steps, self.elapsed / self.budget))
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at ``progress`` as a share of its peak."""

@@ -45,7 +45,7 @@ FREE = ("hardware", "out")
 def train(config: TrainConfig, data: Data | None = None) -> Path:
     """Run the stages of a configuration, or go on with them; return the best checkpoint.
 
-    A folder that holds an unfinished run of the same configuration is resumed at its last complete
+    A folder that holds an unfinished run of the same configuration is resumed at its last stored
     epoch, with the curve of a run that was never interrupted; a finished one is left as it is.
 
     Args:
@@ -88,7 +88,11 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
             raise UserError(f"no space left in {out}; free some and run the same again") from error
         raise
     except KeyboardInterrupt:
-        say(f"stopped; the same command goes on from the last complete epoch in {out}")
+        seconds = config.hardware.store_seconds
+        say(
+            f"stopped; the same command goes on after the last epoch that {out} holds, stored "
+            f"at most every {seconds:g} s (hardware.store_seconds)"
+        )
         raise
 
 
@@ -170,7 +174,7 @@ def run_stage(
     recorder = Recorder(folder, info, say, config.hardware.store_seconds)
     resume = folder / RESUME
     if resume.is_file():
-        say(f"stage {number}: going on after the last complete epoch")
+        say(f"stage {number}: going on after the last stored epoch")
     fit(module, recorder, config, folder, resume if resume.is_file() else None)
     summary = {
         "stage": number,

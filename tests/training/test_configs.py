@@ -203,3 +203,11 @@ def test_the_channels_of_synapse_are_not_mixed_nor_its_sides_exchanged() -> None
     for stage in (config.stage1, config.stage2):
         assert (stage.augment.flip_horizontal_p, stage.augment.flip_vertical_p) == (0, 0)
         assert stage.augment.color.jitter == (0, 0, 0, 0) and stage.augment.color.gray_p == 0
+
+
+def test_paths_are_texts_and_may_begin_with_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load_config("edge", ["data=007", "out=~/runs/1", "negatives=~/free"])
+    assert config.data[0].path == "007" and config.out == "/home/me/runs/1"
+    assert config.negatives[0].path == "/home/me/free"
+    assert load_config("edge", ["start_from=null"]).start_from is None
