@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # run as a script, from any folder
     sys.path[0] = str(ROOT)
@@ -28,6 +30,7 @@ from export.builders import registry  # noqa: E402
 from export.builders.spec import Built, Spec  # noqa: E402
 from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: E402
 from export.options import BuildOptions, add_arguments, from_arguments  # noqa: E402
+from export.runtime.engine import BaseEngine  # noqa: E402
 from export.samples import Frame, frames_from, source_name  # noqa: E402
 from export.settle import Settled, settle  # noqa: E402
 from export.steps import Steps  # noqa: E402
@@ -37,6 +40,7 @@ from medisseg.errors import command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
 
 ONNX_PART = "network.onnx"
+MOST_TOGETHER = {"cpu": 2, "cuda": 16}  # images of the one batch that is verified
 
 
 def build(checkpoint: str | Path, out: str | Path | None = None, **options: Any) -> Bundle:
@@ -139,17 +143,9 @@ def _calibration(convention: Any, options: BuildOptions) -> list[verify.Array]:
 
 def _spec(options: BuildOptions, traits: Traits) -> Spec:
     raw = traits.frame_size
-    return Spec(
-        precision=options.precision,
-        batch=options.batch,
-        input_name="frames" if raw else "images",
-        input_shape=(*raw, 3) if raw else (3, *traits.convention.size),
-        gpus=options.gpu,
-        workspace=options.workspace,
-        timing_cache=Path(options.timing_cache) if options.timing_cache else None,
-        hardware_compatible=options.hardware_compatible,
-        version_compatible=options.version_compatible,
-        dla=options.dla,
+    shape = (*raw, 3) if raw else (3, *traits.convention.size)
+    return options.spec(
+        options.precision, input_name="frames" if raw else "images", input_shape=shape
     )
 
 
@@ -189,6 +185,8 @@ def _verify(
             by=by,
             progress=say.track,
         )
+        if engine is not None:
+            _verify_batch(engine, frames, options)
     finally:
         if engine is not None:
             engine.close()
@@ -200,6 +198,25 @@ def _verify(
             + proof.remedy(graph, plain, frames[0].image, traits, options.precision)
         )
     return checked
+
+
+def _verify_batch(engine: BaseEngine, frames: Sequence[Frame], options: BuildOptions) -> None:
+    """Hold the largest batch to what its images answer alone."""
+    kind = str(engine.device).split(":")[0].lower()
+    traits, count = engine.traits, min(engine.max_batch, MOST_TOGETHER.get(kind, 2))
+    if count == 1:
+        return
+    images = [frames[i % len(frames)].image for i in range(count)]
+    images = [np.roll(image, 16 * i, axis=1) for i, image in enumerate(images)]  # all different
+    tolerance = options.tolerance or 0.0
+    if traits.frame_size is None:
+        batch = np.stack([traits.convention.preprocess(image) for image in images])
+        verify.check_batch(engine.infer, batch, tolerance, engine.name)
+    else:
+        frames_in = np.stack(images)
+        verify.check_batch(
+            lambda f: engine.frame_outputs(f)["logits"], frames_in, tolerance, engine.name
+        )
 
 
 def _facts(
@@ -228,6 +245,10 @@ def _facts(
         "compute_capabilities": list(built.compute_capabilities),
         "hardware_compatible": options.hardware_compatible,
         "version_compatible": options.version_compatible,
+        "dla": options.dla,
+        "gpu_name": built.gpu_name,
+        "kernels": built.kernels,
+        "scratch_mb": built.scratch_mb,
         "size": list(traits.convention.size),
         "batch": list(options.batch),
         "threshold": traits.threshold,

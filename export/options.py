@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export.builders import registry
-from export.builders.spec import GPUS, local_gpu
+from export.builders.spec import GPUS, Spec, local_gpu
 from export.traits import BACKENDS, PRECISIONS, parse_size
 from export.verify import TOLERANCES
 from medisseg.errors import UserError
@@ -97,11 +97,11 @@ class BuildOptions:
 
     def _check_combinations(self) -> None:
         if self.dla >= 0 and self.backend not in ("auto", "tensorrt"):
-            raise UserError(
-                f"--dla needs --backend tensorrt (10.x on a Jetson); {self.backend} has no DLA"
-            )
+            raise UserError(f"--dla needs --backend tensorrt; {self.backend} has no DLA")
         if self.dla >= 0 and self.batch[0] != self.batch[-1]:
             raise UserError("--dla takes one batch size; use --batch 1:1:1")
+        if self.dla >= 0 and self.precision not in ("auto", "fp16"):
+            raise UserError(f"--dla takes FP16, not {self.precision}; use --precision fp16")
         if self.precision == "int8" and self.data is None:
             raise UserError("--precision int8 needs --data DIR: real frames to calibrate on")
         if self.gpu and self.backend in ("openvino", "onnx"):
@@ -113,8 +113,25 @@ class BuildOptions:
             )
         if self.backend == "tensorrt-rtx" and self.hardware_compatible:
             raise UserError("--hardware-compatible is for tensorrt; name the GPUs with --gpu")
+        if self.backend == "tensorrt-rtx" and self.version_compatible:
+            raise UserError("--version-compatible is for tensorrt; build again for a newer version")
+        if self.backend == "torch-tensorrt":
+            self._check_torch_tensorrt()
         if self.raw_frames and self.uncertainty:
             raise UserError("--raw-frames gives masks only; leave --uncertainty out")
+
+    def _check_torch_tensorrt(self) -> None:
+        refused = {
+            "--raw-frames": self.raw_frames is not None,
+            "--precision int8": self.precision == "int8",
+            "--gpu": bool(self.gpu),
+            f"--batch {self.batch[0]}:...": self.batch[0] > 1,
+        }
+        for option in (name for name, given in refused.items() if given):
+            raise UserError(
+                f"{option}: torch-tensorrt compiles the PyTorch network for this GPU, batches from "
+                "1 and images as the network takes them, in fp16, bf16, fp32; use tensorrt"
+            )
 
     def resolved(self) -> BuildOptions:
         """Return the options with every "auto" decided for this machine.
@@ -133,6 +150,7 @@ class BuildOptions:
         precision = self.precision
         if precision == "auto":
             precision = registry.default_precision(backend)
+        registry.refuse(backend, self.spec(precision))
         if (backend, precision) == ("onnx", "bf16"):
             raise UserError(
                 "ONNX Runtime has no bfloat16 convolution on a CPU; use --precision fp32, fp16 or "
@@ -154,9 +172,28 @@ class BuildOptions:
                 continue
             if not on_gpu and wished:
                 continue
+            # TensorRT builds for the GPU at hand alone, TensorRT for RTX for those that are named.
+            if backend == "tensorrt" and self.gpu and self.gpu != (local_gpu(),):
+                continue
+            if backend == "tensorrt-rtx" and self.dla >= 0:
+                continue
             if registry.available(backend) is None:
                 return backend
         raise UserError("--gpu and --dla need TensorRT: pip install tensorrt-rtx, or tensorrt")
+
+    def spec(self, precision: str, **more: Any) -> Spec:
+        """Return what a builder is asked for; ``more`` are the fields about the network."""
+        return Spec(
+            precision=precision,
+            batch=self.batch,
+            gpus=self.gpu,
+            workspace=self.workspace,
+            timing_cache=Path(self.timing_cache) if self.timing_cache else None,
+            hardware_compatible=self.hardware_compatible,
+            version_compatible=self.version_compatible,
+            dla=self.dla,
+            **more,
+        )
 
     def arguments(self) -> list[str]:
         """Return the command line that asks for these options."""

@@ -125,6 +125,7 @@ def main(argv: Sequence[str]) -> int:
     show = commands.add_parser("inspect", help="say what a bundle is and check every part")
     show.add_argument("bundle", metavar="BUNDLE")
     show.add_argument("--json", action="store_true", help="print the manifest itself")
+    show.add_argument("--layers", action="store_true", help="print the engine's kernels as a table")
     again = commands.add_parser("verify", help="compare a bundle with its network once more")
     again.add_argument("bundle", metavar="BUNDLE")
     again.add_argument("--data", metavar="DIR", help="images (and masks); default: phantoms")
@@ -137,6 +138,9 @@ def main(argv: Sequence[str]) -> int:
     bundle = Bundle.open(args.bundle)
     bundle.check()
     if args.command == "inspect":
+        if args.layers:
+            print(safe(kernel_table(bundle), "\n"))
+            return 0
         print(json.dumps(bundle.manifest, indent=2) if args.json else safe(described(bundle), "\n"))
         return 0
     checked = verified(bundle, args.data, args.split, args.images, args.checkpoint)
@@ -205,6 +209,22 @@ def _compared(
     )
 
 
+def kernel_table(bundle: Bundle) -> str:
+    """Return a table of the kernels that an engine of the TensorRT family was built of.
+
+    Raises:
+        UserError: The bundle is of another backend, or was built before kernels were kept.
+    """
+    from export.builders import tensorrt_layers
+    from export.builders.spec import LAYERS
+
+    if LAYERS not in bundle.manifest["files"]:
+        raise UserError(
+            f"{bundle.path} lists no kernels: --layers is for engines of tensorrt and tensorrt-rtx"
+        )
+    return tensorrt_layers.table(tensorrt_layers.from_json(bundle.read(LAYERS)))
+
+
 def described(bundle: Bundle) -> str:
     """Return a bundle's manifest for people."""
     m = bundle.manifest
@@ -220,6 +240,7 @@ def described(bundle: Bundle) -> str:
         ("checkpoint", f"{source['name']} (SHA-256 {source['sha256'][:12]}) {metrics}"),
         ("backend", f"{m['backend']} {m['backend_version']}, {m['precision']}"),
         ("convolutions", f"{kinds} in the {m['inspected']}; {m['fp16_share']:.0%} in FP16"),
+        *_built_of(m),
         ("kept layers", ", ".join(m["islands"]) or "none were needed"),
         ("GPUs", gpus),
         ("input", f"{size}, batch {batch}, {m['convention']['color']}"
@@ -231,6 +252,18 @@ def described(bundle: Bundle) -> str:
         ("command", m["command"]),
     ]  # fmt: skip
     return "\n".join(f"{name:15} {text}" for name, text in lines)
+
+
+def _built_of(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines about an engine's kernels, where it is one of the TensorRT family."""
+    kinds = manifest.get("kernels")
+    if not kinds:
+        return []
+    total, half = sum(kinds.values()), kinds.get("FP16", 0)
+    scratch = manifest.get("scratch_mb")
+    text = f"{total}, {half / total:.0%} give FP16"
+    text += f"; {scratch:.1f} MB of scratch memory" if scratch is not None else ""
+    return [("kernels", f"{text}; inspect --layers lists them")]
 
 
 def summary(checked: verify.Verification) -> str:

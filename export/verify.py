@@ -177,6 +177,28 @@ def check_extremes(engine: Answer, size: tuple[int, int], by: str) -> None:
             )
 
 
+def check_batch(
+    infer: Callable[[npt.NDArray[Any]], Array], batch: npt.NDArray[Any], tolerance: float, by: str
+) -> None:
+    """Raise Diverged when images answer otherwise in one batch than one by one.
+
+    Args:
+        infer: From preprocessed images, or whole frames, to logits.
+        batch: As many images as the engine takes at once, all different.
+        tolerance: See :meth:`Verification.failures`; of the 99.9th percentile.
+        by: What answers.
+    """
+    together = probabilities(infer(batch))
+    for i, image in enumerate(batch):
+        alone = probabilities(infer(image[None]))[0]
+        off = float(np.quantile(np.abs(together[i] - alone), 0.999))
+        if not off <= P999 * tolerance:
+            raise Diverged(
+                f"{by}: image {i} of a batch of {len(batch)} answers otherwise than alone "
+                f"(p99.9 of probability off by {off:.4f}); build with --batch 1:1:1"
+            )
+
+
 def answer_with(infer: Callable[[Array], Array], convention: InputConvention) -> Answer:
     """Wrap a function of preprocessed batches into one of images."""
     return lambda image: (infer(convention.preprocess(image)[None]), None)

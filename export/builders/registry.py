@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 from export.builders.cpu_builders import build_onnx, build_openvino
 from export.builders.spec import Built, Spec
+from export.runtime import tensorrt_log
 from export.settle import Settled
 from medisseg.errors import UserError
 
@@ -29,7 +31,34 @@ def available(backend: str) -> str | None:
         }
         how = install.get(backend, f"pip install {module.replace('_', '-')}")
         return f"--backend {backend}: the Python module {module} is not installed; {how}"
+    return _unusable(backend, module)
+
+
+def _unusable(backend: str, module: str) -> str | None:
+    """Return why an installed library of the TensorRT family cannot build here."""
+    if backend not in ("tensorrt", "torch-tensorrt"):
+        return None
+    try:
+        library = importlib.import_module(module)
+        if backend == "tensorrt":  # asked now, not after minutes of export
+            tensorrt_log.opened(library.Builder, tensorrt_log.logger(library))
+    except (ImportError, OSError) as error:
+        return f"--backend {backend}: {module} does not import ({error}); install it again"
+    except UserError as error:
+        return f"--backend {backend}: {error}"
     return None
+
+
+def refuse(backend: str, spec: Spec) -> None:
+    """Refuse what the installed version of a backend cannot build, before anything is exported.
+
+    Raises:
+        UserError: What cannot be built, and what to do instead.
+    """
+    if backend in ("tensorrt", "tensorrt-rtx"):
+        from export.builders import tensorrt_config
+
+        tensorrt_config.refuse(importlib.import_module(backend.replace("-", "_")), spec)
 
 
 def default_precision(backend: str) -> str:
@@ -57,12 +86,18 @@ def audit(built: Built, precision: str, backend: str) -> float:
     """Return the share of convolutions in FP16; refuse what is not what was asked for.
 
     Raises:
-        UserError: 16 bits or INT8 was asked for and most convolutions are float32.
+        UserError: 16 bits or INT8 was asked for and most convolutions are float32, or none was
+            found.
     """
     total = sum(built.convolutions.values())
-    share = {kind: count / total for kind, count in built.convolutions.items()} if total else {}
+    if total == built.convolutions.get("unseen", 0):
+        raise UserError(
+            f"no convolution was found in the {built.inspected} that {backend} built, so its "
+            f"precision is not known: nothing was written; update {backend}"
+        )
+    share = {kind: count / total for kind, count in built.convolutions.items()}
     wanted = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}.get(precision)
-    if total and wanted and share.get(wanted, 0.0) < 0.5:
+    if wanted and share.get(wanted, 0.0) < 0.5:
         raise UserError(
             f"{precision} was asked for, but of {total} convolutions in the {built.inspected} "
             f"{built.convolutions} compute in {backend}: nothing was written; update {backend}, "

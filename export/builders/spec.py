@@ -10,6 +10,7 @@ from export.runtime.engine import BaseEngine
 from export.traits import Traits
 
 GPUS = ("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121")
+LAYERS = "layers.json"  # the part of a bundle that lists an engine's kernels
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Built:
         inspected: What was inspected: "parsed network", "engine", "graph".
         compute_capabilities: GPUs that it runs on; empty for a CPU.
         open: Opens it on this machine for verification; None where it cannot run.
+        gpu_name: GPU that the kernels were chosen on; None where they are compiled when it opens.
+        kernels: Number of kernels of an engine by the type of what they give.
+        scratch_mb: Scratch memory of one run at the largest batch, in MB; None where not known.
     """
 
     parts: dict[str, bytes]
@@ -59,7 +63,17 @@ class Built:
     inspected: str
     compute_capabilities: tuple[str, ...] = ()
     open: Callable[[Traits], BaseEngine] | None = None
+    gpu_name: str | None = None
+    kernels: dict[str, int] = field(default_factory=dict)
+    scratch_mb: float | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+def gpu_name() -> str | None:
+    """Return the name of this machine's GPU, or None without one."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def local_gpu() -> str | None:

@@ -1,28 +1,37 @@
 """TensorRT and TensorRT for RTX through one builder.
 
 The network is strongly typed: its types are those of the ONNX graph, and TensorRT may not change
-them. Only TensorRT before 10.12 (JetPack 6 has 10.3) takes the FP16 builder flag instead, with the
-float32 layers pinned. What was parsed is counted before it is built, without a GPU.
+them. Only TensorRT 8, and DLA before 11, take builder flags instead, with the float32 layers
+pinned. What was built is read kernel by kernel, from the builder's own account or the inspector.
 """
 
 from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from export.builders.spec import Built, Spec, local_gpu
-from export.builders.tensorrt_watch import logger, monitor
+from export.builders import tensorrt_layers
+from export.builders.spec import LAYERS, Built, Spec, gpu_name, local_gpu
+from export.builders.tensorrt_config import (
+    configure,
+    is_rtx,
+    is_typed,
+    open_timing_cache,
+    refuse,
+    save_timing_cache,
+    weakly_typed,
+)
+from export.builders.tensorrt_layers import Kernel
+from export.builders.tensorrt_watch import monitor
+from export.runtime import tensorrt_log
+from export.runtime.tensorrt_log import made, ok
 from export.settle import Settled
 from medisseg.errors import UserError
-from medisseg.files import replacing
 
 if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx, handed on as ``trt``
     import tensorrt as T
-
-STRONGLY_TYPED_FROM = (10, 12)
 
 
 def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> Built:
@@ -35,180 +44,63 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
         progress: Returns a rich progress bar, as a context manager.
 
     Raises:
-        UserError: The graph or the GPU is not supported, or the build failed; the message is
-            TensorRT's own.
+        UserError: The graph or the GPU is not supported, the build failed (the message is
+            TensorRT's own), or what was built is not what was asked for.
         KeyboardInterrupt: Ctrl-C stopped the build at its next step.
     """
     trt = importlib.import_module(module)
-    log = logger(trt)
-    typed = _version(trt) >= STRONGLY_TYPED_FROM or module == "tensorrt_rtx"
-    _refuse(trt, module, spec, typed)
+    log = tensorrt_log.logger(trt, verbose=True)
+    refuse(trt, spec)
+    typed = is_typed(trt, spec)
     # On a machine without a GPU TensorRT for RTX still makes a builder; TensorRT does not.
-    builder: T.Builder = _made(
-        trt.Builder(log), log, "a builder (is there an NVIDIA GPU and driver?)"
-    )
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typed else 0
-    network: T.INetworkDefinition = _made(builder.create_network(flags), log, "a network")
-    parser: T.OnnxParser = _made(trt.OnnxParser(network, log), log, "a parser")
+    builder: T.Builder = tensorrt_log.opened(trt.Builder, log)
+    if typed:
+        kind = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    else:  # TensorRT 8 needs it, 10 ignores it, 11 has none
+        kind = trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH
+    network: T.INetworkDefinition = made(builder.create_network(1 << int(kind)), log, "network")
+    parser: T.OnnxParser = made(trt.OnnxParser(network, log), log, "parser")
     if not parser.parse(settled.model.SerializeToString()):
         errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise UserError(f"{module} {trt.__version__} cannot parse the graph: {errors}")
-    config: T.IBuilderConfig = _made(builder.create_builder_config(), log, "a configuration")
-    capabilities = _configure(trt, builder, config, network, spec, log)
+    config: T.IBuilderConfig = made(builder.create_builder_config(), log, "configuration")
+    capabilities = configure(trt, builder, config, network, spec, log)
     if not typed:
-        _weakly_typed(trt, network, config, spec, settled.islands)
-    counts = parsed_convolutions(trt, network) if typed else {}
+        weakly_typed(trt, network, config, spec, settled.islands)
     # TensorRT for RTX times no kernels while it builds: its cache operations are empty.
-    cache = None if module == "tensorrt_rtx" else spec.timing_cache
+    cache = None if is_rtx(trt) else spec.timing_cache
     if cache:
-        _open_timing_cache(config, cache, log)
+        open_timing_cache(config, cache, log)
     plan = _run(trt, builder, network, config, progress, log)
     if cache:
-        _save_timing_cache(config, cache)
-    if not typed:
-        counts = engine_convolutions(trt, plan, log)
+        save_timing_cache(config, cache)
+    kernels = tensorrt_layers.from_log(log.layers) or _inspected(trt, plan, spec, log)
+    wrong = tensorrt_layers.broken_islands(kernels, settled.model, settled.islands)
+    ok(not wrong, log, f"{module} computes what had to stay in float32 otherwise: {wrong}")
     return Built(
-        {"network.engine": plan},
+        {"network.engine": plan, LAYERS: tensorrt_layers.to_json(kernels)},
         trt.__version__,
-        counts,
-        "parsed network" if typed else "engine",
+        tensorrt_layers.convolutions(kernels, settled.model),
+        "engine",
         capabilities,
         open=_opener(module, plan, capabilities, spec),
+        gpu_name=None if is_rtx(trt) else gpu_name(),
+        kernels=tensorrt_layers.by_type(kernels),
+        scratch_mb=log.scratch_mb,
     )
 
 
-def parsed_convolutions(trt: Any, network: T.INetworkDefinition) -> dict[str, int]:
-    """Count the convolutions of a strongly typed network by the type they compute in."""
-    names = {trt.float32: "FP32", trt.float16: "FP16", trt.bfloat16: "BF16", trt.int8: "INT8"}
-    makers: dict[str, Any] = {}
-    counts: dict[str, int] = {}
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        for k in range(layer.num_outputs):
-            makers[layer.get_output(k).name] = layer.type
-        if layer.type not in (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION):
-            continue
-        kind = names.get(layer.get_output(0).dtype, str(layer.get_output(0).dtype))
-        if makers.get(layer.get_input(0).name) == trt.LayerType.DEQUANTIZE:
-            kind = "INT8"
-        counts[kind] = counts.get(kind, 0) + 1
-    return counts
-
-
-def engine_convolutions(trt: Any, plan: bytes, log: Any) -> dict[str, int]:
-    """Count the convolutions of a built engine by the type of their output (needs the GPU)."""
-    import json
-
-    runtime: T.Runtime = trt.Runtime(log)
-    engine: T.ICudaEngine = _made(
-        runtime.deserialize_cuda_engine(plan), log, "an engine of the plan"
-    )
+def _inspected(trt: Any, plan: bytes, spec: Spec, log: Any) -> list[Kernel]:
+    """Return the kernels of a plan by opening it, which needs its GPU."""
+    runtime: T.Runtime = tensorrt_log.opened(trt.Runtime, log)
+    if spec.version_compatible:
+        runtime.engine_host_code_allowed = True
+    if spec.dla >= 0:
+        runtime.DLA_core = spec.dla
+    engine: T.ICudaEngine = made(runtime.deserialize_cuda_engine(plan), log, "engine of the plan")
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    counts: dict[str, int] = {}
-    for entry in json.loads(text)["Layers"]:
-        if isinstance(entry, str) or "conv" not in entry.get("LayerType", "").lower():
-            continue
-        described = entry["Outputs"][0]["Format/Datatype"].lower()
-        kinds = {"half": "FP16", "fp16": "FP16", "bf": "BF16", "int8": "INT8"}
-        kind = next((name for key, name in kinds.items() if key in described), "FP32")
-        counts[kind] = counts.get(kind, 0) + 1
-    return counts
-
-
-def _refuse(trt: Any, module: str, spec: Spec, typed: bool) -> None:
-    """Refuse what this version cannot do, before work is spent on it."""
-    version = f"{module} {trt.__version__}"
-    if spec.dla >= 0 and (module == "tensorrt_rtx" or _version(trt) >= (11, 0)):
-        raise UserError(f"--dla: {version} has no DLA; use TensorRT 10 on a Jetson")
-    if not typed and spec.precision == "bf16":
-        raise UserError(f"{version} has no typed bfloat16 here; use --precision fp16")
-    if spec.gpus and not hasattr(trt, "ComputeCapability"):
-        raise UserError(
-            f"--gpu: {version} builds for the GPU it runs on; build on that GPU, or use "
-            "--hardware-compatible, or --backend tensorrt-rtx"
-        )
-
-
-def _configure(
-    trt: Any,
-    builder: T.Builder,
-    config: T.IBuilderConfig,
-    network: T.INetworkDefinition,
-    spec: Spec,
-    log: Any,
-) -> tuple[str, ...]:
-    """Set profile, memory, GPUs and compatibility; return the compute capabilities built for."""
-    profile: T.IOptimizationProfile = _made(builder.create_optimization_profile(), log, "a profile")
-    for i in range(network.num_inputs):
-        tensor = network.get_input(i)
-        shapes = [trt.Dims((count, *spec.input_shape)) for count in spec.batch]
-        profile.set_shape(tensor.name, *shapes)
-    _ok(config.add_optimization_profile(profile) >= 0, log, f"batches {spec.batch} were refused")
-    if spec.workspace:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace << 20)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if spec.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if spec.hardware_compatible:
-        level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-        config.hardware_compatibility_level = level
-    if spec.dla >= 0:
-        config.default_device_type = trt.DeviceType.DLA
-        config.DLA_core = spec.dla
-        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    if spec.gpus:
-        return _set_gpus(trt, config, spec, log)
-    return (local_gpu() or "unknown",)
-
-
-def _set_gpus(trt: Any, config: Any, spec: Spec, log: Any) -> tuple[str, ...]:
-    able = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
-    unable = [gpu for gpu in spec.gpus if gpu not in able]
-    if unable:
-        raise UserError(
-            f"--gpu {','.join(unable)}: {module_of(trt)} {trt.__version__} builds for "
-            f"{', '.join(sorted(able))}; use --backend tensorrt on that machine for others"
-        )
-    config.num_compute_capabilities = len(spec.gpus)
-    for i, gpu in enumerate(spec.gpus):
-        chosen = getattr(trt.ComputeCapability, gpu.upper())
-        _ok(config.set_compute_capability(chosen, i), log, f"{gpu} was refused")
-    return spec.gpus
-
-
-def _weakly_typed(
-    trt: Any,
-    network: T.INetworkDefinition,
-    config: T.IBuilderConfig,
-    spec: Spec,
-    islands: Collection[str],
-) -> None:
-    """TensorRT 10.3 to 10.11: the builder flag, and float32 pinned where it is needed."""
-    if spec.precision == "fp16":
-        config.set_flag(trt.BuilderFlag.FP16)
-        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    elif spec.precision == "int8":
-        config.set_flag(trt.BuilderFlag.FP16)
-        config.set_flag(trt.BuilderFlag.INT8)
-    kept = set(islands)
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        if layer.name in kept:
-            layer.precision = trt.float32
-
-
-def _open_timing_cache(config: T.IBuilderConfig, path: Path, log: Any) -> None:
-    content = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(content)
-    if cache is None:
-        raise UserError(f"--timing-cache {path} is of another TensorRT or damaged; delete it")
-    _ok(config.set_timing_cache(cache, False), log, f"--timing-cache {path} was refused")
-
-
-def _save_timing_cache(config: T.IBuilderConfig, path: Path) -> None:
-    with replacing(path) as beside:
-        beside.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return tensorrt_layers.from_inspector(text)
 
 
 def _run(
@@ -221,8 +113,9 @@ def _run(
 ) -> bytes:
     """Build in a thread, so that Ctrl-C reaches this one and stops the build at its next step."""
     with progress() as bar:
-        watch = monitor(trt, bar)
-        config.progress_monitor = watch
+        watch = monitor(trt, bar) if hasattr(trt, "IProgressMonitor") else None  # not in 8
+        if watch:
+            config.progress_monitor = watch
         result: list[Any] = []
 
         def work() -> None:
@@ -237,27 +130,18 @@ def _run(
             while thread.is_alive():
                 thread.join(0.1)
         except BaseException:
-            watch.cancelled = True
+            if watch:
+                watch.cancelled = True
             thread.join()
             raise
     if isinstance(result[0], BaseException):
         raise result[0]
-    return bytes(_made(result[0], log, "an engine"))
+    return bytes(made(result[0], log, "engine"))
 
 
-def _made(thing: Any, log: Any, what: str) -> Any:
-    _ok(thing is not None, log, f"TensorRT gave no {what.removeprefix('a ').removeprefix('an ')}")
-    return thing
-
-
-def _ok(good: bool, log: Any, what: str) -> None:
-    """TensorRT answers False or None where it fails: every answer comes through here."""
-    if not good:
-        said = "; ".join(getattr(log, "errors", [])[-3:]) or "no reason was given"
-        raise UserError(f"{what} ({said})")
-
-
-def _opener(module: str, plan: bytes, capabilities: tuple[str, ...], spec: Spec) -> Any:
+def _opener(
+    module: str, plan: bytes, capabilities: tuple[str, ...], spec: Spec
+) -> Callable[[Any], Any] | None:
     """Return a function that opens the plan here, or None where no such GPU is."""
     if local_gpu() not in capabilities:
         return None
@@ -266,16 +150,8 @@ def _opener(module: str, plan: bytes, capabilities: tuple[str, ...], spec: Spec)
         from export.runtime.tensorrt_engine import TensorRTEngine
 
         newer = spec.version_compatible
-        return TensorRTEngine(module, plan, traits, spec.precision, version_compatible=newer)
+        return TensorRTEngine(
+            module, plan, traits, spec.precision, version_compatible=newer, dla=spec.dla
+        )
 
     return opened
-
-
-def _version(trt: Any) -> tuple[int, int]:
-    major, minor = trt.__version__.split(".")[:2]
-    return int(major), int(minor)
-
-
-def module_of(trt: Any) -> str:
-    """Return the name of the module that ``trt`` is."""
-    return str(trt.__name__).split(".")[0]

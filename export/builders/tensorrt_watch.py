@@ -1,4 +1,4 @@
-"""What TensorRT calls back: progress that can cancel, and a log that keeps errors."""
+"""What TensorRT calls back while it builds: progress that can cancel."""
 
 from __future__ import annotations
 
@@ -30,18 +30,3 @@ def monitor(trt: Any, bar: Any) -> Any:
                 bar.remove_task(task)
 
     return Monitor()
-
-
-def logger(trt: Any) -> Any:
-    """Return a TensorRT logger that keeps errors for the message and drops the rest."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message.strip())
-
-    return Logger()

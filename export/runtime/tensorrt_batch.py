@@ -37,7 +37,7 @@ def batch_sizes(low: int, high: int) -> list[int]:
     return sorted(sizes)
 
 
-class Batch:
+class BatchSize:
     """Everything that ``count`` images run in.
 
     Addresses and shapes belong to a context, and a captured graph holds both: each batch size has

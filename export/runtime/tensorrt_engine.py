@@ -18,7 +18,7 @@ import torch
 from export.runtime import tensorrt_log
 from export.runtime.engine import BaseEngine
 from export.runtime.kernel_cache import KernelCache
-from export.runtime.tensorrt_batch import Batch, batch_sizes
+from export.runtime.tensorrt_batch import BatchSize, batch_sizes
 from export.traits import Traits
 from medisseg.errors import UserError
 
@@ -79,7 +79,7 @@ class TensorRTEngine(BaseEngine):
             self._stream = torch.cuda.Stream(self.device)
             self._batches = self._opened(kernels)
 
-    def _opened(self, kernels: Path | None) -> dict[int, Batch]:
+    def _opened(self, kernels: Path | None) -> dict[int, BatchSize]:
         """Make, warm and capture every batch size; they share one scratch memory."""
         trt, engine = self._trt, self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -96,7 +96,7 @@ class TensorRTEngine(BaseEngine):
         try:
             scratch = torch.empty(max(size, 256), dtype=torch.uint8, device=self.device)
             batches = {
-                count: Batch(self, inputs[0], names, count, scratch, cache)
+                count: BatchSize(self, inputs[0], names, count, scratch, cache)
                 for count in batch_sizes(low, self.max_batch)
             }
         except torch.OutOfMemoryError as error:
@@ -133,7 +133,7 @@ class TensorRTEngine(BaseEngine):
             callers.wait_stream(self._stream)
         return {name: answer[: len(images)] for name, answer in work.answers.items()}
 
-    def _batch(self, count: int) -> Batch:
+    def _batch(self, count: int) -> BatchSize:
         """Return the smallest batch size that holds ``count`` images."""
         if self._engine is None:
             raise RuntimeError(f"{self.name} is closed; open it again with load_engine")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from medisseg.errors import UserError
+
+_SCRATCH = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
 def logger(trt: Any, verbose: bool = False) -> Any:
@@ -12,7 +15,8 @@ def logger(trt: Any, verbose: bool = False) -> Any:
 
     Args:
         trt: The module tensorrt or tensorrt_rtx.
-        verbose: Keep the builder's own account of the engine's layers, too (``layers``).
+        verbose: Keep the builder's own account of the engine, too: ``layers`` as text, and
+            ``scratch_mb``.
     """
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -20,12 +24,15 @@ def logger(trt: Any, verbose: bool = False) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
             self.layers = ""
+            self.scratch_mb: float | None = None
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message.strip())
             elif verbose and message.startswith("Layers:"):
                 self.layers = message
+            elif verbose and (found := _SCRATCH.match(message)):
+                self.scratch_mb = int(found[1]) / 1e6
 
     return Logger()
 

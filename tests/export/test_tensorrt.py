@@ -27,6 +27,7 @@ from medisseg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "export/builders/tensorrt_builder.py", ROOT / "export/runtime/tensorrt_engine.py"]
+SOURCES += [ROOT / "export/builders/tensorrt_config.py", ROOT / "export/runtime/kernel_cache.py"]
 SOURCES += [ROOT / "export/builders/tensorrt_watch.py", ROOT / "export/runtime/tensorrt_batch.py"]
 CONFIGURATION = """[mypy]
 follow_imports = skip
@@ -89,12 +90,25 @@ def test_rtx_engine_is_fp16_and_verified(rtx_bundle) -> None:  # type: ignore[no
     manifest = rtx_bundle.manifest
     assert manifest["precision"] == "fp16" and manifest["fp16_share"] == 1.0
     assert manifest["compute_capabilities"] == ["sm86", "sm89"]
-    assert manifest["inspected"] == "parsed network"
+    assert manifest["inspected"] == "engine" and set(manifest["convolutions"]) == {"FP16"}
+    assert manifest["kernels"]["FP16"] > 50 and manifest["scratch_mb"] > 1
+    assert manifest["gpu_name"] is None, "kernels are compiled where it opens"
     checked = manifest["verification"]
     assert checked["dice_agreement"] >= 0.998 and 0 < checked["max_abs"] < 0.05
     assert "emulated" in checked["by"]
     assert len(rtx_bundle.read("network.engine")) > 1e6
     assert not (rtx_bundle.path.parent / "timings").exists(), "this TensorRT times nothing"
+
+
+def test_inspect_lists_the_kernels(rtx_bundle, bundle, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(["inspect", str(rtx_bundle.path), "--layers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "ONNX nodes" in lines[0] and len(lines) > 50
+    assert any("encoder.stem.conv/Conv" in line and " FP16 " in line for line in lines)
+    assert main(["inspect", str(rtx_bundle.path)]) == 0
+    assert "% give FP16" in capsys.readouterr().out
+    with pytest.raises(UserError, match="for engines of tensorrt"):
+        main(["inspect", str(bundle.path), "--layers"])
 
 
 def test_rtx_bundle_is_verified_again_and_its_graph_runs_here(rtx_bundle, frames, capsys) -> None:  # type: ignore[no-untyped-def]
