@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,11 @@ from export.subject import Source, Subject, open_source  # noqa: E402
 from export.traits import Traits  # noqa: E402
 from medisseg.errors import command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
+
+if TYPE_CHECKING:
+    import onnx
+
+    from medisseg.convention import InputConvention
 
 ONNX_PART = "network.onnx"
 MOST_TOGETHER = {"cpu": 2, "cuda": 16}  # images of the one batch that is verified
@@ -128,7 +133,7 @@ def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bu
     return bundle
 
 
-def _calibration(convention: Any, options: BuildOptions) -> list[verify.Array]:
+def _calibration(convention: InputConvention, options: BuildOptions) -> list[verify.Array]:
     from medisseg.data.folder import SegmentationFolder
     from medisseg.data.splits import find
 
@@ -151,7 +156,7 @@ def _spec(options: BuildOptions, traits: Traits) -> Spec:
 
 def _verify(
     subject: Subject,
-    graph: Any,
+    graph: onnx.ModelProto,
     plain: Settled,
     built: Built,
     settled: Settled,
@@ -228,7 +233,7 @@ def _facts(
     islands: Sequence[str],
     share: float,
     checked: verify.Verification,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the manifest's contents."""
     import medisseg
 

@@ -156,13 +156,15 @@ class Bundle:
         )
 
 
-def digest(manifest: Mapping[str, Any]) -> str:
+def digest(manifest: Mapping[str, object]) -> str:
     """Return the SHA-256 of a manifest without its own ``digest``."""
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def write_bundle(path: str | Path, parts: Mapping[str, bytes], facts: Mapping[str, Any]) -> Bundle:
+def write_bundle(
+    path: str | Path, parts: Mapping[str, bytes], facts: Mapping[str, object]
+) -> Bundle:
     """Write a bundle beside ``path`` and rename it into place.
 
     Args:
@@ -176,7 +178,7 @@ def write_bundle(path: str | Path, parts: Mapping[str, bytes], facts: Mapping[st
     place = Path(path)
     refuse_other(place)
     files = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    manifest: dict[str, Any] = {"format": FORMAT, **facts, "files": files}
+    manifest: dict[str, object] = {"format": FORMAT, **facts, "files": files}
     manifest = json.loads(json.dumps(manifest))  # tuples become lists before they are hashed
     manifest["digest"] = digest(manifest)
     whole = {**parts, MANIFEST: json.dumps(manifest, indent=2).encode()}

@@ -12,9 +12,9 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir
 import torch
@@ -89,7 +89,11 @@ def trace(
 
 
 def _freed(
-    node: onnx.NodeProto, i: int, values: Any, marked: Any, sides: list[int]
+    node: onnx.NodeProto,
+    i: int,
+    values: npt.NDArray[np.int64],
+    marked: npt.NDArray[np.bool_],
+    sides: list[int],
 ) -> onnx.TensorProto:
     """Return what replaces the shape ``values`` at input ``i`` of a node, free of the batch."""
     values, at = values.copy(), int(marked.argmax())

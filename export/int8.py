@@ -112,7 +112,7 @@ def with_scales(
         names: Convolutions with constant weights.
         levels: Largest magnitude of a weight, 127 or less.
     """
-    model = onnx.ModelProto.FromString(graph.SerializeToString())
+    model: onnx.ModelProto = onnx.ModelProto.FromString(graph.SerializeToString())
     constants = {t.name: t for t in graph.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     made: set[str] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.precision import MOVES
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Array = npt.NDArray[np.float32]
 # A layer whose relative error reaches this has diverged.
@@ -39,7 +42,7 @@ def layer_outputs(model: onnx.ModelProto, batch: Array) -> dict[str, Array]:
     return {name: found[name] for name in order}
 
 
-def session_of(model: onnx.ModelProto) -> Any:
+def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """Open a graph in ONNX Runtime on the CPU."""
     import onnxruntime
 

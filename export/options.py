@@ -7,13 +7,13 @@ import dataclasses
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from export.builders import registry
 from export.builders.spec import GPUS, Spec, local_gpu
 from export.traits import BACKENDS, PRECISIONS, parse_size
 from export.verify import TOLERANCES
 from medisseg.errors import UserError
+from medisseg.schema import Json
 
 BUILDABLE = tuple(name for name in BACKENDS if name != "pytorch")
 TENSORRT = ("tensorrt", "tensorrt-rtx", "torch-tensorrt")
@@ -237,7 +237,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="print nothing")
 
 
-def from_arguments(args: argparse.Namespace) -> dict[str, Any]:
+def from_arguments(args: argparse.Namespace) -> Json:
     """Turn parsed arguments into fields of :class:`BuildOptions`."""
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(BuildOptions)}
     fields["size"] = parse_size(args.size) if args.size else None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -23,7 +22,7 @@ from export.graph import drop_unused
 
 Array = npt.NDArray[np.float32]
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-_NUMPY: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+_NUMPY: dict[str, npt.DTypeLike] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 # A sum inside a layer, or the next image, may be larger than what the frames showed.
 HEADROOM = 4.0
 LARGEST = 65504.0 / HEADROOM
@@ -233,5 +232,5 @@ def _finish(work: _Rewrite) -> None:
     onnx.checker.check_model(work.model, full_check=True)
 
 
-def _tensor(values: Any, name: str, kind: int) -> onnx.TensorProto:
+def _tensor(values: npt.NDArray[np.generic], name: str, kind: int) -> onnx.TensorProto:
     return helper.make_tensor(name, kind, values.shape, values.tobytes(), raw=True)

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,12 @@ from export.samples import Frame, frames_from, source_name
 from export.traits import Traits
 from medisseg.errors import UserError
 from medisseg.text import safe
+
+if TYPE_CHECKING:
+    import onnx
+
+    from export.settle import Settled
+    from export.subject import Subject
 
 ONNX_PART = "network.onnx"
 
@@ -53,7 +59,9 @@ def engine_answer(engine: BaseEngine) -> verify.Answer:
 
 
 def emulated_answer(
-    emulation: Any, traits: Traits, infer: Callable[[verify.Array], verify.Array] | None = None
+    emulation: onnx.ModelProto,
+    traits: Traits,
+    infer: Callable[[verify.Array], verify.Array] | None = None,
 ) -> verify.Answer:
     """Return what the float32 emulation of a precision answers to an image.
 
@@ -84,7 +92,9 @@ def _in_color(image: verify.Image, traits: Traits) -> verify.Image:
     return np.ascontiguousarray(image[..., ::-1]) if traits.frame_color == "BGR" else image
 
 
-def remedy(exact: Any, settled: Any, image: verify.Image, traits: Traits, wanted: str) -> str:
+def remedy(
+    exact: onnx.ModelProto, settled: Settled, image: verify.Image, traits: Traits, wanted: str
+) -> str:
     """Say which layer of the final graph parts first from the float32 graph, and what to do.
 
     Args:
@@ -111,9 +121,9 @@ def remedy(exact: Any, settled: Any, image: verify.Image, traits: Traits, wanted
     )
 
 
-def _for_bfloat16(graph: Any) -> Any:
+def _for_bfloat16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in the operator set that knows bfloat16; its operators mean the same there."""
-    copied = type(graph).FromString(graph.SerializeToString())
+    copied: onnx.ModelProto = type(graph).FromString(graph.SerializeToString())
     copied.opset_import[0].version = max(copied.opset_import[0].version, OPSET_BF16)
     return copied
 
@@ -188,24 +198,23 @@ def verified(
         )
     subject = open_subject(named, traits)
     frames = resized(frames_from(data, images, split, traits.classes), traits)
-    options: dict[str, Any] = {"source": source_name(data)}
     if runs_here(bundle) is None:
         with load_engine(bundle.path) as engine:
             answer, by = engine_answer(engine), engine.name
-            return _compared(subject, answer, by, frames, options)
+            return _compared(subject, answer, by, frames, source_name(data))
     shipped = onnx.load_model_from_string(bundle.read(ONNX_PART))
     rounded = precision.emulated(shipped)
     by = f"{manifest['precision']} emulated in ONNX Runtime"
-    return _compared(subject, emulated_answer(rounded, traits), by, frames, options)
+    return _compared(subject, emulated_answer(rounded, traits), by, frames, source_name(data))
 
 
 def _compared(
-    subject: Any, answer: verify.Answer, by: str, frames: Sequence[Frame], options: dict[str, Any]
+    subject: Subject, answer: verify.Answer, by: str, frames: Sequence[Frame], source: str
 ) -> verify.Verification:
     traits = subject.traits
     verify.check_extremes(answer, traits.frame_size or traits.convention.size, by)
     return verify.compare(
-        subject.answer, answer, frames, traits.convention, traits.threshold, by=by, **options
+        subject.answer, answer, frames, traits.convention, traits.threshold, by=by, source=source
     )
 
 
@@ -278,5 +287,5 @@ def summary(checked: verify.Verification) -> str:
     return text
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -105,7 +106,7 @@ class _Maker:
         self.nodes.append(helper.make_node(kind, list(inputs), [out], name, **attributes))
         return out
 
-    def constant(self, values: Any, dtype: Any) -> str:
+    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
         self._count += 1
         name = f"frames_constant_{self._count}"
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))

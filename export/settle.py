@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import onnx
 
 from export import int8, layers, precision
 from medisseg.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Array = npt.NDArray[np.float32]
 # Rounds of "compare layer outputs, keep the first that diverged in float32".
@@ -38,7 +41,7 @@ class Settled:
     model: onnx.ModelProto
     emulation: onnx.ModelProto
     islands: tuple[str, ...] = ()
-    network: Any = None
+    network: nn.Module | None = None
     infer: Callable[[Array], Array] | None = None
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Item = TypeVar("Item")
 
 
 class Steps:
@@ -18,22 +25,24 @@ class Steps:
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
         self._last = time.perf_counter()
-        self._before: Any = None
+        self._before: Callable[[int, FrameType | None], object] | None = None
         self._stopped = False
 
     def __enter__(self) -> Steps:
         handler = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is threading.main_thread() and callable(handler):
-            self._before = signal.signal(signal.SIGINT, self._stop)
+            self._before = handler
+            signal.signal(signal.SIGINT, self._stop)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
-    def _stop(self, number: int, frame: Any) -> None:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopped = True
-        self._before(number, frame)
+        if self._before is not None:
+            self._before(number, frame)
 
     def __call__(self, text: str) -> None:
         if self._stopped:
@@ -43,7 +52,7 @@ class Steps:
             print(f"{now - self._last:6.1f} s  {text}", flush=True)
         self._last = now
 
-    def track(self, items: Any, text: str) -> Any:
+    def track(self, items: Iterable[Item], text: str) -> Iterable[Item]:
         """Iterate with a bar."""
         from rich.console import Console
         from rich.progress import track
@@ -52,7 +61,7 @@ class Steps:
         silent = self.quiet or not console.is_terminal
         return track(items, text, console=console, transient=True, disable=silent)
 
-    def task(self) -> Any:
+    def task(self) -> Progress:
         """Return a bar for a build of several phases, as a context manager."""
         from rich.console import Console
         from rich.progress import Progress

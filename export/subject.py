@@ -6,12 +6,19 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.options import BuildOptions
 from export.samples import Frame, frames_from
 from export.traits import Traits
 from export.verify import Array, Image
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from medisseg.checkpoint import Checkpoint
+    from medisseg.model.network import Network
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,8 @@ class Subject:
         traits: What the engine will be.
     """
 
-    model: Any
-    info: Any
+    model: Network
+    info: Checkpoint
     path: Path
     traits: Traits
 
@@ -75,8 +82,8 @@ class Source:
 
     name: str | Path
     subject: Subject
-    network: Any
-    graph: Any
+    network: nn.Module
+    graph: onnx.ModelProto
     frames: Sequence[Frame]
 
 

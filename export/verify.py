@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,16 @@ Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
 # A uint8 RGB image [H, W, 3] to logits [1, K, h, w], and the mask [H, W] where the graph gives one.
 Answer = Callable[[Image], tuple[Array, Image | None]]
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+Item = TypeVar("Item")
+
+
+class Progress(Protocol):
+    """Shows how far an iteration is."""
+
+    def __call__(self, items: Iterable[Item], text: str, /) -> Iterable[Item]:
+        """Return the items, with a bar."""
+
+
 # Mean Dice between the masks may fall short of 1 by this much; the 99.9th percentile of the
 # probability difference may be P999 times as large. bfloat16 has 8 bits of mantissa, int8 fewer.
 TOLERANCES = {"fp32": 0.002, "fp16": 0.002, "bf16": 0.01, "int8": 0.02}
@@ -57,7 +66,7 @@ class Verification:
     dice_network: float | None = None
     dice_change: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""
         return asdict(self)
 
@@ -79,16 +88,20 @@ def probabilities(logits: Array) -> Array:
     """Turn logits [N, K, H, W] into probabilities: sigmoid for one class, softmax for more."""
     values = logits.astype(np.float64)
     if logits.shape[1] == 1:
-        return (1 / (1 + np.exp(-np.clip(values, -60, 60)))).astype(np.float32)
-    values = np.exp(values - values.max(axis=1, keepdims=True))
-    return (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+        values = 1 / (1 + np.exp(-np.clip(values, -60, 60)))
+    else:
+        values = np.exp(values - values.max(axis=1, keepdims=True))
+        values /= values.sum(axis=1, keepdims=True)
+    single: Array = values.astype(np.float32)
+    return single
 
 
-def masks_of(chances: Array, threshold: float) -> npt.NDArray[np.uint8]:
+def masks_of(probability: Array, threshold: float) -> Image:
     """Return class masks uint8 [N, H, W] of probabilities [N, K, H, W]."""
-    if chances.shape[1] == 1:
-        return (chances[:, 0] > threshold).astype(np.uint8)
-    return chances.argmax(axis=1).astype(np.uint8)
+    binary = probability.shape[1] == 1
+    chosen = probability[:, 0] > threshold if binary else probability.argmax(axis=1)
+    masks: Image = chosen.astype(np.uint8)
+    return masks
 
 
 def compare(
@@ -147,7 +160,8 @@ def _at(
     convention: InputConvention, logits: Array, size: tuple[int, int], threshold: float
 ) -> Image:
     """Return the mask at the image's own resolution."""
-    return masks_of(probabilities(convention.restore(logits[0], size)[None]), threshold)[0]
+    mask: Image = masks_of(probabilities(convention.restore(logits[0], size)[None]), threshold)[0]
+    return mask
 
 
 def _dice(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:

@@ -9,16 +9,23 @@ from __future__ import annotations
 import importlib
 import operator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    from kernels._frames import DeviceArray
 
 BUILD = "pip install -e . --no-build-isolation"
 LARGEST_SIDE = 16384  # pixels, csrc/image.h
 CUDA_DEVICES = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
 
 Size = tuple[int, int]
+# A numpy array on the CPU; on a GPU a PyTorch tensor, or what shares its memory like one.
+Array: TypeAlias = Any
 
 
 def extension() -> ModuleType:
@@ -31,7 +38,7 @@ def extension() -> ModuleType:
         ) from error
 
 
-def view(value: Any, name: str) -> Any:
+def view(value: Array, name: str) -> Array:
     """Return a numpy array or a DeviceArray over the memory of ``value``.
 
     Raises:
@@ -52,7 +59,7 @@ def view(value: Any, name: str) -> Any:
     )
 
 
-def empty_like(value: Any, shape: tuple[int, ...], dtype: npt.DTypeLike, stream: Any) -> Any:
+def empty_like(value: Array, shape: tuple[int, ...], dtype: npt.DTypeLike, stream: object) -> Array:
     """Return a new array on the device of ``value`` (numpy, or a tensor for a DeviceArray)."""
     if isinstance(value, np.ndarray):
         return np.empty(shape, dtype)
@@ -64,7 +71,7 @@ def empty_like(value: Any, shape: tuple[int, ...], dtype: npt.DTypeLike, stream:
         return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=device)
 
 
-def stream_of(value: Any, stream: Any) -> int:
+def stream_of(value: Array, stream: object) -> int:
     """Return the CUDA stream's handle: the given one, or PyTorch's current one; 0 on the CPU.
 
     Args:
@@ -83,7 +90,7 @@ def stream_of(value: Any, stream: Any) -> int:
     return handle
 
 
-def read(scalar: Any, stream: int) -> int:
+def read(scalar: torch.Tensor, stream: int) -> int:
     """Return a tensor's one integer after the stream's work is done."""
     import torch
 
@@ -91,7 +98,7 @@ def read(scalar: Any, stream: int) -> int:
         return int(scalar.item())
 
 
-def _torch_stream(handle: int, device: Any) -> Any:
+def _torch_stream(handle: int, device: torch.device) -> torch.cuda.Stream:
     """PyTorch's object for a stream; it takes handle 0 for "make a new one"."""
     import torch
 
@@ -111,14 +118,14 @@ def checked_size(size: Size) -> Size:
     return height, width
 
 
-def _on_gpu(value: Any) -> bool:
+def _on_gpu(value: object) -> bool:
     device = getattr(value, "__dlpack_device__", None)
     if device is not None:
         return int(device()[0]) in CUDA_DEVICES
     return hasattr(value, "__cuda_array_interface__")
 
 
-def _device_array(value: Any) -> Any:
+def _device_array(value: Array) -> DeviceArray:
     import torch
 
     tensor = value
@@ -128,10 +135,11 @@ def _device_array(value: Any) -> Any:
     if tensor.requires_grad:
         raise BufferError("it requires a gradient, use tensor.detach()")
     size = tensor.element_size()
-    return extension().DeviceArray(
+    shared: DeviceArray = extension().DeviceArray(
         tensor.data_ptr(),
         str(tensor.dtype).removeprefix("torch."),
         list(tensor.shape),
         [stride * size for stride in tensor.stride()],
         tensor,
     )
+    return shared

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+
+class Context(Protocol):
+    """What PyTorch hands to the functions that differentiate an operator."""
+
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep tensors for the gradient."""
 
 
 def floating(name: str, tensor: Tensor, rank: int | None = None) -> None:
@@ -73,7 +82,7 @@ def once_differentiable(backward: str, operator: str, other: str) -> None:
 def refuse_derivative(operator: str, message: str) -> None:
     """Let a derivative of ``operator`` raise RuntimeError."""
 
-    def refuse(ctx: Any, *gradients: Tensor) -> None:
+    def refuse(ctx: object, *gradients: Tensor) -> None:
         raise RuntimeError(message)
 
     torch.library.register_autograd(operator, refuse)

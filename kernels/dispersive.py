@@ -16,15 +16,19 @@ Distances below the rounding of their rows' norms count as zero.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kernels import pairs
-from kernels.checks import compute_dtype, floating, once_differentiable, reverse_mode, wide
+from kernels.checks import Context, compute_dtype, floating, once_differentiable, reverse_mode, wide
 from kernels.pairs import FEW, Options
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Values = tuple[str, float, float, bool, bool, float]  # the fields of Options
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
 
 
@@ -66,7 +70,7 @@ def dispersive_loss(
     """
     options = _options(h, variant, tau, margin, normalize, include_diagonal, epsilon)
     reverse_mode("dispersive_loss", "dispersive_loss_reference", h)
-    loss, _ = torch.ops.medisseg.dispersive(h, *options)
+    loss: Tensor = torch.ops.medisseg.dispersive(h, *options)[0]
     return loss
 
 
@@ -142,7 +146,7 @@ torch.library.define(
 )
 
 
-def forward(h: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
+def forward(h: Tensor, *values: Unpack[Values]) -> tuple[Tensor, Tensor]:
     """The loss and, of few rows, the matrix [N, N] whose product with h is the gradient."""
     options = Options(*values)
     if len(h) < 2:
@@ -152,7 +156,9 @@ def forward(h: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
     return pairs.many_forward(h, options), wide(h).new_zeros(0, 0)
 
 
-def backward(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Any) -> Tensor:
+def backward(
+    gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Unpack[Values]
+) -> Tensor:
     """The gradient by h, contiguous."""
     options = Options(*values)
     if len(h) < 2:
@@ -167,26 +173,28 @@ torch.library.impl("medisseg::dispersive_backward", "cpu", backward)
 
 
 @torch.library.register_fake("medisseg::dispersive")
-def _(h: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+def _(h: Tensor, *options: Unpack[Values]) -> tuple[Tensor, Tensor]:
     n, dtype = h.shape[0], compute_dtype(h)
     side = n if 2 <= n <= FEW else 0
     return h.new_empty((), dtype=dtype), h.new_empty(side, side, dtype=dtype)
 
 
 @torch.library.register_fake("medisseg::dispersive_backward")
-def _(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *options: Any) -> Tensor:
+def _(
+    gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *options: Unpack[Values]
+) -> Tensor:
     return h.new_empty(h.shape)
 
 
 @torch.library.impl("medisseg::dispersive", "cuda")
-def _(h: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
+def _(h: Tensor, *values: Unpack[Values]) -> tuple[Tensor, Tensor]:
     from kernels.triton_ops import dispersive as gpu
 
     return gpu.forward(h, Options(*values)) if gpu.takes(h, values[0]) else forward(h, *values)
 
 
 @torch.library.impl("medisseg::dispersive_backward", "cuda")
-def _(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Any) -> Tensor:
+def _(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Unpack[Values]) -> Tensor:
     from kernels.triton_ops import dispersive as gpu
 
     if gpu.takes(h, values[0]):
@@ -194,12 +202,23 @@ def _(gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Any) -
     return backward(gradient, h, loss, matrix, *values)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    h, *ctx.options = inputs
+class OptionsContext(Context):
+    """With the options of the forward pass."""
+
+    options: tuple[object, ...]
+
+
+def _save(
+    ctx: OptionsContext, inputs: tuple[Tensor, Unpack[Values]], output: tuple[Tensor, Tensor]
+) -> None:
+    h, *options = inputs
+    ctx.options = tuple(options)
     ctx.save_for_backward(h, *output)
 
 
-def _differentiate(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    ctx: OptionsContext, gradient: Tensor, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
     found = torch.ops.medisseg.dispersive_backward(gradient, *ctx.saved_tensors, *ctx.options)
     return found, *[None] * len(ctx.options)
 

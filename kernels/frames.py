@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels.arrays import Size, checked_size, empty_like, extension, read, stream_of, view
+from kernels.arrays import Array, Size, checked_size, empty_like, extension, read, stream_of, view
 from kernels.masks import Mask, decode_rle, encode_rle, outline
 
 __all__ = [
@@ -43,7 +43,7 @@ Triple = Sequence[float]
 
 
 def preprocess(
-    frame: Any,
+    frame: Array,
     size: Size,
     mean: Triple = IMAGENET_MEAN,
     std: Triple = IMAGENET_STD,
@@ -51,12 +51,12 @@ def preprocess(
     layout: str,
     resize: str = "stretch",
     dtype: npt.DTypeLike = np.float32,
-    out: Any = None,
-    chroma: Any = None,
+    out: Array = None,
+    chroma: Array = None,
     matrix: str | None = None,
     value_range: str | None = None,
-    stream: Any = None,
-) -> Any:
+    stream: object = None,
+) -> Array:
     """Resize a frame, normalise it and lay it out as a network's input, in one pass.
 
     ``out[c] = (resized / 255 - mean[c]) / std[c]`` for c = red, green, blue.
@@ -121,7 +121,7 @@ def preprocess(
     return out
 
 
-def resize(logits: Any, size: Size, *, stream: Any = None) -> Any:
+def resize(logits: Array, size: Size, *, stream: object = None) -> Array:
     """Resample logits float32 or float16 [K, h, w] to ``size``: float32 [K, height, width]."""
     values = _logits(logits)
     out = empty_like(values, (values.shape[0], *checked_size(size)), np.float32, stream)
@@ -147,13 +147,13 @@ def content(frame_size: Size, size: Size, resize: str) -> tuple[int, int, int, i
 
 
 def postprocess(
-    logits: Any,
+    logits: Array,
     frame_size: Size,
     threshold: float = 0.5,
     *,
     resize: str = "stretch",
-    out: Any = None,
-    stream: Any = None,
+    out: Array = None,
+    stream: object = None,
 ) -> Mask:
     """Upsample logits to the frame and decide every pixel there.
 
@@ -190,14 +190,14 @@ def postprocess(
 
 
 def overlay(
-    frame: Any,
-    mask: Any,
+    frame: Array,
+    mask: Array,
     color: tuple[int, int, int] = (0, 255, 0),
     alpha: float = 0.35,
     outline: int = 2,
     *,
-    stream: Any = None,
-) -> Any:
+    stream: object = None,
+) -> Array:
     """Blend a colour into a frame where the mask is not 0, in place, and draw its outline.
 
     Args:
@@ -219,7 +219,16 @@ def overlay(
     return frame
 
 
-def build_info() -> dict[str, Any]:
+class BuildInfo(TypedDict):
+    """How the extension was built, and what it uses on this machine."""
+
+    instruction_set: str
+    threads: int
+    cuda: bool
+    cuda_architectures: list[str]
+
+
+def build_info() -> BuildInfo:
     """Say how the extension was built and what it uses here; ImportError if it is not built."""
     compiled = extension()
     return {
@@ -238,7 +247,7 @@ def set_threads(count: int) -> None:
     extension().set_threads(count)
 
 
-def _logits(value: Any) -> Any:
+def _logits(value: Array) -> Array:
     """[K, h, w]; on the CPU float16 is widened, which is exact."""
     logits = view(value, "logits")
     if len(logits.shape) == 2:
@@ -249,7 +258,7 @@ def _logits(value: Any) -> Any:
     return logits.astype(np.float32) if half else logits
 
 
-def _crop(logits: Any, inside: tuple[int, int, int, int]) -> Any:
+def _crop(logits: Array, inside: tuple[int, int, int, int]) -> Array:
     """The logits of the frame's own pixels, without the padding around them; a view."""
     top, left, height, width = inside
     if (height, width) == tuple(logits.shape[1:]):

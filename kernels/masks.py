@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels.arrays import checked_size, empty_like, extension, stream_of, view
+from kernels.arrays import Array, checked_size, empty_like, extension, stream_of, view
+
+
+class Rle(TypedDict):
+    """Run lengths of a mask as COCO writes them; ``size`` is [height, width]."""
+
+    size: list[int]
+    counts: list[int]
 
 
 @dataclass(frozen=True)
@@ -22,18 +29,21 @@ class Mask:
         area: Number of pixels that are not 0.
     """
 
-    mask: Any
+    mask: Array
     area: int
 
     @cached_property
     def on_cpu(self) -> npt.NDArray[np.uint8]:
         """The mask as a numpy array."""
-        return self.mask if isinstance(self.mask, np.ndarray) else self.mask.cpu().numpy()
+        array = self.mask if isinstance(self.mask, np.ndarray) else self.mask.cpu().numpy()
+        pixels: npt.NDArray[np.uint8] = array
+        return pixels
 
     @cached_property
     def regions(self) -> list[tuple[int, int, int, int, int]]:
         """Connected components (8 neighbours) as (x, y, width, height, area), largest first."""
-        return extension().regions(self.on_cpu)
+        found: list[tuple[int, int, int, int, int]] = extension().regions(self.on_cpu)
+        return found
 
     @property
     def boxes(self) -> list[tuple[int, int, int, int]]:
@@ -41,17 +51,17 @@ class Mask:
         return [region[:4] for region in self.regions]
 
     @cached_property
-    def outline(self) -> Any:
+    def outline(self) -> Array:
         """uint8 [H, W]: 1 on mask pixels that touch the background or the frame's edge."""
         return outline(self.mask, 1)
 
     @cached_property
-    def rle(self) -> dict[str, Any]:
+    def rle(self) -> Rle:
         """COCO's uncompressed run lengths, see :func:`encode_rle`."""
         return encode_rle(self.on_cpu)
 
 
-def outline(mask: Any, thickness: int, *, stream: Any = None) -> Any:
+def outline(mask: Array, thickness: int, *, stream: object = None) -> Array:
     """Return uint8 [H, W]: 1 on mask pixels within ``thickness`` of background or the frame's edge.
 
     Args:
@@ -65,7 +75,7 @@ def outline(mask: Any, thickness: int, *, stream: Any = None) -> Any:
     return out
 
 
-def encode_rle(mask: Any) -> dict[str, Any]:
+def encode_rle(mask: Array) -> Rle:
     """Return {"size": [H, W], "counts": [...]}: run lengths, background first.
 
     The order is COCO's: down the columns, from left to right. ``pycocotools`` takes it as
@@ -75,7 +85,7 @@ def encode_rle(mask: Any) -> dict[str, Any]:
     return {"size": list(pixels.shape), "counts": extension().encode_rle(pixels)}
 
 
-def decode_rle(rle: dict[str, Any]) -> npt.NDArray[np.uint8]:
+def decode_rle(rle: Rle) -> npt.NDArray[np.uint8]:
     """Return the mask, uint8 [H, W] of 0 and 1, that :func:`encode_rle` wrote."""
     try:
         counts, (height, width) = list(rle["counts"]), rle["size"]

@@ -138,7 +138,8 @@ def _without_rounding(rows: Tensor, columns: Tensor, products: Tensor) -> Tensor
 
 
 def _chunks(h: Tensor) -> tuple[Tensor, ...]:
-    return h.split(max(256, CHUNK // len(h)), dim=1)
+    chunks: tuple[Tensor, ...] = h.split(max(256, CHUNK // len(h)), dim=1)
+    return chunks
 
 
 class Rows(NamedTuple):

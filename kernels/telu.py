@@ -8,12 +8,11 @@ computes in float32. The operator is once differentiable.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.checks import floating, once_differentiable, one_order, reverse_mode, wide
+from kernels.checks import Context, floating, once_differentiable, one_order, reverse_mode, wide
 
 HIGHEST = 4.0  # tanh(exp(4)) is 1 and its derivative 0, in float64 too
 LOWEST = -1000.0  # exp is 0 from here on, in float64 too; keeps -inf * 0 from being NaN
@@ -35,7 +34,8 @@ def telu(x: Tensor) -> Tensor:
     """
     floating("x", x)
     reverse_mode("telu", "telu_reference", x)
-    return torch.ops.medisseg.telu(x)
+    out: Tensor = torch.ops.medisseg.telu(x)
+    return out
 
 
 def telu_reference(x: Tensor) -> Tensor:
@@ -123,12 +123,13 @@ def _(gradient: Tensor, x: Tensor) -> Tensor:
     return gpu.backward(gradient, x) if gpu.takes(x, gradient) else backward(gradient, x)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+def _save(ctx: Context, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx: Any, gradient: Tensor) -> Tensor:
-    return torch.ops.medisseg.telu_backward(gradient, *ctx.saved_tensors)
+def _differentiate(ctx: Context, gradient: Tensor) -> Tensor:
+    found: Tensor = torch.ops.medisseg.telu_backward(gradient, *ctx.saved_tensors)
+    return found
 
 
 torch.library.register_autograd("medisseg::telu", _differentiate, setup_context=_save)

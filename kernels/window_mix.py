@@ -12,13 +12,14 @@ Layouts: logits [B, heads * 81, H, W] in the order (head, output q, input k), va
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.checks import (
+    Context,
     compute_dtype,
     floating,
     once_differentiable,
@@ -29,6 +30,7 @@ from kernels.checks import (
 CELLS = 9  # a 3 x 3 window
 PAIRS = CELLS * CELLS
 TAPS = 25  # displacements k - q between two window cells
+Index = tuple[EllipsisType | slice, ...]  # of a part of a map
 
 
 def window_mix(attention_logits: Tensor, values: Tensor) -> Tensor:
@@ -49,7 +51,8 @@ def window_mix(attention_logits: Tensor, values: Tensor) -> Tensor:
     """
     _check(attention_logits, values)
     reverse_mode("window_mix", "window_mix_convolution", attention_logits, values)
-    return torch.ops.medisseg.window_mix(attention_logits, values)
+    mixed: Tensor = torch.ops.medisseg.window_mix(attention_logits, values)
+    return mixed
 
 
 def window_mix_convolution(attention_logits: Tensor, values: Tensor) -> Tensor:
@@ -160,7 +163,9 @@ def _shifted(padded: Tensor, d: int) -> Tensor:
     return padded[..., y : y + padded.shape[-2] - 4, x : x + padded.shape[-1] - 4]
 
 
-def _placements(attention: Tensor, filters: Tensor) -> Iterator[tuple[Tensor, Tensor, Any, Any]]:
+def _placements(
+    attention: Tensor, filters: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Index, Index]]:
     """Pair the 3 x 3 weights of each window output q with their place among the 5 x 5 filters."""
     batch, heads, _, _, height, width = attention.shape
     grid = filters.view(batch, heads, 5, 5, height, width)
@@ -168,8 +173,14 @@ def _placements(attention: Tensor, filters: Tensor) -> Iterator[tuple[Tensor, Te
         y, x = q // 3 - 1, q % 3 - 1
         part = attention[:, :, q].view(batch, heads, 3, 3, height, width)
         window = grid[:, :, 1 - y : 4 - y, 1 - x : 4 - x]
-        inside = (..., *(slice(max(-s, 0), n - max(s, 0)) for s, n in ((y, height), (x, width))))
-        outside = (..., *(slice(max(s, 0), n + min(s, 0)) for s, n in ((y, height), (x, width))))
+        inside: Index = (
+            ...,
+            *(slice(max(-s, 0), n - max(s, 0)) for s, n in ((y, height), (x, width))),
+        )
+        outside: Index = (
+            ...,
+            *(slice(max(s, 0), n + min(s, 0)) for s, n in ((y, height), (x, width))),
+        )
         yield part, window, inside, outside
 
 
@@ -212,12 +223,15 @@ def _(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]
     return backward(gradient, logits, values)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+def _save(ctx: Context, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.ops.medisseg.window_mix_backward(gradient, *ctx.saved_tensors)
+def _differentiate(ctx: Context, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    gradients: tuple[Tensor, Tensor] = torch.ops.medisseg.window_mix_backward(
+        gradient, *ctx.saved_tensors
+    )
+    return gradients
 
 
 torch.library.register_autograd("medisseg::window_mix", _differentiate, setup_context=_save)

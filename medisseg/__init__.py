@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -22,7 +22,7 @@ _HOMES = {
 __all__ = ["InputConvention", "Predictor", "__version__", "create_model", "load_checkpoint"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Importing torch takes seconds; ``medisseg --help`` must not.
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

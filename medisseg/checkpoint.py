@@ -11,13 +11,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import medisseg
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.labels import Label, read_labels
+from medisseg.schema import Json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,28 +49,26 @@ class Checkpoint:
     stage: int
     classes: int
     convention: InputConvention
-    options: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
+    metrics: Json = field(default_factory=dict)
     data: str = ""
     version: str = medisseg.__version__
     threshold: float = 0.5
     labels: tuple[Label, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Checkpoint:
+    def from_dict(cls, values: Json) -> Checkpoint:
         """Return the header that :meth:`to_dict` wrote; unknown fields raise TypeError."""
         convention = InputConvention.from_dict(values["convention"])
         labels = read_labels(values.get("labels", ()), values["classes"])
         return cls(**{**values, "convention": convention, "labels": labels})
 
 
-def new_checkpoint(
-    architecture: str, stage: int, classes: int, options: dict[str, Any]
-) -> Checkpoint:
+def new_checkpoint(architecture: str, stage: int, classes: int, options: Json) -> Checkpoint:
     """Return the header of a network that is not trained yet, in the default convention."""
     return Checkpoint(architecture, stage, classes, InputConvention(), options)
 

@@ -87,8 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             "run: pip install -e ."
         )
     module = importlib.import_module(known[name].module)
-    if known[name].function is not None:
-        return getattr(module, known[name].function)(chosen.arguments)
+    if (function := known[name].function) is not None:
+        code: int | None = getattr(module, function)(chosen.arguments)
+        return code
     own = argparse.ArgumentParser(
         prog=f"medisseg {name}",
         description=known[name].help.capitalize() + ".",
@@ -96,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(own)
-    return module.run(own.parse_intermixed_args(chosen.arguments))
+    code = module.run(own.parse_intermixed_args(chosen.arguments))
+    return code
 
 
 def entry() -> None:

@@ -15,7 +15,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -30,7 +29,7 @@ from medisseg.data.options import (
 from medisseg.errors import UserError
 from medisseg.labels import make_labels
 from medisseg.losses import GRANULARITIES, MASKS, NORMALIZE, PLACEMENTS, VARIANTS
-from medisseg.schema import build, merge, one_of, plain, require
+from medisseg.schema import Json, build, merge, one_of, plain, require
 
 CONFIGS = Path(__file__).parent / "configs"
 # Settings that are paths or names, and those of them that may begin with ~.
@@ -247,7 +246,7 @@ class TrainConfig:
     class_colors: tuple[str, ...] = ()
     labels: str = "auto"
     unmasked: str = "refuse"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
     encoder_weights: str | None = None
     budget_minutes: float | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -301,9 +300,9 @@ class TrainConfig:
             return self.loss.dispersive
         return PAPER_WEIGHTS if self.preset.startswith(("medisseg", "edge")) else (0.0, 0.0)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return plain values (lists for tuples), ready for YAML and JSON."""
-        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        values: Json = plain(dataclasses.asdict(self))
         return values
 
 
@@ -334,7 +333,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return from_dict(values, source=str(path))
 
 
-def from_dict(values: dict[str, Any], source: str = "configuration") -> TrainConfig:
+def from_dict(values: Json, source: str = "configuration") -> TrainConfig:
     """Build the configuration from plain values, checked; errors name ``source`` and the key."""
     folders = {key: _folders(values[key]) for key in ("data", "negatives") if values.get(key)}
     there = {key: values[key] for key in PATHS if isinstance(values.get(key), str)}
@@ -342,7 +341,7 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> TrainCon
     return build(TrainConfig, values | folders | paths, source)
 
 
-def _folders(value: Any) -> list[Any]:
+def _folders(value: object) -> list[object]:
     """Return data folders as tables, from ``DIR``, ``DIR,DIR`` or a list of texts and tables."""
     if isinstance(value, str):
         value = [value] if Path(value).is_dir() else value.split(",")
@@ -370,14 +369,14 @@ def _find(path: str | Path) -> Path:
     raise UserError(f"no configuration file {path}{hint}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     try:
-        values = yaml.safe_load(path.read_text())
+        read = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds {type(values).__name__}; expected a table of keys")
-    values = plain(values)  # YAML anchors share their tables; an override must change one alone
+    if not isinstance(read, dict):
+        raise UserError(f"{path} holds {type(read).__name__}; expected a table of keys")
+    values: Json = plain(read)  # YAML anchors share their tables; an override must change one alone
     base = values.pop("base", None)
     if base is None:
         return values
@@ -395,7 +394,7 @@ def _targets(key: str) -> list[str]:
     return [key]
 
 
-def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
+def _assign(values: Json, keys: list[str], value: object) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from medisseg.schema import Json
+
+if TYPE_CHECKING:
+    from kernels.arrays import Array
 
 COLORS = ("RGB", "BGR")
 RESIZES = ("stretch", "letterbox")
@@ -53,7 +58,7 @@ class InputConvention:
         if len(self.size) != 2 or any(side < 16 or side % 16 for side in self.size):
             raise ValueError(f"size is {self.size}; expected (height, width), multiples of 16")
 
-    def preprocess(self, image: Any) -> Any:
+    def preprocess(self, image: Array) -> Array:
         """Turn a uint8 RGB image [H, W, 3] into the network's input, float32 [3, h, w].
 
         A tensor on a GPU gives one there, on PyTorch's current stream.
@@ -86,7 +91,8 @@ class InputConvention:
         inside = np.ascontiguousarray(
             logits[:, top : top + height, left : left + width], np.float32
         )
-        return frames.resize(inside, frame_size)
+        restored: npt.NDArray[np.float32] = frames.resize(inside, frame_size)
+        return restored
 
     def content(self, frame_size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return (top, left, height, width) of a frame's pixels inside the network input."""
@@ -94,11 +100,11 @@ class InputConvention:
 
         return frames.content(frame_size, self.size, self.resize)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> InputConvention:
+    def from_dict(cls, fields: Json) -> InputConvention:
         """Return the convention that :meth:`to_dict` wrote; unknown fields raise TypeError."""
         return cls(**fields)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,26 @@ from medisseg.errors import UserError
 from medisseg.labels import Label
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Logits = npt.NDArray[np.float32]
 ENGINES = "medisseg.engines"
+
+
+class Engine(Protocol):
+    """What answers for a predictor: a network here, or an engine of the package export."""
+
+    @property
+    def convention(self) -> InputConvention: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+    def infer(self, batch: Logits) -> Logits:
+        """Return logits float32 [N, K, h, w] of preprocessed images float32 [N, 3, h, w]."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +65,22 @@ class Prediction:
         """Class indices [H, W]: 0 and 1 for K = 1, else the most probable class."""
         if len(self.logits) == 1:
             # The threshold acts on logits: no sigmoid, no rounding near 0 and 1.
-            return (self.logits[0] > logit(self.threshold)).astype(np.uint8)
-        return self.logits.argmax(0).astype(np.uint8)
+            chosen = self.logits[0] > logit(self.threshold)
+        else:
+            chosen = self.logits.argmax(0)
+        mask: npt.NDArray[np.uint8] = chosen.astype(np.uint8)
+        return mask
 
     @cached_property
     def probability(self) -> npt.NDArray[np.float32]:
         """Foreground probability [H, W] for K = 1, else probabilities [K, H, W]; in [0, 1]."""
         if len(self.logits) == 1:
-            return (0.5 * (1 + np.tanh(0.5 * self.logits[0]))).astype(np.float32)
-        powers = np.exp(self.logits - self.logits.max(0))
-        return (powers / powers.sum(0)).astype(np.float32)
+            values = 0.5 * (1 + np.tanh(0.5 * self.logits[0]))
+        else:
+            powers = np.exp(self.logits - self.logits.max(0))
+            values = powers / powers.sum(0)
+        single: npt.NDArray[np.float32] = values.astype(np.float32)
+        return single
 
     @property
     def foreground(self) -> npt.NDArray[np.float32]:
@@ -141,7 +163,7 @@ def check_finite(logits: Logits, name: str) -> None:
 class TorchNetwork:
     """A PyTorch network behind the interface of an engine."""
 
-    run: Callable[[Any], Any]
+    run: Callable[[Tensor], Tensor]
     convention: InputConvention
     threshold: float
     classes: int
@@ -161,7 +183,8 @@ class TorchNetwork:
             torch.inference_mode(),
             torch.autocast(torch.device(self.device).type, dtype, enabled=dtype is not None),
         ):
-            return self.run(images).float().cpu().numpy()
+            logits: Logits = self.run(images).float().cpu().numpy()
+        return logits
 
 
 def logit(probability: float) -> float:
@@ -169,7 +192,7 @@ def logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def _open(source: str | Path | nn.Module, device: str, precision: str) -> Any:
+def _open(source: str | Path | nn.Module, device: str, precision: str) -> Engine:
     if is_bundle(source):
         return _bundle_loader()(source, device=device)
     if precision not in ("fp32", "fp16", "bf16"):
@@ -193,7 +216,7 @@ def _open(source: str | Path | nn.Module, device: str, precision: str) -> Any:
     )
 
 
-def _bundle_loader() -> Callable[..., Any]:
+def _bundle_loader() -> Callable[..., Engine]:
     """Find who opens bundles; this package does not import upwards."""
     found = [point for point in metadata.entry_points(group=ENGINES) if point.name == "bundle"]
     if not found:
@@ -201,4 +224,5 @@ def _bundle_loader() -> Callable[..., Any]:
             "bundles are opened by the installed package, and it is not installed; "
             "run: pip install -e . (a checkpoint works without)"
         )
-    return found[0].load()
+    loader: Callable[..., Engine] = found[0].load()
+    return loader

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 Values: TypeAlias = "Array | torch.Tensor"  # of a batch, an image or an answer
 Batch = TypeVar("Batch", Array, "torch.Tensor")
+Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]  # preprocessed images, or frames
+Outputs = dict[str, npt.NDArray[Any]]  # by name: logits and uncertainty float32, mask uint8
 __all__ = ["BACKENDS", "PRECISIONS", "Array", "BaseEngine", "Batch", "Engine", "Traits", "Values"]
 
 
@@ -142,7 +144,7 @@ class BaseEngine:
         """Return masks uint8 [N, H, W] of frames uint8 [N, H, W, 3] (``--raw-frames`` only)."""
         return self.frame_outputs(frames)["mask"]
 
-    def frame_outputs(self, frames: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    def frame_outputs(self, frames: npt.NDArray[np.uint8]) -> Outputs:
         """Return "mask" uint8 [N, H, W] and "logits" [N, K, h, w] of whole frames."""
         size = self.traits.frame_size
         if size is None:
@@ -154,7 +156,7 @@ class BaseEngine:
             )
         return self._in_parts(frames)
 
-    def _in_parts(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+    def _in_parts(self, batch: Images) -> Outputs:
         if len(batch) == 0:
             raise ValueError("the batch is empty; expected at least one image")
         step = self.max_batch
@@ -163,7 +165,7 @@ class BaseEngine:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+    def _run(self, batch: Images) -> Outputs:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from medisseg.model.network import StageTwo
 
+Forward = Callable[..., object]
 MAIN = ""  # the caller's stream, which carries the longest way through the network
 
 
@@ -56,21 +58,23 @@ class Lanes:
     def __init__(
         self,
         network: StageTwo,
-        wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda forward: forward,
-        cuda: Any = torch.cuda,
+        wrap: Callable[[Forward], Forward] = lambda forward: forward,
+        cuda: ModuleType = torch.cuda,
     ) -> None:
         self._network, self._cuda = network, cuda
-        self._streams: dict[str, Any] = {}
-        self._made: dict[int, tuple[torch.Tensor, Any]] = {}  # id of a tensor -> it and its event
+        self._streams: dict[str, torch.cuda.Stream] = {}
+        self._made: dict[
+            int, tuple[torch.Tensor, torch.cuda.Event]
+        ] = {}  # id of a tensor -> it and its event
         part: Any
         for lane, part in parts(network):
             if lane != MAIN and lane not in self._streams:
                 self._streams[lane] = cuda.Stream()
             part.forward = self._on(lane, wrap(part.forward))
 
-    def __call__(self, images: torch.Tensor) -> Any:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Run the network; the caller's stream waits for every lane."""
-        answer = self._network(images)
+        answer: torch.Tensor | tuple[torch.Tensor, ...] = self._network(images)
         for _, event in self._made.values():
             self._cuda.current_stream().wait_event(event)
         self._made.clear()
@@ -85,8 +89,8 @@ class Lanes:
         finally:
             self._streams = streams
 
-    def _on(self, lane: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*inputs: Any) -> Any:
+    def _on(self, lane: str, forward: Forward) -> Forward:
+        def run(*inputs: object) -> object:
             caller = self._cuda.current_stream()
             stream = self._streams.get(lane, caller)
             for tensor in _tensors(inputs):
@@ -104,5 +108,5 @@ class Lanes:
         return run
 
 
-def _tensors(tree: Any) -> list[torch.Tensor]:
+def _tensors(tree: object) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

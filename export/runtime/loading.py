@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from export.bundle import Bundle
 from export.runtime.engine import BaseEngine
@@ -12,6 +12,9 @@ from export.traits import BACKENDS, Traits
 from medisseg.checkpoint import is_bundle
 from medisseg.device import check_device, pick_device
 from medisseg.errors import UserError
+
+if TYPE_CHECKING:
+    from medisseg.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 ONNX_PART = "network.onnx"
@@ -131,6 +134,6 @@ def runs_here(bundle: Bundle) -> str | None:
     return None
 
 
-def traits_of(info: Any, max_batch: int = 64) -> Traits:
+def traits_of(info: Checkpoint, max_batch: int = 64) -> Traits:
     """Return the traits that a checkpoint's header gives; PyTorch takes any batch."""
     return Traits(info.convention, info.threshold, info.classes, max_batch, labels=info.labels)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from export.runtime.engine import BaseEngine
+from export.runtime.engine import BaseEngine, Images, Outputs
 from export.traits import Traits
 from medisseg.errors import UserError
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 class OnnxEngine(BaseEngine):
@@ -36,7 +38,7 @@ class OnnxEngine(BaseEngine):
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.intra_op_num_threads = threads or 0
         try:
-            self._session: Any = onnxruntime.InferenceSession(
+            self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own error classes have no public base
@@ -49,7 +51,7 @@ class OnnxEngine(BaseEngine):
         self._outputs = [output.name for output in self._session.get_outputs()]
         super().__init__(traits, f"ONNX Runtime {onnxruntime.__version__} {precision} on CPU")
 
-    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+    def _run(self, batch: Images) -> Outputs:
         if self._session is None:
             raise RuntimeError(f"{self.name} is closed; open it again with load_engine")
         answers = self._session.run(self._outputs, {self._input: np.ascontiguousarray(batch)})

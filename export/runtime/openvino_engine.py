@@ -7,14 +7,16 @@ says what was really compiled.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from export.runtime.engine import BaseEngine
+from export.runtime.engine import BaseEngine, Images, Outputs
 from export.traits import Traits
 from medisseg.errors import UserError
+
+if TYPE_CHECKING:
+    import openvino
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -51,7 +53,7 @@ class OpenVinoEngine(BaseEngine):
             raise UserError(f"OpenVINO has no device {device}; it has {core.available_devices}")
         try:
             network = core.read_model(model, weights if weights is not None else b"")
-            self._compiled: Any = core.compile_model(
+            self._compiled: openvino.CompiledModel | None = core.compile_model(
                 network, device, options(core, precision, threads, device)
             )
         except RuntimeError as error:
@@ -68,7 +70,7 @@ class OpenVinoEngine(BaseEngine):
         used = f", {threads} threads" if threads else ""
         super().__init__(traits, f"OpenVINO {release} {self.precision} on {device}{used}")
 
-    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+    def _run(self, batch: Images) -> Outputs:
         if self._request is None:
             raise RuntimeError(f"{self.name} is closed; open it again with load_engine")
         results = self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)
@@ -78,6 +80,7 @@ class OpenVinoEngine(BaseEngine):
     def convolution_types(self) -> dict[str, int]:
         """Count the compiled convolutions by the precision they are executed in."""
         counts: dict[str, int] = {}
+        assert self._compiled is not None
         for node in self._compiled.get_runtime_model().get_ordered_ops():
             info = node.get_rt_info()
             if "Convolution" not in str(info["layerType"].astype(str)):
@@ -92,7 +95,9 @@ class OpenVinoEngine(BaseEngine):
         self._request = self._compiled = None
 
 
-def options(core: Any, precision: str, threads: int | None, device: str = "CPU") -> dict[str, Any]:
+def options(
+    core: openvino.Core, precision: str, threads: int | None, device: str = "CPU"
+) -> dict[str, object]:
     """Return the compile options for low latency in ``precision``.
 
     Raises:
@@ -107,7 +112,7 @@ def options(core: Any, precision: str, threads: int | None, device: str = "CPU")
             f"this {device} does not compute in {precision} (it has {', '.join(able)}); "
             "use --precision fp32, or auto"
         )
-    chosen: dict[str, Any] = {
+    chosen: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "NUM_STREAMS": 1,
@@ -117,7 +122,7 @@ def options(core: Any, precision: str, threads: int | None, device: str = "CPU")
     return chosen
 
 
-def fast_bfloat16(core: Any) -> bool:
+def fast_bfloat16(core: openvino.Core) -> bool:
     """Whether this CPU computes bfloat16 faster than float32, which takes AMX.
 
     OpenVINO chooses bfloat16 for AVX-512 BF16 too, where its convolutions were slower than in

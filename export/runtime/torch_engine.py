@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from export.runtime.engine import BaseEngine
+from export.runtime.engine import BaseEngine, Images, Outputs
 from export.runtime.lanes import Lanes
 from export.traits import Traits
 from medisseg.errors import UserError
 from medisseg.model.blocks import TeLU
 from medisseg.model.network import StageTwo
 
+# A graph, the tensor it reads and those it writes.
+Captured = tuple[torch.cuda.CUDAGraph, torch.Tensor, dict[str, torch.Tensor]]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PARTS = 64  # compiled forms of one class of part: its levels, inputs and batch sizes
 
@@ -60,13 +62,13 @@ class TorchEngine(BaseEngine):
             raise UserError(f"PyTorch runs {', '.join(_DTYPES)}; got precision {precision}")
         self.dtype = _DTYPES[precision]
         self._threads = threads
-        self._graphs: dict[int, tuple[Any, torch.Tensor, Any]] = {}
+        self._graphs: dict[int, Captured] = {}
         network = network.to(self.device, self.dtype).eval()
         self._network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         compiler = functools.partial(torch.compile, fullgraph=True, dynamic=False)
         form: Callable[[Any], Any] = compiler if compiled else lambda forward: forward
-        self._in_turn: Callable[[], Any] = contextlib.nullcontext
-        self._compiling: Callable[[], Any] = contextlib.nullcontext
+        self._in_turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+        self._compiling: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         if compiled:
             limit = {"recompile_limit": PARTS}
             self._compiling = functools.partial(torch._dynamo.config.patch, limit)
@@ -82,7 +84,7 @@ class TorchEngine(BaseEngine):
         how = ", torch.compile" if compiled else ""
         super().__init__(traits, f"PyTorch {torch.__version__} {precision} on {where}{how}")
 
-    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+    def _run(self, batch: Images) -> Outputs:
         if self._network is None:
             raise RuntimeError(f"{self.name} is closed; open it again with load_engine")
         images = torch.from_numpy(np.ascontiguousarray(batch))
@@ -118,7 +120,7 @@ class TorchEngine(BaseEngine):
             return {"logits": answer}
         return dict(zip(("logits", "uncertainty"), answer, strict=True))
 
-    def _capture(self, images: torch.Tensor) -> tuple[Any, torch.Tensor, Any]:
+    def _capture(self, images: torch.Tensor) -> Captured:
         exact = self.dtype == torch.float32
         with torch.cuda.device(self.device), _convolutions(exact), self._compiling():
             inside = images.to(self.device, copy=True)

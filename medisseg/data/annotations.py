@@ -19,7 +19,9 @@ from medisseg.data.layout import walk
 from medisseg.data.lists import Names, read_text
 from medisseg.data.reading import BadFile
 from medisseg.data.shapes import Drawing, Shape, class_labels
+from medisseg.schema import Json
 
+Parsed = Any  # of a file, as json or ElementTree read it: not checked yet
 LARGEST = 500_000_000  # bytes of one file
 CLASS_FILES = ("classes.txt", "labels.txt", "obj.names", "class_names.txt")
 Found = Iterator[tuple[str, Drawing]]
@@ -116,7 +118,7 @@ def _take(found: Annotations, names: Names, image: str, drawing: Drawing) -> Non
     found.drawings[name] = Drawing((*before, *kept), drawing.source, drawing.size, drawing.shares)
 
 
-def _tool(path: Path, names: Names) -> tuple[str | None, Any]:
+def _tool(path: Path, names: Names) -> tuple[str | None, Parsed]:
     """Return the tool that wrote a file, and the file's content."""
     suffix = path.suffix.lower()
     try:
@@ -142,7 +144,7 @@ def _tool(path: Path, names: Names) -> tuple[str | None, Any]:
     return None, None
 
 
-def _json_tool(content: Any) -> str | None:
+def _json_tool(content: Parsed) -> str | None:
     if isinstance(content, dict):
         if "annotations" in content and "images" in content:
             return "COCO"
@@ -158,7 +160,7 @@ def _json_tool(content: Any) -> str | None:
     return None
 
 
-def _xml_tool(path: Path) -> tuple[str | None, Any]:
+def _xml_tool(path: Path) -> tuple[str | None, Parsed]:
     from xml.etree import ElementTree
 
     text = read_text(path)
@@ -173,7 +175,7 @@ def _xml_tool(path: Path) -> tuple[str | None, Any]:
     return ("Pascal VOC", content) if content.tag == "annotation" else (None, None)
 
 
-def _known_labels(tool: str, content: Any) -> list[str]:
+def _known_labels(tool: str, content: Parsed) -> list[str]:
     if tool == "COCO":
         kinds = sorted(content.get("categories", []), key=lambda kind: kind["id"])
         return [str(kind["name"]) for kind in kinds]
@@ -185,9 +187,9 @@ def _known_labels(tool: str, content: Any) -> list[str]:
 # COCO
 
 
-def _coco(content: Any, path: Path) -> Found:
+def _coco(content: Parsed, path: Path) -> Found:
     labels = {kind["id"]: str(kind["name"]) for kind in content.get("categories", [])}
-    shapes: dict[Any, list[Shape]] = {image["id"]: [] for image in content["images"]}
+    shapes: dict[object, list[Shape]] = {image["id"]: [] for image in content["images"]}
     sizes = {i["id"]: _size(i.get("height"), i.get("width")) for i in content["images"]}
     for item in content["annotations"]:
         label = labels.get(item.get("category_id"), str(item.get("category_id")))
@@ -198,7 +200,7 @@ def _coco(content: Any, path: Path) -> Found:
         yield str(image["file_name"]), found
 
 
-def _coco_shapes(item: Mapping[str, Any], label: str) -> list[Shape]:
+def _coco_shapes(item: Json, label: str) -> list[Shape]:
     drawn = item.get("segmentation")
     if isinstance(drawn, dict):
         rows, columns = (int(side) for side in drawn["size"])
@@ -234,21 +236,21 @@ def _flat(values: Sequence[float]) -> tuple[tuple[float, float], ...]:
     return tuple((float(x), float(y)) for x, y in zip(values[::2], values[1::2], strict=True))
 
 
-def _size(height: Any, width: Any) -> tuple[int, int] | None:
+def _size(height: Parsed, width: Parsed) -> tuple[int, int] | None:
     return (int(height), int(width)) if height and width else None
 
 
 # LabelMe
 
 
-def _labelme(content: Any, path: Path) -> Found:
+def _labelme(content: Parsed, path: Path) -> Found:
     shapes = [_labelme_shape(item) for item in content["shapes"]]
     size = _size(content.get("imageHeight"), content.get("imageWidth"))
     image = str(content["imagePath"]).replace("\\", "/").rsplit("/", 1)[-1]
     yield image, Drawing(tuple(shapes), path, size)
 
 
-def _labelme_shape(item: Mapping[str, Any]) -> Shape:
+def _labelme_shape(item: Json) -> Shape:
     label, kind = str(item["label"]), item.get("shape_type") or "polygon"
     points = tuple((float(x), float(y)) for x, y in item["points"])
     if kind == "polygon" and len(points) >= 3:
@@ -264,7 +266,7 @@ def _labelme_shape(item: Mapping[str, Any]) -> Shape:
     return Shape(label, "skipped")
 
 
-def _labelme_mask(item: Mapping[str, Any], label: str, points: Any) -> Shape:
+def _labelme_mask(item: Json, label: str, points: Parsed) -> Shape:
     """Return LabelMe's mask: a PNG in base64 that fills the box of its two points."""
     import base64
 
@@ -296,7 +298,7 @@ def _is_yolo(text: str) -> bool:
     )
 
 
-def _yolo(text: Any, path: Path) -> Found:
+def _yolo(text: Parsed, path: Path) -> Found:
     shapes = []
     for line in text.splitlines():
         values = line.split()
@@ -342,7 +344,7 @@ def _named(drawing: Drawing, names: Sequence[str]) -> Drawing:
 # CVAT, Pascal VOC
 
 
-def _cvat(content: Any, path: Path) -> Found:
+def _cvat(content: Parsed, path: Path) -> Found:
     for image in content.iter("image"):
         shapes = [_cvat_shape(item) for item in image if item.tag in CVAT_KINDS]
         size = _size(image.get("height"), image.get("width"))
@@ -352,7 +354,7 @@ def _cvat(content: Any, path: Path) -> Found:
 CVAT_KINDS = ("polygon", "box", "ellipse", "mask", "polyline", "points")
 
 
-def _cvat_shape(item: Any) -> Shape:
+def _cvat_shape(item: Parsed) -> Shape:
     label = str(item.get("label"))
 
     def number(*keys: str) -> tuple[float, ...]:
@@ -375,7 +377,7 @@ def _cvat_shape(item: Any) -> Shape:
     return Shape(label, "skipped")
 
 
-def _pascal(content: Any, path: Path) -> Found:
+def _pascal(content: Parsed, path: Path) -> Found:
     shapes = []
     for item in content.iter("object"):
         box = item.find("bndbox")
@@ -390,7 +392,7 @@ def _pascal(content: Any, path: Path) -> Found:
 # VIA, Supervisely
 
 
-def _via(content: Any, path: Path) -> Found:
+def _via(content: Parsed, path: Path) -> Found:
     for item in content.get("_via_img_metadata", content).values():
         regions = item["regions"]
         every = regions.values() if isinstance(regions, dict) else regions
@@ -398,7 +400,7 @@ def _via(content: Any, path: Path) -> Found:
         yield str(item["filename"]), Drawing(tuple(shapes), path)
 
 
-def _via_table(text: Any, path: Path) -> Found:
+def _via_table(text: Parsed, path: Path) -> Found:
     shapes: dict[str, list[Shape]] = {}
     for row in csv.DictReader(io.StringIO(text)):
         image = next(row[key] for key in ("filename", "#filename") if key in row)
@@ -410,7 +412,7 @@ def _via_table(text: Any, path: Path) -> Found:
         yield image, Drawing(tuple(found), path)
 
 
-def _via_shape(shape: Mapping[str, Any], attributes: Any) -> Shape:
+def _via_shape(shape: Json, attributes: Parsed) -> Shape:
     values = [value for value in (attributes or {}).values() if isinstance(value, str) and value]
     label, kind = (values[0] if values else "region"), shape.get("name")
     if kind == "polygon":
@@ -428,7 +430,7 @@ def _via_shape(shape: Mapping[str, Any], attributes: Any) -> Shape:
     return Shape(label, "skipped")
 
 
-def _supervisely(content: Any, path: Path) -> Found:
+def _supervisely(content: Parsed, path: Path) -> Found:
     shapes = []
     for item in content["objects"]:
         label, kind = str(item["classTitle"]), item.get("geometryType", "polygon")
@@ -441,7 +443,7 @@ def _supervisely(content: Any, path: Path) -> Found:
     yield path.stem, Drawing(tuple(shapes), path, size)
 
 
-READERS: dict[str, Callable[[Any, Path], Found]] = {
+READERS: dict[str, Callable[[Parsed, Path], Found]] = {
     "COCO": _coco,
     "LabelMe": _labelme,
     "YOLO": _yolo,

@@ -36,7 +36,7 @@ class Stored:
     ``palette`` holds the colours [n, 3] of indices, ``alpha`` uint8 [H, W] the opacity.
     """
 
-    pixels: npt.NDArray
+    pixels: npt.NDArray[np.number]
     palette: npt.NDArray[np.uint8] | None = None
     alpha: npt.NDArray[np.uint8] | None = None
     lossy: bool = False
@@ -127,7 +127,7 @@ def read_stored(path: str | Path, frame: int | None = None) -> Stored:
     return Stored(pixels, palette, alpha, lossy, orientation)
 
 
-def _grey_if_grey(pixels: npt.NDArray, tolerance: int) -> npt.NDArray:
+def _grey_if_grey(pixels: npt.NDArray[np.number], tolerance: int) -> npt.NDArray[np.number]:
     spread = np.ptp(pixels.astype(np.int16), axis=2).max()
     return pixels[:, :, 1] if spread <= tolerance else pixels
 
@@ -247,7 +247,7 @@ def color_plane(stored: Stored, lossy: bool = False) -> npt.NDArray[np.int64]:
         rgb = np.repeat(values[:, :, None], 3, 2) if values.ndim == 2 else values
     if lossy:
         rgb = 255 * (rgb > max(int(rgb.max()), 64) / 2)
-    packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    packed: npt.NDArray[np.int64] = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
     if stored.alpha is not None and np.ptp(stored.alpha):
         packed = np.where(stored.alpha > 127, packed, 0)
     return packed
@@ -414,14 +414,14 @@ def _plane(stored: Stored, convention: MaskConvention, path: str | Path) -> Plan
 
 def _foreground(plane: Plane, convention: MaskConvention, stored: Stored) -> npt.NDArray[np.bool_]:
     if plane.dtype.kind == "f" and np.any(plane != np.rint(plane)):
-        return plane > convention.float_threshold
+        return np.greater(plane, convention.float_threshold)
     if convention.threshold is not None:
-        return plane > convention.threshold
+        return np.greater(plane, convention.threshold)
     if stored.lossy and convention.plane == "grey":
-        return plane > 127
+        return np.greater(plane, 127)
     if convention.plane != "colour":
-        return plane != 0
-    return nearest_level(plane, convention.levels) > 0
+        return np.not_equal(plane, 0)
+    return np.greater(nearest_level(plane, convention.levels), 0)
 
 
 def nearest_level(plane: Plane, levels: Sequence[int]) -> npt.NDArray[np.uint8]:
@@ -430,7 +430,8 @@ def nearest_level(plane: Plane, levels: Sequence[int]) -> npt.NDArray[np.uint8]:
     parts = np.array([[v >> 16, v >> 8 & 255, v & 255] for v in values.tolist()])
     known = np.array([[v >> 16, v >> 8 & 255, v & 255] for v in levels])
     nearest = ((parts[:, None] - known[None]) ** 2).sum(2).argmin(1)
-    return nearest.astype(np.uint8)[inverse.reshape(plane.shape)]
+    found: npt.NDArray[np.uint8] = nearest.astype(np.uint8)[inverse.reshape(plane.shape)]
+    return found
 
 
 def _class_indices(

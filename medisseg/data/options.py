@@ -22,7 +22,7 @@ class SplitConfig:
             the list ``val`` if the folder has one, else as None.
         held_out: Lists reported on later, never trained on; a leak into them is refused.
         fraction: Share of the training images taken out when ``validation`` is None.
-        groups: Table of sequences or patients (CSV) kept together by a seeded split; None: found
+        groups: Json of sequences or patients (CSV) kept together by a seeded split; None: found
             in the data folder when it has one.
         seed: Of the seeded split; apart from the run's seed, so that seeds share a split.
         folds: Cross-validation: the training images in so many parts of whole groups, of which

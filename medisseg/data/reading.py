@@ -11,12 +11,14 @@ import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from medisseg.errors import UserError
+
+Value = TypeVar("Value", bound=np.generic)
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".dcm",
@@ -164,10 +166,10 @@ def _is_deep(path: str | Path, picture: Any) -> bool:
     """Whether a channel has more than 8 bits; Pillow's mode is RGB for 16 bits, too."""
     if picture.format == "PNG":
         with open(path, "rb") as file:
-            return file.read(25)[24:] == b"\x10"
+            return bool(file.read(25)[24:] == b"\x10")
     if picture.format == "TIFF":
-        return max(picture.tag_v2.get(BITS, (1,))) > 8
-    return picture.mode.startswith(("I", "F"))
+        return bool(max(picture.tag_v2.get(BITS, (1,))) > 8)
+    return str(picture.mode).startswith(("I", "F"))
 
 
 def _tiff_header(path: str | Path) -> Header:
@@ -219,7 +221,7 @@ def read_image(
     return to_uint8(_pixels(path, found, frame), scale or value_range([path]), path)
 
 
-def _pixels(path: str | Path, found: Header, frame: int | None = None) -> npt.NDArray:
+def _pixels(path: str | Path, found: Header, frame: int | None = None) -> npt.NDArray[np.number]:
     """Return RGB [H, W, 3] of the file's own depth, turned."""
     import cv2
 
@@ -244,7 +246,7 @@ def _pixels(path: str | Path, found: Header, frame: int | None = None) -> npt.ND
     return np.ascontiguousarray(orient(image[:, :, ::-1], turn))
 
 
-def _by_pillow(path: str | Path, frame: int = 0) -> npt.NDArray:
+def _by_pillow(path: str | Path, frame: int = 0) -> npt.NDArray[np.number]:
     from PIL import Image, ImageOps
 
     try:
@@ -258,7 +260,7 @@ def _by_pillow(path: str | Path, frame: int = 0) -> npt.NDArray:
         raise BadFile(f"{path} is not a readable image (cut off, or of another format?)") from error
 
 
-def orient(pixels: npt.NDArray, orientation: int) -> npt.NDArray:
+def orient(pixels: npt.NDArray[Value], orientation: int) -> npt.NDArray[Value]:
     """Turn stored pixels [H, W, ...] as EXIF orientation 1 to 8 says (TIFF 6.0, tag 274)."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
@@ -333,7 +335,7 @@ def _one_float_range(
 
 
 def to_uint8(
-    image: npt.NDArray, scale: Range | None = None, path: str | Path = "image"
+    image: npt.NDArray[np.number], scale: Range | None = None, path: str | Path = "image"
 ) -> npt.NDArray[np.uint8]:
     """Return pixels as uint8: ``scale`` says which values become 0 and 255.
 
@@ -341,12 +343,12 @@ def to_uint8(
         BadFile: Values outside of the range.
     """
     if image.dtype == np.uint8:
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(image).astype(np.uint8, copy=False)
     if image.dtype == np.uint16 and scale is not None and scale.low == 0:
         if image.max() > scale.high:
             raise BadFile(f"{path} holds {image.max()}; its folder's images end at {scale.high:g}")
         bits = max(0, int(scale.high + 1).bit_length() - 9)
-        return np.ascontiguousarray(image >> bits).astype(np.uint8)
+        return np.ascontiguousarray(np.right_shift(image, bits)).astype(np.uint8)
     scale = scale or Range(0, 1)
     share = (np.nan_to_num(image.astype(np.float32)) - scale.low) / (scale.high - scale.low)
     if share.min() < -0.01 or share.max() > 1.01:
@@ -354,4 +356,5 @@ def to_uint8(
             f"{path} spans {image.min():.4g} to {image.max():.4g}; its folder's images "
             f"{scale.low:g} to {scale.high:g}"
         )
-    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    scaled: npt.NDArray[np.float32] = np.clip(share, 0, 1) * 255
+    return np.rint(scaled).astype(np.uint8)

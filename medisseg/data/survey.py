@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from medisseg.data.lists import find_parts
 from medisseg.data.reading import BadFile, read_header
 from medisseg.data.shares import doubts, foreground_line
 from medisseg.errors import UserError
+from medisseg.schema import Json
 
 # Bits of 256 in which two pictures of one scene, stored or scaled differently, may part.
 ALIKE = 8
@@ -45,7 +45,7 @@ class Survey:
 
     root: Path
     images: int
-    splits: dict[str, dict[str, Any]]
+    splits: dict[str, Json]
     notes: list[str]
     unmasked: list[str]
     left_out: dict[str, str]
@@ -82,7 +82,7 @@ class Survey:
             found.append(f"{len(self.bad)} of {self.images} cannot be used: {first}")
         return found + self.duplicates
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return what was found as JSON-ready values."""
         sizes = Counter(f"{look.size[1]}x{look.size[0]}" for look in self.looks.values())
         shares = self.shares()
@@ -156,11 +156,11 @@ def take_survey(
         found.bad[folder.names[0]] = str(error)
         return found
     with ThreadPoolExecutor(2) as pool:
-        for name, (look, error) in zip(
+        for name, (look, problem) in zip(
             folder.names, pool.map(lambda i: _look(folder, i), range(len(folder))), strict=True
         ):
             if look is None:
-                found.bad[name] = error
+                found.bad[name] = problem
             else:
                 found.looks[name] = look
                 found.kinds[_kind(folder, name)] += 1

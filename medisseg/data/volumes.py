@@ -141,11 +141,12 @@ def _scaled(volume: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.clip((volume - low) / max(float(high - low), 1e-6), 0, 1)
 
 
-def _windowed(layer: npt.NDArray) -> npt.NDArray[np.uint8]:
+def _windowed(layer: npt.NDArray[np.number]) -> npt.NDArray[np.uint8]:
     """Return intensities as uint8: of [0, 1] as they are, else Hounsfield units by the window."""
     values = layer.astype(np.float32)
     low, high = (0.0, 1.0) if values.min() >= 0 and values.max() <= 1 else WINDOW
-    return np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
+    scaled: npt.NDArray[np.float32] = np.clip((values - low) / (high - low), 0, 1)
+    return np.rint(255 * scaled).astype(np.uint8)
 
 
 def _suffix(path: Path) -> str:
@@ -154,7 +155,7 @@ def _suffix(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=6)  # a slice and its neighbours, read by two threads
-def _volume(path: Path, labels: Path | None = None) -> tuple[npt.NDArray, npt.NDArray]:
+def _volume(path: Path, labels: Path | None = None) -> tuple[npt.NDArray[np.number], npt.NDArray[np.number]]:
     """Return image and label of a file, or of two, as [D, H, W]."""
     try:
         if labels is not None:
@@ -178,7 +179,7 @@ def _volume(path: Path, labels: Path | None = None) -> tuple[npt.NDArray, npt.ND
     return (image, label) if image.ndim == 3 else (image[None], label[None])
 
 
-def _read_h5(path: Path) -> tuple[npt.NDArray, npt.NDArray]:
+def _read_h5(path: Path) -> tuple[npt.NDArray[np.number], npt.NDArray[np.number]]:
     try:
         import h5py
     except ImportError as error:

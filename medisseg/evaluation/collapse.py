@@ -60,7 +60,8 @@ def project(features: npt.NDArray[np.floating], dimensions: int = 2) -> npt.NDAr
     centred = rows - rows.mean(0)
     axes = np.linalg.svd(centred, full_matrices=False)[2][:dimensions]
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    return centred @ axes.T
+    projected: npt.NDArray[np.float64] = centred @ axes.T
+    return projected
 
 
 def _cosines(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,8 @@ from medisseg.evaluation.metrics import paired_test
 from medisseg.evaluation.pictures import COLORS, FOUND, compare, paint, shrink
 from medisseg.evaluation.report import Page
 from medisseg.files import replacing
-from medisseg.predictor import Prediction
+from medisseg.predictor import Prediction, Predictor
+from medisseg.schema import Json
 
 METRICS = {"mdsc": "dice", "miou": "iou", "hd95": "hd95"}
 PROTOCOL = (
@@ -46,11 +46,16 @@ class System:
         return [row.network.values[metric] for row in self.evaluation.rows]
 
 
-def table(systems: Sequence[System]) -> list[dict[str, Any]]:
+def answering(predictor: Predictor) -> Callable[[Sample], Prediction]:
+    """Return a function from a sample to a predictor's answer."""
+    return lambda sample: predictor(sample.image)
+
+
+def table(systems: Sequence[System]) -> list[Json]:
     """Return a row a system: means, and per metric the paired test against the first system."""
     rows = []
     for system in systems:
-        row: dict[str, Any] = {"system": system.label, "images": len(system.evaluation.rows)}
+        row: Json = {"system": system.label, "images": len(system.evaluation.rows)}
         for key, metric in METRICS.items():
             values = system.values(metric)
             row[key] = float(np.mean(values))
@@ -60,7 +65,7 @@ def table(systems: Sequence[System]) -> list[dict[str, Any]]:
     return rows
 
 
-def shown(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def shown(rows: Sequence[Json]) -> tuple[list[str], list[list[str]]]:
     """Return the table's headers and cells as text."""
     headers = ["system", "mDSC", "difference", "p", "mIoU", "difference", "p", "HD95, pixels"]
     cells = []
@@ -82,7 +87,8 @@ def most_different(systems: Sequence[System], count: int) -> list[int]:
     """Return the images on which the systems' Dice differs most, those first."""
     dice = np.array([system.values("dice") for system in systems])
     spread = dice.max(0) - dice.min(0)
-    return np.lexsort((np.arange(len(spread)), -spread))[:count].tolist()
+    worst: list[int] = np.lexsort((np.arange(len(spread)), -spread))[:count].tolist()
+    return worst
 
 
 def side_by_side(systems: Sequence[System], sample: Sample) -> npt.NDArray[np.uint8]:
@@ -98,7 +104,7 @@ def side_by_side(systems: Sequence[System], sample: Sample) -> npt.NDArray[np.ui
 def write(
     systems: Sequence[System],
     samples: Sequence[Sample],
-    about: Mapping[str, Any],
+    about: Json,
     cases: int,
     out: Path,
 ) -> None:

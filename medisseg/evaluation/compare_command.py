@@ -71,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         with progress(label, len(samples)) as advance:
             result = evaluate(predictor, samples, groups, args.batch, args.seed, advance)
-        answer = predictor
-        systems.append(compare.System(label, result, lambda sample, one=answer: one(sample.image)))
+        systems.append(compare.System(label, result, compare.answering(predictor)))
     headers, cells = compare.shown(compare.table(systems))
     shown = Table(title=f"{len(samples)} images of {samples.root.resolve().name}, {args.split}")
     for header in headers:

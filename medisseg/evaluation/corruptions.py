@@ -10,7 +10,6 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from medisseg.evaluation.detection import Detection, detect, summarize
 from medisseg.evaluation.metrics import overlap_metrics
 from medisseg.files import replacing
 from medisseg.predictor import Predictor
+from medisseg.schema import Json
 
 Pair = tuple[Pixels, Pixels]
 Change = Callable[[Pixels, Pixels], Pair]
@@ -76,9 +76,9 @@ class Screen:
     def _aperture(self, height: int, width: int) -> Pixels:
         y = np.abs(np.linspace(-1, 1, height))[:, None]
         x = np.abs(np.linspace(-1, 1, width))[None]
-        if self.round:
-            return (x**2 + y**2 <= 1.25).astype(np.uint8)
-        return (x + y <= 2 - self.corners).astype(np.uint8)
+        inside = x**2 + y**2 <= 1.25 if self.round else x + y <= 2 - self.corners
+        aperture: Pixels = inside.astype(np.uint8)
+        return aperture
 
 
 def corruptions() -> dict[str, Change]:
@@ -145,7 +145,8 @@ def hue(image: Pixels, degrees: float) -> Pixels:
 def contrast(image: Pixels, factor: float = 0.5) -> Pixels:
     """Draw intensities towards the image's mean."""
     mean = image.mean()
-    return np.clip(np.rint(mean + factor * (image - mean)), 0, 255).astype(np.uint8)
+    drawn: Pixels = np.clip(np.rint(mean + factor * (image - mean)), 0, 255).astype(np.uint8)
+    return drawn
 
 
 def rotate(picture: Pixels, degrees: float) -> Pixels:
@@ -164,7 +165,7 @@ def measure(
     samples: Sequence[Sample],
     negatives: Sequence[Sample] = (),
     advance: Callable[[int], object] = lambda images: None,
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Return a row for each corruption: Dice, IoU, recall, precision, lesions found, false regions.
 
     Args:
@@ -206,7 +207,7 @@ def _measure_one(
     return scores, detections
 
 
-def write_table(rows: Sequence[dict[str, Any]], out: Path) -> None:
+def write_table(rows: Sequence[Json], out: Path) -> None:
     """Write ``corruptions.csv`` and ``corruptions.md`` into a folder."""
     columns = list(rows[0])
     with replacing(out / "corruptions.csv") as beside, open(beside, "w", newline="") as file:
@@ -222,5 +223,5 @@ def write_table(rows: Sequence[dict[str, Any]], out: Path) -> None:
         beside.write_text("\n".join(lines) + "\n")
 
 
-def _shown(value: Any, digits: int) -> str:
+def _shown(value: object, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
+from medisseg.schema import Json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +81,7 @@ def sweep(
     return np.array(rows, np.int64)
 
 
-def summarize(detections: Sequence[Detection]) -> dict[str, Any]:
+def summarize(detections: Sequence[Detection]) -> Json:
     """Return lesions, the share found, false regions a frame and frames with one, by least area."""
     images = len(detections)
     lesions = sum(one.lesions for one in detections)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from medisseg.evaluation import metrics
 from medisseg.evaluation.detection import Detection, detect, summarize, sweep
 from medisseg.files import replacing
 from medisseg.predictor import Logits, Prediction, Predictor
+from medisseg.schema import Json
 
 # Key in metrics.json -> column per image. Fractions in [0, 1]; hd95 in pixels.
 AVERAGES = {
@@ -71,14 +72,14 @@ class Evaluation:
     rows: tuple[Row, ...]
     seed: int = 0
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Json:
         """Return what ``metrics.json`` holds: averages with 95 % intervals, and ``native``."""
         network, native = (self._averages(where) for where in ("network", "native"))
         bounds = network.pop("intervals")
         counted = {"images": len(self.rows), "intervals": bounds, "native": native}
         return {**network, **counted, "detection": self.detection()}
 
-    def detection(self) -> dict[str, Any]:
+    def detection(self) -> dict[str, object]:
         """Return lesions found and false regions, at the images' own size."""
         return summarize([row.detection for row in self.rows])
 
@@ -86,11 +87,11 @@ class Evaluation:
         """Return lesions, found and false regions of every image by threshold, [N, T, 3]."""
         return np.stack([row.sweep for row in self.rows])
 
-    def _averages(self, where: str) -> dict[str, Any]:
+    def _averages(self, where: str) -> Json:
         scores = [getattr(row, where) for row in self.rows]
         columns = {key: [s.values[name] for s in scores] for key, name in AVERAGES.items()}
         tables = np.stack([score.table for score in scores])
-        averages: dict[str, Any] = {key: float(np.mean(values)) for key, values in columns.items()}
+        averages: Json = {key: float(np.mean(values)) for key, values in columns.items()}
         averages["calibration_error"] = metrics.calibration_error(tables)
         groups = self.groups()
         averages["intervals"] = metrics.intervals(columns, tables, groups, seed=self.seed)
@@ -115,7 +116,8 @@ class Evaluation:
 
     def reliability(self) -> npt.NDArray[np.float64]:
         """Return the reliability table of all images together, network resolution: [bins, 3]."""
-        return np.sum([row.network.table for row in self.rows], axis=0)
+        table: npt.NDArray[np.float64] = np.sum([row.network.table for row in self.rows], axis=0)
+        return table
 
     def worst(self, count: int | None = None) -> list[int]:
         """Return the indices of the images with the lowest Dice, worst first, native resolution."""
@@ -159,9 +161,12 @@ def evaluate(
 class Answers(Protocol):
     """What scoring asks of a predictor."""
 
-    convention: InputConvention
-    classes: int
-    threshold: float
+    @property
+    def convention(self) -> InputConvention: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def threshold(self) -> float: ...
 
     def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
         """Bring logits [K, h, w] to an image's own size (height, width)."""
@@ -220,7 +225,7 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
 
 def write_results(
     evaluation: Evaluation,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     out: Path,
     negatives: Evaluation | None = None,
 ) -> None:

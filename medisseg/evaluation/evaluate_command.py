@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 import medisseg
 from medisseg.data.options import UNMASKED
 from medisseg.errors import UserError
+from medisseg.schema import Json
+
+if TYPE_CHECKING:
+    from medisseg.predictor import Predictor
 
 if TYPE_CHECKING:
     from medisseg.data.folder import Sample
@@ -200,7 +204,7 @@ def warn_of_training_images(checkpoint: str, names: Sequence[str]) -> None:
         return
 
 
-def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
+def about(args: argparse.Namespace, predictor: Predictor) -> dict[str, object]:
     """Return what was measured and how, for ``evaluation.json`` and the page."""
     from medisseg.evaluation.opening import combined_label
 
@@ -219,7 +223,7 @@ def about(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
     }
 
 
-def _table(told: dict[str, Any], summary: dict[str, Any], groups: list[str] | None) -> Any:
+def _table(told: Json, summary: Json, groups: list[str] | None) -> Any:
     from rich.table import Table
 
     from medisseg.evaluation.evaluate_page import table_rows

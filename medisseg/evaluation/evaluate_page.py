@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def write_froc(evaluation: Evaluation, path: Path, negatives: Evaluation | None 
         figure.savefig(beside_path, dpi=110, format="png")
 
 
-def table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+def table_rows(summary: Json) -> list[list[str]]:
     """Return label, network resolution and image resolution, each "value (low to high)"."""
     return [
         [label, _shown(summary, key), _shown(summary["native"], key)]
@@ -89,7 +89,7 @@ def table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _shown(averages: Mapping[str, Any], key: str) -> str:
+def _shown(averages: Json, key: str) -> str:
     digits = 1 if key == "hd95" else 3
     low, high = averages["intervals"][key]
     return f"{averages[key]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medisseg.convention import InputConvention
 from medisseg.data.folder import Sample, resize_mask
 from medisseg.errors import UserError
 from medisseg.evaluation.collapse import collapse
 from medisseg.evaluation.names import labels
 from medisseg.predictor import logit
+
+if TYPE_CHECKING:
+    from medisseg.model.network import Network
+    from medisseg.model.output import TrainingOutput
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class FeatureView:
         UserError: The network has no features by placement.
     """
 
-    def __init__(self, model: Any, name: str, device: str = "cpu") -> None:
+    def __init__(self, model: Network, name: str, device: str = "cpu") -> None:
         self.model, self.name, self.device = model.to(device).eval(), name, device
         self.info = model.info
         with torch.no_grad():
@@ -63,12 +68,13 @@ class FeatureView:
         if not features:
             raise UserError(f"{name} is a {self.info.architecture}, whose features have no names")
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> TrainingOutput:
         """Return the training output of [N, 3, h, w], with every BatchNorm in evaluation mode."""
         # Only the outermost module looks at its own flag to choose what it returns.
         self.model.training = True
         try:
-            return self.model(x.to(self.device))
+            output: TrainingOutput = self.model(x.to(self.device))
+            return output
         finally:
             self.model.training = False
 
@@ -91,7 +97,8 @@ class FeatureView:
         cam = F.interpolate(cam, convention.size, mode="bilinear", align_corners=False)
         height, width = image.shape[:2]
         restored = convention.restore(cam[0].cpu().numpy(), (height, width))[0]
-        return restored / max(float(restored.max()), 1e-12)
+        scaled: npt.NDArray[np.float32] = restored / max(float(restored.max()), 1e-12)
+        return scaled
 
     def _evidence(self, logits: Tensor) -> Tensor:
         """Sum of the logits of the pixels predicted as foreground; logits [1, K, h, w]."""
@@ -142,7 +149,7 @@ class FeatureView:
 
 
 def mask_share(
-    mask: npt.NDArray[np.uint8], convention: Any, size: tuple[int, int]
+    mask: npt.NDArray[np.uint8], convention: InputConvention, size: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
     """Return how much of each position of a feature [h, w] a mask [H, W] covers, in [0, 1]."""
     small = torch.from_numpy((resize_mask(mask, convention) > 0).astype(np.float32))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from medisseg.errors import UserError
 from medisseg.losses import PLACEMENTS
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             views, [samples[i] for i in chosen], args.placement, args.out / "maps", advance
         )
     measures = explain_page.measures(views, found)
-    told: dict[str, Any] = {
+    told: dict[str, object] = {
         "data": samples.root.resolve().name,
         "split": args.split,
         "images": len(samples),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from medisseg.evaluation.explain import Embeddings, FeatureView
 from medisseg.evaluation.pictures import FOUND, beside, paint, shrink
 from medisseg.evaluation.predict import save
 from medisseg.evaluation.report import Page
+from medisseg.schema import Json
 from medisseg.text import console
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def spread(total: int, count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, total - 1, max(1, min(count, total)))})
 
 
-def measures(views: Sequence[FeatureView], found: Sequence[Embeddings]) -> list[dict[str, Any]]:
+def measures(views: Sequence[FeatureView], found: Sequence[Embeddings]) -> list[Json]:
     """Return each model's name and collapse measures."""
     return [
         {"name": view.name, "architecture": view.info.architecture, **embeddings.measures()}
@@ -118,7 +119,7 @@ def _title(view: FeatureView, what: str, rank: Mapping[str, float]) -> str:
     return f"{view.name}: {what}\n{numbers}"
 
 
-def table_rows(told: Mapping[str, Any]) -> list[list[object]]:
+def table_rows(told: Json) -> list[list[object]]:
     """Return model, granularity and the measures."""
     return [
         [model["name"], granularity, *(f"{model[granularity][key]:.3f}" for key in LABELS)]
@@ -128,7 +129,7 @@ def table_rows(told: Mapping[str, Any]) -> list[list[object]]:
 
 
 def write_page(
-    told: Mapping[str, Any],
+    told: Json,
     pictures: Sequence[tuple[npt.NDArray[np.uint8], str]],
     figure: Figure,
     path: Path,
@@ -152,7 +153,7 @@ def write_page(
     page.images(pictures, columns=2).save(path)
 
 
-def print_table(told: Mapping[str, Any]) -> None:
+def print_table(told: Json) -> None:
     """Print the collapse measures."""
     from rich.table import Table
 

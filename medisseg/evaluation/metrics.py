@@ -120,7 +120,8 @@ def _inner_border(mask: Mask, width: int) -> Mask:
     core = ndimage.minimum_filter(
         mask.astype(np.uint8), size=2 * width + 1, mode="constant", cval=0
     )
-    return mask & (core == 0)
+    border: Mask = mask & (core == 0)
+    return border
 
 
 def reliability(
@@ -160,7 +161,8 @@ def calibration_error(table: npt.NDArray[np.float64]) -> float:
 
 
 def _gaps(tables: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.abs(tables[..., 1] - tables[..., 2]).sum(-1)
+    gaps: npt.NDArray[np.float64] = np.abs(tables[..., 1] - tables[..., 2]).sum(-1)
+    return gaps
 
 
 def intervals(

@@ -22,7 +22,10 @@ COLORS = {
 
 
 def compare(
-    image: Picture | None, pred: npt.NDArray, true: npt.NDArray, alpha: float = 0.45
+    image: Picture | None,
+    pred: npt.NDArray[np.number],
+    true: npt.NDArray[np.number],
+    alpha: float = 0.45,
 ) -> Picture:
     """Colour the found, missed and false areas of a prediction.
 
@@ -43,7 +46,7 @@ def compare(
 
 
 def overlay(
-    image: Picture, mask: npt.NDArray, labels: Sequence[Label] = (), alpha: float = 0.35
+    image: Picture, mask: npt.NDArray[np.number], labels: Sequence[Label] = (), alpha: float = 0.35
 ) -> Picture:
     """Lay a mask of class indices [H, W] over an image uint8 RGB [H, W, 3], outlined."""
     classes = [int(index) for index in np.unique(mask) if index]

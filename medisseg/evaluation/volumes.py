@@ -72,7 +72,9 @@ def hd95(
     return float(max(np.percentile(side, 95) for side in distances))
 
 
-def put_together(slices: Mapping[str, npt.NDArray], order: Sequence[str]) -> npt.NDArray:
+def put_together(
+    slices: Mapping[str, npt.NDArray[np.number]], order: Sequence[str]
+) -> npt.NDArray[np.number]:
     """Return the volume [D, H, W] of slices [H, W] by name, in an order of names."""
     return np.stack([slices[name] for name in order])
 

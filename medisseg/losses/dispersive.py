@@ -100,7 +100,8 @@ def gather(rows: Tensor) -> Tensor:
         return rows
     if torch.distributed.get_world_size() == 1:
         return rows
-    return _Gather.apply(rows)
+    joined: Tensor = _Gather.apply(rows)
+    return joined
 
 
 class _Gather(torch.autograd.Function):
@@ -121,4 +122,5 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         first = torch.distributed.get_rank() * ctx.count
         share = gradients[0][first : first + ctx.count]
-        return share * torch.distributed.get_world_size()
+        scaled: Tensor = share * torch.distributed.get_world_size()
+        return scaled

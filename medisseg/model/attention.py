@@ -84,7 +84,8 @@ class MultiScaleConvolution(nn.Module):
         expanded = self.expand(x)
         summed = sum(scale(expanded) for scale in self.scales)
         shuffled = summed.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
-        return x + self.project(shuffled)
+        out: Tensor = x + self.project(shuffled)
+        return out
 
 
 class DualAttention(nn.Module):
@@ -117,7 +118,8 @@ class DualAttention(nn.Module):
         """[N, C, H, W] -> the same shape."""
         position = self.position_out(self.attend_positions(self.position_in(x)))
         channel = self.channel_out(self.attend_channels(self.channel_in(x)))
-        return self.out(position + channel)
+        out: Tensor = self.out(position + channel)
+        return out
 
     def attend_positions(self, x: Tensor) -> Tensor:
         """x + scale * softmax(Q K^T) V over the H W positions; [N, c, H, W]."""

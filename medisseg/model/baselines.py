@@ -115,7 +115,8 @@ def _network(name: str, classes: int, width: int) -> nn.Module:
         )  # fmt: skip
     kind = {"unet": BasicUNet, "unetpp": BasicUNetPlusPlus}[name]
     act, norm = ("ReLU", {"inplace": True}), ("batch", {"affine": True})
-    return kind(2, 3, classes, features=(*levels, width), act=act, norm=norm)
+    network: nn.Module = kind(2, 3, classes, features=(*levels, width), act=act, norm=norm)
+    return network
 
 
 def _unet_r50(classes: int) -> nn.Module:

@@ -35,7 +35,8 @@ def activation(name: str) -> nn.Module:
     """Return the activation of that name: "telu", "relu" or "none" (identity)."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation is {name!r}; expected one of {ACTIVATIONS}")
-    return {"telu": TeLU, "relu": nn.ReLU, "none": nn.Identity}[name]()
+    module: nn.Module = {"telu": TeLU, "relu": nn.ReLU, "none": nn.Identity}[name]()
+    return module
 
 
 def upsample(x: Tensor, scale: int = 2) -> Tensor:
@@ -89,11 +90,13 @@ class CBT(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """The convolution alone."""
-        return self.conv(self.depthwise(x) if self.separable else x)
+        out: Tensor = self.conv(self.depthwise(x) if self.separable else x)
+        return out
 
     def finish(self, x: Tensor) -> Tensor:
         """BatchNorm and activation."""
-        return self.act(self.norm(x))
+        out: Tensor = self.act(self.norm(x))
+        return out
 
 
 class ChannelGate(nn.Module):
@@ -161,4 +164,5 @@ class CBAT(nn.Module):
         """[N, C, H, W] -> the same shape."""
         pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
         both = self.expand(self.act(self.reduce(pooled))).sum(1)
-        return self.spatial(x * torch.sigmoid(both)[:, :, None, None])
+        out: Tensor = self.spatial(x * torch.sigmoid(both)[:, :, None, None])
+        return out

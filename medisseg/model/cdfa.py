@@ -63,7 +63,8 @@ class CDFA(nn.Module):
             (self.attend_background, background),
         ):
             values = self.project(mix(self.logits(attend, guide), values))
-        return self.after(values)
+        out: Tensor = self.after(values)
+        return out
 
     def logits(self, attend: nn.Conv2d, guide: Tensor) -> Tensor:
         """Attention logits [N, heads * 81, H, W]; the weights are scaled, not the large map.
@@ -80,4 +81,6 @@ class CDFA(nn.Module):
 def positions_innermost(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A 1 x 1 convolution whose output is contiguous, whatever the layout of ``x``."""
     filters = weight.flatten(1).expand(len(x), -1, -1)
-    return torch.baddbmm(bias[:, None], filters, x.flatten(2)).unflatten(2, x.shape[2:])
+    flat = torch.baddbmm(bias[:, None], filters, x.flatten(2))
+    out: Tensor = flat.unflatten(2, x.shape[2:])
+    return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from medisseg.checkpoint import new_checkpoint
 from medisseg.errors import UserError
@@ -47,11 +47,11 @@ def create_model(
     if classes < 1:
         raise UserError(f"classes is {classes}; expected 1 for binary masks, or more")
     if is_foreign(architecture):
-        foreign: Any = create_foreign(architecture, stage, classes, encoder_weights, **options)
-        return foreign
+        foreign = create_foreign(architecture, stage, classes, encoder_weights, **options)
+        return cast(Network, foreign)
     if architecture in BASELINES:
-        made: Any = create_baseline(architecture, stage, classes, encoder_weights, **options)
-        return made
+        baseline = create_baseline(architecture, stage, classes, encoder_weights, **options)
+        return cast(Network, baseline)
     if encoder_weights is not None:
         options.setdefault("stride_in", stride_rule(encoder_weights))
     settings = make_options(architecture, options, others=BASELINES)

@@ -27,7 +27,8 @@ class MultiReceptiveField(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, width, H, W]."""
         parts = [gate(field(x)) for field, gate in zip(self.fields, self.gates, strict=True)]
-        return self.spatial(F.relu(self.fuse(torch.cat(parts, 1)) + self.shortcut(x)))
+        out: Tensor = self.spatial(F.relu(self.fuse(torch.cat(parts, 1)) + self.shortcut(x)))
+        return out
 
 
 class Decoder(nn.Module):
@@ -49,7 +50,8 @@ class Decoder(nn.Module):
         s2 = F.relu(self.second(s1) + s1)
         s3 = F.relu(self.third(s2) + s2 + s1)
         out = F.relu(self.fourth(s3) + s3 + s2 + s1)
-        return self.attention(self.spatial(self.channel(out)))
+        gated: Tensor = self.attention(self.spatial(self.channel(out)))
+        return gated
 
 
 class PaperDecoder(nn.Module):

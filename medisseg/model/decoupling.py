@@ -57,7 +57,8 @@ class AuxiliaryHead(nn.Module):
         """The logits of one branch at its own resolution."""
         for index, block in enumerate(branch["blocks"]):
             x = block(upsample(x) if index else x)
-        return branch["logits"](x)
+        logits: Tensor = branch["logits"](x)
+        return logits
 
 
 class Guide(nn.Module):

@@ -172,7 +172,8 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, out, H / stride, W / stride]."""
         y = self.project(self.depthwise(self.expand(x)))
-        return x + y if self.shortcut else y
+        out: Tensor = x + y if self.shortcut else y
+        return out
 
 
 class EfficientNetLite0(Encoder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medisseg.checkpoint import read_header, read_state
 from medisseg.errors import UserError
@@ -13,12 +13,13 @@ from medisseg.model.create import create_model
 from medisseg.model.foreign import check_allowed, is_foreign
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
     from medisseg.model.network import Network
 
 
-def load_checkpoint(path_or_name: str | Path, device: Any = "cpu") -> Network:
+def load_checkpoint(path_or_name: str | Path, device: str | torch.device = "cpu") -> Network:
     """Load a network in evaluation mode; ``model.info`` is the checkpoint's header.
 
     Args:
@@ -76,7 +77,7 @@ def load_encoder(model: Network, path_or_name: str | Path) -> None:
             fill(module, part, str(path_or_name))
 
 
-def fill(module: Any, state: Mapping[str, Tensor], source: str) -> None:
+def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict; every name and shape must agree.
 
     Raises:

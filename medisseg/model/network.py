@@ -23,6 +23,9 @@ from medisseg.model.encoders import create_encoder
 from medisseg.model.options import NetworkOptions
 from medisseg.model.output import TrainingOutput
 
+# Logits; logits and the uncertainty's; or all of them, in training.
+Answer = Tensor | tuple[Tensor, ...] | TrainingOutput
+
 
 class StageOneHead(nn.Module):
     """Project each feature to ``head_width`` channels, gate it by ELAT, join and project to logits.
@@ -74,7 +77,7 @@ class Network(nn.Module):
         """Sides that are no multiple of this many pixels are padded and cropped back."""
         return max(16, self.encoder.strides[-1])
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Answer:
         """Segment a batch.
 
         Args:
@@ -102,7 +105,7 @@ class Network(nn.Module):
             return found
         return [gate(feature) for gate, feature in zip(self.encoder_gates, found, strict=True)]
 
-    def answer(self, x: Tensor) -> Any:
+    def answer(self, x: Tensor) -> Answer:
         """Forward of an input whose sides are multiples of :attr:`multiple`."""
         raise NotImplementedError
 
@@ -116,7 +119,7 @@ class StageOne(Network):
         super().__init__(options, classes)
         self.head = StageOneHead(self.encoder.channels, classes, options)
 
-    def answer(self, x: Tensor) -> Any:
+    def answer(self, x: Tensor) -> Answer:
         """See :meth:`Network.forward`."""
         features = self.features(x)
         full = x.shape[-2:]
@@ -185,7 +188,7 @@ class StageTwo(Network):
             aggregated.insert(0, self.aggregations[level](maps[level], *guides, coarser))
         return aggregated
 
-    def answer(self, x: Tensor) -> Any:
+    def answer(self, x: Tensor) -> Answer:
         """See :meth:`Network.forward`."""
         features = self.features(x)
         levels = features[-self.options.levels :]
@@ -207,16 +210,20 @@ class StageTwo(Network):
             return TrainingOutput(logits, foreground, background, uncertainty, kept)
         if self.with_uncertainty:
             return logits, self.auxiliary(parts, self.auxiliary_scale)["uncertainty"]
-        return logits
+        answer: Tensor = logits
+        return answer
 
     @property
     def auxiliary_scale(self) -> int:
         """How many times the auxiliary maps are enlarged to the input's size."""
-        return self.encoder.strides[-1] // 2 ** (len(self.options.aux_widths) - 1)
+        scale: int = self.encoder.strides[-1] // 2 ** (len(self.options.aux_widths) - 1)
+        return scale
 
     def auxiliary_logits(self, x: Tensor) -> dict[str, Tensor]:
         """Foreground, background and uncertainty logits [N, 1, H, W], in any mode.
 
         The sides of ``x`` must be multiples of :attr:`multiple`.
         """
-        return self.auxiliary(self.decoupling(self.features(x)[-1]), self.auxiliary_scale)
+        parts = self.decoupling(self.features(x)[-1])
+        maps: dict[str, Tensor] = self.auxiliary(parts, self.auxiliary_scale)
+        return maps

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from medisseg.errors import UserError
 from medisseg.model.blocks import ACTIVATIONS
 from medisseg.model.encoders import ENCODERS, STRIDES
-from medisseg.schema import build
+from medisseg.schema import Json, build
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class NetworkOptions:
             said = ", ".join(map(str, known))
             raise UserError(f"shuffle is {self.shuffle}; expected one of {said}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the fields as JSON-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
@@ -138,9 +137,7 @@ PRESETS: dict[str, NetworkOptions] = {
 }
 
 
-def make_options(
-    preset: str, changes: dict[str, Any], others: Iterable[str] = ()
-) -> NetworkOptions:
+def make_options(preset: str, changes: Json, others: Iterable[str] = ()) -> NetworkOptions:
     """Return a preset with some options changed.
 
     ``cbat=False`` is short for ``attention="none"``; ``others`` are names beside the presets, for

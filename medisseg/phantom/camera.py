@@ -84,7 +84,8 @@ def rays(pose: Pose, optics: Optics, size: tuple[int, int]) -> Floats:
     angle = np.minimum(radius * np.float32(optics.reach), np.float32(1.5))
     side = np.sin(angle) / radius
     inside = np.stack([x.ravel() * side, y.ravel() * side, np.cos(angle)])
-    return pose.axes.T @ inside
+    turned: Floats = pose.axes.T @ inside
+    return turned
 
 
 def aperture(optics: Optics, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -189,4 +190,5 @@ def develop(
     grain = rng.standard_normal((height, width, 3), np.float32)
     shown += grain * (low + (high - low) * shown / np.float32(255))
     shown[~aperture(optics, (height, width))] = rng.uniform(0, 6)
-    return np.clip(shown + 0.5, 0, 255).astype(np.uint8)
+    picture: npt.NDArray[np.uint8] = np.clip(shown + 0.5, 0, 255).astype(np.uint8)
+    return picture

@@ -241,7 +241,8 @@ def _meets(polyp: Polyp, origin: Floats, ways: Floats) -> npt.NDArray[np.bool_]:
     to_base = polyp.base - origin
     along = np.maximum(to_base @ ways, 0)
     miss = to_base[:, None] - ways * along
-    return (miss * miss).sum(0) < polyp.reach**2
+    meets: npt.NDArray[np.bool_] = (miss * miss).sum(0) < polyp.reach**2
+    return meets
 
 
 def _march(scene: Scene, polyps: tuple[Polyp, ...], origin: Floats, ways: Floats) -> Floats:

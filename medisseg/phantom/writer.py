@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,11 @@ from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.phantom.camera import Exposure, develop, expose, gain, smear
 from medisseg.phantom.scenes import KINDS, Shot, make_passage, make_still
+from medisseg.schema import Json
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
+    from av.video.stream import VideoStream
     from rich.progress import Progress
 
 STILLS, MOVES, SENSOR = 1, 2, 3  # streams of random numbers
@@ -56,7 +58,7 @@ def write(
     Raises:
         UserError: On any other input, and where the folder cannot be written.
     """
-    manifest: dict[str, Any] = {
+    manifest: Json = {
         "seed": seed,
         "size": list(size),
         "fps": fps,
@@ -143,7 +145,12 @@ def still_kind(index: int) -> str | None:
 
 
 def _write_stills(
-    out: Path, count: int, seed: int, size: tuple[int, int], manifest: dict[str, Any], bar: Progress
+    out: Path,
+    count: int,
+    seed: int,
+    size: tuple[int, int],
+    manifest: Json,
+    bar: Progress,
 ) -> None:
     for name in ("images", "masks"):
         (out / name).mkdir()
@@ -182,7 +189,7 @@ def plan_passages(frames: int) -> list[tuple[int, str | None]]:
     return plan + [(int(n), KINDS[i % len(KINDS)]) for i, n in enumerate(np.diff(bounds))]
 
 
-def _shots(frames: int, seed: int, manifest: dict[str, Any]) -> Iterator[Shot]:
+def _shots(frames: int, seed: int, manifest: Json) -> Iterator[Shot]:
     start = 0
     for index, (count, kind) in enumerate(plan_passages(frames)):
         manifest["passages"].append({"start": start, "frames": count, "kind": kind})
@@ -196,7 +203,7 @@ def _write_video(
     seed: int,
     size: tuple[int, int],
     fps: int,
-    manifest: dict[str, Any],
+    manifest: Json,
     bar: Progress,
 ) -> None:
     import av
@@ -225,7 +232,7 @@ def _write_video(
         container.mux(stream.encode(None))
 
 
-def _open_stream(container: OutputContainer, size: tuple[int, int], fps: int) -> Any:
+def _open_stream(container: OutputContainer, size: tuple[int, int], fps: int) -> VideoStream:
     try:
         # The same bytes every time: x264 divides the work by the number of its threads, and its
         # macroblock tree depended on where its buffers lay (7 files in 16 runs at 80x64).

@@ -30,8 +30,10 @@ from medisseg.errors import UserError
 # Names of folders that say nothing about whose images they hold.
 PARTS = ("train", "val", "validation", "test")
 
+Batches = DataLoader[dict[str, Tensor]]
 
-class Arrays(Dataset):
+
+class Arrays(Dataset[dict[str, Tensor]]):
     """Images uint8 [N, 3, h, w] and masks uint8 [N, h, w]; an item is a batch of indices.
 
     Args:
@@ -256,7 +258,7 @@ def train_order(
 
 def train_batches(
     arrays: Arrays, batch: int, key: Sequence[int], rank: int = 0, world: int = 1
-) -> DataLoader:
+) -> Batches:
     """Return this process's share of an epoch's batches.
 
     Raises:
@@ -272,13 +274,13 @@ def train_batches(
     return _loader(arrays, [part.tolist() for part in shares])
 
 
-def validation_batches(arrays: Arrays, batch: int, rank: int = 0, world: int = 1) -> DataLoader:
+def validation_batches(arrays: Arrays, batch: int, rank: int = 0, world: int = 1) -> Batches:
     """Return this process's share of the validation images, each in one process only."""
     indices = list(range(len(arrays)))[rank::world]
     parts = [indices[start : start + batch] for start in range(0, len(indices), batch)]
     return _loader(arrays, parts)
 
 
-def _loader(arrays: Arrays, parts: list[list[int]]) -> DataLoader:
+def _loader(arrays: Arrays, parts: list[list[int]]) -> Batches:
     """Batches in pinned memory where there is a GPU, which then copies them beside its work."""
     return DataLoader(arrays, batch_size=None, sampler=parts, pin_memory=torch.cuda.is_available())

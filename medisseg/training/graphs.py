@@ -7,8 +7,6 @@ and the optimiser are launched one by one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -44,12 +42,13 @@ class GraphedNetwork:
         half = self.dtype != torch.float32
         # Weights cast outside the graph would be read from where they no longer are.
         with torch.autocast("cuda", self.dtype if half else None, half, cache_enabled=False):
-            graphed: Any = torch.cuda.make_graphed_callables(
+            graphed = torch.cuda.make_graphed_callables(
                 _Views(self.network), views, allow_unused_input=True
             )
         with torch.no_grad():
             for buffer, value in zip(self.network.buffers(), before, strict=True):
                 buffer.copy_(value)
+        assert isinstance(graphed, nn.Module)  # a module gives a module
         return graphed
 
 

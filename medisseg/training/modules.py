@@ -8,13 +8,12 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from medisseg.config import StageConfig, TrainConfig
 from medisseg.data import augment
@@ -22,7 +21,8 @@ from medisseg.data.degrade import degrade
 from medisseg.errors import UserError
 from medisseg.losses.mask import without_void
 from medisseg.losses.objective import Terms, gradient_shares, weighted_sum
-from medisseg.training.batches import Data, train_batches, validation_batches
+from medisseg.schema import Json
+from medisseg.training.batches import Batches, Data, train_batches, validation_batches
 from medisseg.training.graphs import GraphedNetwork
 
 # First element of a key of random numbers, so that no two uses share their draws.
@@ -77,13 +77,13 @@ class SegmentationModule(LightningModule):
 
     # Batches
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Batches:
         """Return the epoch's batches; Lightning asks again at every epoch."""
         key = (ORDER, self.config.seed, self.number, self.current_epoch)
         part = self.stage.batch // self.stage.accumulate
         return train_batches(self.data.train, part, key, self.global_rank, self.trainer.world_size)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Batches:
         """Return this process's validation images."""
         return validation_batches(
             self.data.validation,
@@ -93,7 +93,7 @@ class SegmentationModule(LightningModule):
         )
 
     def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
+        self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int
     ) -> dict[str, Tensor]:
         """Send the images; their indices stay on the CPU, where random numbers are drawn."""
         return {
@@ -101,7 +101,9 @@ class SegmentationModule(LightningModule):
             for name, part in batch.items()
         }
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Tensor]:
+    def on_after_batch_transfer(
+        self, batch: dict[str, Tensor], dataloader_idx: int
+    ) -> dict[str, Tensor]:
         """Augment (training only) and normalise, on the device."""
         with torch.autocast(self.device.type, enabled=False):
             images, masks = batch["image"].float() / 255, batch["mask"]
@@ -155,7 +157,7 @@ class SegmentationModule(LightningModule):
         if self.current_epoch + 1 >= self.stage.epochs:
             self._validate_this_epoch()
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Set the learning rate from how much of the stage is over."""
         self._tick()
         factor = self.rate(self.progress())
@@ -168,7 +170,7 @@ class SegmentationModule(LightningModule):
         target = batch["mask"].long()
         views = [batch[name] for name in ("input", "second") if name in batch]
         outputs = self._outputs(views)
-        terms = self.objective.terms(*outputs, target)
+        terms: Terms = cast(Any, self.objective).terms(*outputs, target)
         total, parts = weighted_sum(terms)
         if batch_idx == 0:
             self.shares = self._gradient_shares(terms, outputs[0].features)
@@ -227,7 +229,7 @@ class SegmentationModule(LightningModule):
                 f"stage{self.number}.clip=1 or hardware.precision=fp32"
             )
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """Average the weights, and stop the stage where its time is over."""
         stepped = self.global_step != self._averaged
         if self.ema is not None and stepped:
@@ -344,7 +346,7 @@ class SegmentationModule(LightningModule):
 
     def configure_gradient_clipping(
         self,
-        optimizer: Any,
+        optimizer: torch.optim.Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
@@ -375,7 +377,7 @@ class SegmentationModule(LightningModule):
 
     # State that a resumed run needs beside weights and optimiser
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: Json) -> None:
         """Add the clock and the plateau's state."""
         checkpoint["medisseg"] = {
             "elapsed": self.elapsed,
@@ -383,7 +385,7 @@ class SegmentationModule(LightningModule):
             "plateau": dict(self.plateau),
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Json) -> None:
         """Take the clock and the plateau's state up again."""
         state = checkpoint["medisseg"]
         self.elapsed = state["elapsed"]
@@ -396,7 +398,7 @@ class Watched:
     """A step's loss on its way to the CPU, its parts and the indices of its images."""
 
     total: Tensor
-    parts: Mapping[str, Any]
+    parts: Mapping[str, Tensor | float]
     indices: Tensor
     step: int
 

@@ -19,12 +19,13 @@ RIGHT, MISSED, FALSE = (255, 255, 255), (0, 114, 178), (230, 159, 0)
 
 def curves(history: list[dict[str, float]], path: Path) -> None:
     """Draw loss, validation scores and the terms' shares of the gradient by epoch, as PNG."""
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     shares = [name for name in history[-1] if name.startswith("share_")] if history else []
     figure = Figure(figsize=(13.5 if shares else 9, 3.4), layout="constrained")
     left, right, *third = figure.subplots(1, 3 if shares else 2)
-    panels = [
+    panels: list[tuple[Axes, tuple[str, ...], str]] = [
         (left, ("train_loss", "val_loss"), "loss"),
         (right, ("val_dice", "val_iou"), "score"),
     ]

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 import medisseg
 from medisseg.checkpoint import Checkpoint, save_checkpoint
 from medisseg.files import replacing
+from medisseg.schema import Json
 from medisseg.training import pictures
 from medisseg.training.modules import SegmentationModule
 
@@ -56,11 +56,11 @@ class Recorder(Callback):
         self._samples: np.ndarray | None = None
         self._start = time.monotonic()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return what Lightning stores with the resume state."""
         return {"history": self.history, "best": self.best}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Json) -> None:
         """Take up the history of the run that is resumed."""
         self.history, self.best = state["history"], state["best"]
 
@@ -166,7 +166,7 @@ class _nowhere:
 
 def with_metrics(info: Checkpoint, row: dict[str, float]) -> Checkpoint:
     """Return the header with an epoch's validation metrics."""
-    metrics: dict[str, Any] = {
+    metrics: dict[str, object] = {
         name: row[name] for name in ("epoch", "val_dice", "val_iou", "val_loss") if name in row
     }
     return dataclasses.replace(info, metrics=metrics, version=medisseg.__version__)
@@ -182,7 +182,7 @@ def as_csv(rows: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(value, indent=2) + "\n")

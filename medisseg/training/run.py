@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -34,9 +34,13 @@ from medisseg.model.foreign import allow, is_foreign
 from medisseg.model.loading import load_encoder, load_network
 from medisseg.model.network import Network
 from medisseg.model.pretrained import find_weights
+from medisseg.schema import Json
 from medisseg.training.batches import Data, read_data, source_names
 from medisseg.training.modules import SegmentationModule
 from medisseg.training.recorder import RESUME, Recorder, write_json
+
+if TYPE_CHECKING:
+    from medisseg.losses.objective import StageOneObjective, StageTwoObjective
 
 # What a resumed run may change: where it runs, not what it computes.
 FREE = ("hardware", "out")
@@ -165,7 +169,7 @@ def run_stage(
     if done.is_file():
         summary = json.loads(done.read_text())
         say(f"stage {number} is finished: validation Dice {summary['best']['val_dice']:.4f}")
-        return summary["seconds"]
+        return float(summary["seconds"])
     folder.mkdir(parents=True, exist_ok=True)
     network, info = build(config, number, out)
     module = SegmentationModule(network, objective(config, number), config, number, data, seconds)
@@ -212,7 +216,7 @@ def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Check
     return network, info
 
 
-def objective(config: TrainConfig, number: int) -> nn.Module:
+def objective(config: TrainConfig, number: int) -> StageOneObjective | StageTwoObjective:
     """Return the stage's sum of losses."""
     from medisseg.losses.dispersive import DispersiveOptions
     from medisseg.losses.mask import MaskLoss
@@ -296,7 +300,7 @@ def strategy(network: nn.Module) -> str:
     return "ddp" if isinstance(network, Network) else "ddp_find_unused_parameters_true"
 
 
-def device(config: TrainConfig) -> dict[str, Any]:
+def device(config: TrainConfig) -> Json:
     """Return the Trainer's accelerator and precision.
 
     Raises:
@@ -339,7 +343,7 @@ def prepare_folder(config: TrainConfig, out: Path) -> None:
         save_config(config, beside)
 
 
-def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+def differences(one: object, other: object, prefix: str = "") -> list[str]:
     """Return the dotted keys in which two nested tables differ."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [prefix.rstrip(".")]

@@ -221,8 +221,8 @@ def _line(row: Row, runs: dict[int, Scores], first: dict[int, Scores]) -> dict[s
     common = [seed for seed in runs if seed in first]
     line["common_seeds"] = line["dice_difference"] = line["p_value"] = None
     if runs is not first and common:
-        both = [_mean_of_seeds([r[seed]["dice"] for seed in common]) for r in (first, runs)]
-        test = paired_test(*both)
+        base, ours = (_mean_of_seeds([r[seed]["dice"] for seed in common]) for r in (first, runs))
+        test = paired_test(base, ours)
         line["common_seeds"] = len(common)
         line["dice_difference"] = round(test["difference"], 2)
         line["p_value"] = round(test["p_value"], 4)
