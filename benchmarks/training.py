@@ -32,10 +32,10 @@ import yaml
 from benchmarks.common import machine, parser
 from benchmarks.summaries import RUNS, add
 from medisseg.errors import UserError, command
-from medisseg.training.studies import STUDIES
+from medisseg.training.ablations import ABLATIONS
 
 STUDY = "Does the dispersive loss matter? (edge, 160 x 160, 12 epochs, Kvasir-SEG)"
-FORMS = dict(zip(("none", "published", "image", "pixel"), STUDIES["dispersive"], strict=True))
+FORMS = dict(zip(("none", "published", "image", "pixel"), ABLATIONS["dispersive"], strict=True))
 SHORT = (
     "input.size=[160,160]", "stage1.epochs=3", "stage2.epochs=9", "stage1.ema=0.98",
     "stage2.ema=0.98", "stage2.validate_every=2",

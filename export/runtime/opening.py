@@ -25,7 +25,7 @@ MODULES = {
     "torch-tensorrt": "torch_tensorrt",
 }
 # Set in the child process that opens a bundle for the first time.
-TRIAL = "MEDISSEG_TRIAL_LOAD"
+PROBE, PROBE_MODULE = "MEDISSEG_LOAD_PROBE", "export.runtime.load_probe"
 
 
 def open_tensorrt(bundle: Bundle, part: str, device: str) -> BaseEngine:
@@ -43,8 +43,8 @@ def open_tensorrt(bundle: Bundle, part: str, device: str) -> BaseEngine:
     check_version(bundle, module)
     gpu = check_gpu(bundle, device)
     plan = bundle.read(part)
-    if not os.environ.get(TRIAL):
-        try_in_child(bundle, gpu, device)
+    if not os.environ.get(PROBE):
+        probe_load(bundle, gpu, device)
     if built == "torch-tensorrt":
         return TorchTensorRTEngine(plan, bundle.traits, device)
     return TensorRTEngine(
@@ -109,7 +109,7 @@ def check_gpu(bundle: Bundle, device: str) -> str:
     return name
 
 
-def try_in_child(bundle: Bundle, gpu: str, device: str = "auto", seconds: float = 600.0) -> None:
+def probe_load(bundle: Bundle, gpu: str, device: str = "auto", seconds: float = 600.0) -> None:
     """Open a bundle in a child process once, and remember that it opened.
 
     Args:
@@ -126,11 +126,17 @@ def try_in_child(bundle: Bundle, gpu: str, device: str = "auto", seconds: float 
         return
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    failed = f"{bundle.path}: the engine failed in its trial load"
+    failed = f"{bundle.path}: the engine failed in its load probe"
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "export.runtime.trial", str(bundle.path.absolute()), device],
-            env={**os.environ, TRIAL: "1", "PYTHONPATH": path},
+            [
+                sys.executable,
+                "-m",
+                "export.runtime.load_probe",
+                str(bundle.path.absolute()),
+                device,
+            ],
+            env={**os.environ, PROBE: "1", "PYTHONPATH": path},
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -146,7 +152,7 @@ def try_in_child(bundle: Bundle, gpu: str, device: str = "auto", seconds: float 
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
     except OSError as error:
-        log.info("the trial load will be repeated next time: %s", error)
+        log.info("the load probe will be repeated next time: %s", error)
 
 
 def _remembered(what: str, bundle: Bundle, gpu: str) -> Path:

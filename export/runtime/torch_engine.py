@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from export.runtime.engine import BaseEngine, Images, Outputs
-from export.runtime.lanes import Lanes
+from export.runtime.parallel_branches import ParallelBranches
 from export.traits import Traits
 from medisseg.errors import UserError
 from medisseg.model.blocks import TeLU
@@ -27,7 +27,7 @@ PARTS = 64  # compiled forms of one class of part: its levels, inputs and batch 
 class TorchEngine(BaseEngine):
     """A network in PyTorch.
 
-    On a GPU each batch size is captured once into a CUDA graph, Stage II on lanes (lanes.py), with
+    On a GPU each batch size is captured once into a CUDA graph, Stage II on parallel branches, with
     the convolution algorithms that were fastest in a trial: the last bits may differ from one
     process to the next. Copies go through pinned memory on the same stream.
 
@@ -76,7 +76,7 @@ class TorchEngine(BaseEngine):
                 if isinstance(part, TeLU):
                     part.portable = True
         if cuda and isinstance(network, StageTwo):
-            self._network = Lanes(network, form)
+            self._network = ParallelBranches(network, form)
             self._in_turn = self._network.in_turn
         else:
             self._network = form(self._network)

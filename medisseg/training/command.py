@@ -9,7 +9,7 @@ from medisseg.config import TrainConfig, load_config
 from medisseg.training.memory import keep_freed_memory
 
 EXAMPLE = "medisseg train edge data=kvasir-seg out=runs/edge stage2.epochs=40"
-STUDIES = (
+ABLATIONS = (
     "ablation",
     "variants",
     "placement",
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, key in SHORTHANDS.items():
         parser.add_argument(f"--{name}", help=f"the same as {key}=")
     parser.add_argument("--size", help="network input HEIGHTxWIDTH, the same as input.size=[H,W]")
-    parser.add_argument("--study", choices=STUDIES, help="run one of the paper's studies instead")
+    parser.add_argument("--study", choices=ABLATIONS, help="run one of the paper's studies instead")
     parser.add_argument(
         "--seeds", default="3", help="of a study: how many, or which (0,1,2); default: %(default)s"
     )
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int | None:
     config = read_config(args)
     keep_freed_memory()
     if args.study:
-        from medisseg.training.studies import parse_seeds, run_study
+        from medisseg.training.ablations import parse_seeds, run_ablation
 
-        run_study(config, args.study, parse_seeds(args.seeds))
+        run_ablation(config, args.study, parse_seeds(args.seeds))
         return 0
     from medisseg.training.run import train
 

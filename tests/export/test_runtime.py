@@ -127,8 +127,8 @@ def test_pickled_checkpoint_is_not_executed(tmp_path: Path) -> None:
 
 def test_trial_load_runs_in_a_child(bundle: Bundle) -> None:
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "export.runtime.trial", str(bundle.path), "auto"]
-    done = subprocess.run(command, cwd=root, env={**os.environ, T.TRIAL: "1"}, timeout=120)
+    command = [sys.executable, "-m", "export.runtime.load_probe", str(bundle.path), "auto"]
+    done = subprocess.run(command, cwd=root, env={**os.environ, T.PROBE: "1"}, timeout=120)
     assert done.returncode == 0
 
 
@@ -141,8 +141,8 @@ def test_crash_in_the_trial_load_is_an_error_and_not_a_crash(
     crash.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(crash))
     with pytest.raises(UserError, match="signal 11.*build it again"):
-        T.try_in_child(bundle, "a GPU")
-    assert not list(tmp_path.rglob("opened-*")), "a failed trial is not remembered"
+        T.probe_load(bundle, "a GPU")
+    assert not list(tmp_path.rglob("opened-*")), "a failed probe is not remembered"
 
 
 def test_good_trial_load_is_remembered(
@@ -150,12 +150,12 @@ def test_good_trial_load_is_remembered(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "executable", "/bin/true")
-    T.try_in_child(bundle, "a GPU")
+    T.probe_load(bundle, "a GPU")
     assert len(list(tmp_path.rglob("opened-*"))) == 1
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    T.try_in_child(bundle, "a GPU")  # remembered: no child
+    T.probe_load(bundle, "a GPU")  # remembered: no child
     with pytest.raises(UserError, match="code 1"):
-        T.try_in_child(bundle, "another GPU")
+        T.probe_load(bundle, "another GPU")
 
 
 def test_trial_load_that_hangs_is_an_error(
@@ -167,7 +167,7 @@ def test_trial_load_that_hangs_is_an_error(
     slow.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(slow))
     with pytest.raises(UserError, match="no answer in 0.2 s.*build it again"):
-        T.try_in_child(bundle, "a GPU", seconds=0.2)
+        T.probe_load(bundle, "a GPU", seconds=0.2)
 
 
 def test_trial_load_uses_the_device_that_was_asked_for(
@@ -178,7 +178,7 @@ def test_trial_load_uses_the_device_that_was_asked_for(
     listing.write_text(f"#!/bin/sh\necho \"$@\" > '{tmp_path}/words'\n")
     listing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(listing))
-    T.try_in_child(bundle, "a GPU", "cuda:1")
+    T.probe_load(bundle, "a GPU", "cuda:1")
     assert (tmp_path / "words").read_text().split()[-1] == "cuda:1"
 
 

@@ -1,7 +1,7 @@
 """Parts of a network that do not wait for each other, side by side on a GPU's streams.
 
 At batch 1 hardly a kernel fills a GPU, and a few hundred in a row cost their latencies. Each part
-of Stage II gets a lane, a stream: it waits for the parts whose tensors it takes and for nothing
+of Stage II gets a CUDA stream: it waits for the parts whose tensors it takes and for nothing
 else. What starts on the caller's stream ends there, so a CUDA graph captures the whole.
 """
 
@@ -23,9 +23,9 @@ MAIN = ""  # the caller's stream, which carries the longest way through the netw
 
 
 def parts(network: StageTwo) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts that make up the network, each with its lane.
+    """Yield the parts that make up the network, each with the name of its branch.
 
-    Parts of one lane run in the order of the network's forward: the guides from coarse to fine.
+    Parts of one branch run in the order of the network's forward: the guides from coarse to fine.
     """
     yield MAIN, network.encoder
     for level, field in enumerate(network.fields):
@@ -44,8 +44,8 @@ def parts(network: StageTwo) -> Iterator[tuple[str, nn.Module]]:
     yield MAIN, network.output
 
 
-class Lanes:
-    """A network whose parts run on lanes of their own.
+class ParallelBranches:
+    """A network whose parts run on streams of their own.
 
     Between its parts the network only passes tensors on; an operator there would not be waited for.
 
@@ -67,13 +67,13 @@ class Lanes:
             int, tuple[torch.Tensor, torch.cuda.Event]
         ] = {}  # id of a tensor -> it and its event
         part: Any
-        for lane, part in parts(network):
-            if lane != MAIN and lane not in self._streams:
-                self._streams[lane] = cuda.Stream()
-            part.forward = self._on(lane, wrap(part.forward))
+        for branch, part in parts(network):
+            if branch != MAIN and branch not in self._streams:
+                self._streams[branch] = cuda.Stream()
+            part.forward = self._on(branch, wrap(part.forward))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Run the network; the caller's stream waits for every lane."""
+        """Run the network; the caller's stream waits for every branch."""
         answer: torch.Tensor | tuple[torch.Tensor, ...] = self._network(images)
         for _, event in self._made.values():
             self._cuda.current_stream().wait_event(event)
@@ -89,10 +89,10 @@ class Lanes:
         finally:
             self._streams = streams
 
-    def _on(self, lane: str, forward: Forward) -> Forward:
+    def _on(self, branch: str, forward: Forward) -> Forward:
         def run(*inputs: object) -> object:
             caller = self._cuda.current_stream()
-            stream = self._streams.get(lane, caller)
+            stream = self._streams.get(branch, caller)
             for tensor in _tensors(inputs):
                 if id(tensor) in self._made:
                     stream.wait_event(self._made[id(tensor)][1])
@@ -101,7 +101,7 @@ class Lanes:
             with self._cuda.stream(stream):
                 answer = forward(*inputs)
                 event = stream.record_event()
-            # Held until all lanes are done: memory that is freed serves its own lane at once.
+            # Held until all branches are done: memory that is freed serves its own stream at once.
             self._made.update((id(tensor), (tensor, event)) for tensor in _tensors(answer))
             return answer
 

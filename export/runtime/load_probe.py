@@ -1,4 +1,4 @@
-"""Open a bundle and run it once: ``python -m export.runtime.trial BUNDLE DEVICE``, in a child."""
+"""Open a bundle and run it once: ``python -m export.runtime.load_probe BUNDLE DEVICE``."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _attention(name: str) -> Row:
 
 
 SWEEP = (0.2, 0.4, 0.6, 0.8, 1.0)
-STUDIES: dict[str, tuple[Row, ...]] = {
+ABLATIONS: dict[str, tuple[Row, ...]] = {
     "ablation": (
         Row("baseline", _network(False, False, (0, 0)), (84.3, 89.7)),
         Row("+ ELAT", _network(True, False, (0, 0)), (85.0, 90.8)),
@@ -101,7 +101,7 @@ STUDIES: dict[str, tuple[Row, ...]] = {
 }
 
 
-def run_study(config: TrainConfig, study: str, seeds: Sequence[int]) -> Path:
+def run_ablation(config: TrainConfig, study: str, seeds: Sequence[int]) -> Path:
     """Train every row of a study with every seed, or what is left of it; return its folder.
 
     Reported is the first held-out list, or else the images that choose the epoch (the paper's
@@ -109,13 +109,13 @@ def run_study(config: TrainConfig, study: str, seeds: Sequence[int]) -> Path:
 
     Args:
         config: What all rows share; the rows' runs go below ``config.out``.
-        study: A key of ``STUDIES``.
+        study: A key of ``ABLATIONS``.
         seeds: Of the runs; the split of the images stays the same.
 
     Raises:
         UserError: As in training.
     """
-    rows = STUDIES[study]
+    rows = ABLATIONS[study]
     out = Path(config.out) / f"study-{study}"
     settings = [from_dict(merge(config.to_dict(), dict(row.changes)), study) for row in rows]
     data = read_data(config)
@@ -184,7 +184,7 @@ def write_table(out: Path, study: str, title: str, seeds: Sequence[int]) -> None
     """
     lines: list[dict[str, object]] = []
     first: dict[int, Scores] | None = None
-    for row in STUDIES[study]:
+    for row in ABLATIONS[study]:
         runs = {
             seed: read_scores(path)
             for seed in seeds

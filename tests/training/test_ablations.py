@@ -13,7 +13,7 @@ import torch
 from medisseg.config import LossConfig, TrainConfig, from_dict
 from medisseg.errors import UserError
 from medisseg.schema import merge
-from medisseg.training import command, studies
+from medisseg.training import ablations, command
 
 
 def scores(folder: Path, dice: list[float]) -> None:
@@ -27,7 +27,7 @@ def test_the_table_has_mean_deviation_paper_and_a_paired_test(tmp_path: Path) ->
         scores(tmp_path / "baseline" / f"seed{seed}", [0.5 + shift, 0.7 + shift])
         if seed < 2:
             scores(tmp_path / "elat" / f"seed{seed}", [0.6 + shift, 0.8 + shift])
-    studies.write_table(tmp_path, "ablation", "title", [0, 1, 2])
+    ablations.write_table(tmp_path, "ablation", "title", [0, 1, 2])
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert [row["row"] for row in rows] == ["baseline", "+ ELAT"]
     assert rows[0]["mdice"] == pytest.approx(62.0)
@@ -42,7 +42,7 @@ def test_the_table_has_mean_deviation_paper_and_a_paired_test(tmp_path: Path) ->
     assert "| baseline | 3 | 52.00 ± 2.00 | 84.3 | 62.00 ± 2.00 | 89.7 |  |  |" in text
 
 
-@pytest.mark.parametrize("study", sorted(studies.STUDIES))
+@pytest.mark.parametrize("study", sorted(ablations.ABLATIONS))
 def test_every_row_builds_its_network_and_objective(study: str, tmp_path: Path) -> None:
     """Each row is a valid configuration whose second stage takes a step with a finite loss."""
     from medisseg.training.run import build, objective
@@ -52,7 +52,7 @@ def test_every_row_builds_its_network_and_objective(study: str, tmp_path: Path) 
         {"options": {"width": 8, "heads": 2, "decouple_width": 8, "aux_widths": [8] * 4}},
     )
     seen = set()
-    for row in studies.STUDIES[study]:
+    for row in ablations.ABLATIONS[study]:
         config = from_dict(merge(base, dict(row.changes)))
         seen.add(json.dumps(config.to_dict()))
         network, _ = build(config, 2, tmp_path)
@@ -60,7 +60,7 @@ def test_every_row_builds_its_network_and_objective(study: str, tmp_path: Path) 
         total, _ = objective(config, 2)(network.train()(images), (images[:, 0] > 0.5).long())
         total.backward()
         assert torch.isfinite(total), row.label
-    assert len(seen) == len(studies.STUDIES[study])
+    assert len(seen) == len(ablations.ABLATIONS[study])
 
 
 def test_the_published_form_has_no_gradient_and_ours_has() -> None:
@@ -93,16 +93,16 @@ def test_a_study_stopped_between_runs_goes_on(
     def fake_scores(best: Path, arrays: object, path: Path) -> None:
         path.write_text("name,iou,dice\na,0.5,0.6\nb,0.7,0.8\n")
 
-    monkeypatch.setattr(studies, "train", fake)
-    monkeypatch.setattr(studies, "write_scores", fake_scores)
-    monkeypatch.setattr(studies, "read_data", lambda config: type(
+    monkeypatch.setattr(ablations, "train", fake)
+    monkeypatch.setattr(ablations, "write_scores", fake_scores)
+    monkeypatch.setattr(ablations, "read_data", lambda config: type(
         "Data", (), {"validation": None, "warnings": ()}))  # fmt: skip
     config = TrainConfig(out=str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        studies.run_study(config, "activation", [0, 1])
+        ablations.run_ablation(config, "activation", [0, 1])
     table = tmp_path / "study-activation" / "table.json"
     assert [row["seeds"] for row in json.loads(table.read_text())["rows"]] == [1, 1]
-    studies.run_study(config, "activation", [0, 1])
+    ablations.run_ablation(config, "activation", [0, 1])
     rows = json.loads(table.read_text())["rows"]
     assert [(row["row"], row["seeds"], row["mdice"]) for row in rows] == [
         ("TeLU", 2, 70.0), ("ReLU", 2, 70.0),
@@ -111,20 +111,20 @@ def test_a_study_stopped_between_runs_goes_on(
 
 
 def test_seeds() -> None:
-    assert studies.parse_seeds("3") == [0, 1, 2]
-    assert studies.parse_seeds("4,7") == [4, 7]
+    assert ablations.parse_seeds("3") == [0, 1, 2]
+    assert ablations.parse_seeds("4,7") == [4, 7]
     for text in ("x", "0", "1,-2"):
         with pytest.raises(UserError, match="expected a count"):
-            studies.parse_seeds(text)
+            ablations.parse_seeds(text)
 
 
 def test_the_command_offers_every_study() -> None:
-    assert set(command.STUDIES) == set(studies.STUDIES)
+    assert set(command.ABLATIONS) == set(ablations.ABLATIONS)
 
 
 @pytest.mark.parametrize("study", ["variants", "dispersive", "placement", "tau"])
 def test_a_study_of_the_dispersive_loss_has_it_on(study: str) -> None:
     off = TrainConfig(loss=LossConfig(dispersive=(0, 0))).to_dict()
-    for row in studies.STUDIES[study]:
+    for row in ablations.ABLATIONS[study]:
         weights = from_dict(merge(off, dict(row.changes))).loss.dispersive
         assert (max(weights) > 0) is (row.label != "none"), row.label

@@ -1,4 +1,4 @@
-"""Parts on lanes: nothing is read before it is there, and the answer is the network's."""
+"""Parts on streams of their own: nothing is read too early, and the answer is the network's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from export.runtime.lanes import Lanes, parts
+from export.runtime.parallel_branches import ParallelBranches, parts
 from medisseg.model.create import create_model
 from medisseg.model.inference import for_inference
 from medisseg.model.network import StageTwo
@@ -81,15 +81,15 @@ def test_every_part_waits_for_what_it_reads_and_for_little_else(network: StageTw
     images = torch.randn(1, 3, 64, 96)
     wanted = network(images)
     cuda = Cuda()
-    lanes = Lanes(network, cuda.watched, cuda)
+    branches = ParallelBranches(network, cuda.watched, cuda)
     for _ in range(2):
-        given = lanes(images)
+        given = branches(images)
         torch.testing.assert_close(given, wanted, rtol=0, atol=0)
         assert cuda.now.done == set(range(1, len(cuda.kept) + 1)), "the caller waits for all"
     assert cuda.most > 8
-    with lanes.in_turn():
+    with branches.in_turn():
         cuda.most = 0
-        lanes(images)
+        branches(images)
     assert cuda.most == 0
 
 
