@@ -130,12 +130,12 @@ def write(
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be made a folder ({error.strerror})") from error
     whole = {"machine": dict(machine), **extra, "rows": [dict(row) for row in rows]}
-    with replacing(folder / f"{name}.json") as beside:
-        beside.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     keys = list(dict.fromkeys(key for row in rows for key in row))
     with (
-        replacing(folder / f"{name}.csv") as beside,
-        beside.open("w", newline="", encoding="utf-8") as file,
+        replacing(folder / f"{name}.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, keys)
         writer.writeheader()

@@ -54,8 +54,8 @@ def bars(source: Path, target: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(f"{whole['machine']['device']}, {whole['machine']['date']} UTC", size=10)
-    with replacing(target) as beside:
-        figure.savefig(beside, dpi=130, format="png")
+    with replacing(target) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

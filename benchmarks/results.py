@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not same:
             print(f"{PAGE.relative_to(ROOT)} is out of date; run: python -m benchmarks.results")
         return 0 if same else 1
-    with replacing(PAGE) as beside:
-        beside.write_text(text)
+    with replacing(PAGE) as temporary:
+        temporary.write_text(text)
     print(PAGE.relative_to(ROOT))
     return 0
 

@@ -93,14 +93,14 @@ def add(run: Path, evaluation: Path, name: str, about: dict[str, Any], runs: Pat
         if extra.is_file():
             sources.append(extra)
             break
-    with replacing(runs / name) as beside:
-        beside.mkdir(parents=True)
+    with replacing(runs / name) as temporary:
+        temporary.mkdir(parents=True)
         for path in sources:
-            shutil.copyfile(path, beside / path.name)
-        _forget_places(beside / "config.yaml")
+            shutil.copyfile(path, temporary / path.name)
+        _forget_places(temporary / "config.yaml")
         told = {key: value for key, value in about.items() if value}
-        (beside / "run.json").write_text(json.dumps(told, indent=2) + "\n")
-        _read(beside)
+        (temporary / "run.json").write_text(json.dumps(told, indent=2) + "\n")
+        _read(temporary)
     return runs / name
 
 

@@ -182,16 +182,16 @@ def write_bundle(
     manifest = json.loads(json.dumps(manifest))  # tuples become lists before they are hashed
     manifest["digest"] = digest(manifest)
     whole = {**parts, MANIFEST: json.dumps(manifest, indent=2).encode()}
-    with replacing(place) as beside:
+    with replacing(place) as temporary:
         if place.suffix == SUFFIX:
             # Stored, not deflated: weights do not compress, and a copy is fast.
-            with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
                 for name, content in whole.items():
                     archive.writestr(name, content)
         else:
-            beside.mkdir()
+            temporary.mkdir()
             for name, content in whole.items():
-                (beside / name).write_bytes(content)
+                (temporary / name).write_bytes(content)
     return Bundle.open(place)
 
 

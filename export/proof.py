@@ -158,8 +158,8 @@ def main(argv: Sequence[str]) -> int:
     if args.out:
         from medisseg.files import replacing
 
-        with replacing(args.out) as beside:
-            beside.write_text(json.dumps(checked.to_dict(), indent=2) + "\n")
+        with replacing(args.out) as temporary:
+            temporary.write_text(json.dumps(checked.to_dict(), indent=2) + "\n")
     wrong = checked.failures(args.tolerance or bundle.manifest["tolerance"])
     if wrong:
         raise UserError(f"{bundle.path} is not the network: {'; '.join(wrong)}; {bundle.rebuild}")

@@ -104,9 +104,9 @@ def save_checkpoint(
         shrink = half and value.is_floating_point() and value.ndim > 1
         # A clone, since two names may share storage, which the format refuses.
         tensors[name] = value.half() if shrink else value.contiguous().clone()
-    with replacing(path) as beside:
+    with replacing(path) as temporary:
         # Written by us: the library's own writer hides a full disk behind an error of its own.
-        beside.write_bytes(save(tensors, metadata={KEY: json.dumps(info.to_dict())}))
+        temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(info.to_dict())}))
     return Path(path)
 
 

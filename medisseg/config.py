@@ -380,8 +380,8 @@ def _read(path: Path) -> Json:
     base = values.pop("base", None)
     if base is None:
         return values
-    beside = path.parent / str(base)
-    return merge(_read(beside if beside.is_file() else _find(str(base))), values)
+    local = path.parent / str(base)
+    return merge(_read(local if local.is_file() else _find(str(base))), values)
 
 
 def _targets(key: str) -> list[str]:

@@ -28,7 +28,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     # The end of the name is enough, and keeps the longest names that a folder takes possible.
-    beside = target.with_name(f".{target.name[-48:]}.{os.getpid()}.part")
+    temporary = target.with_name(f".{target.name[-48:]}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,12 +37,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
             f"({error.strerror}); choose another --out"
         ) from error
     try:
-        yield beside
-        _flush(beside)
-        if beside.is_dir() and target.is_dir():
-            _swap_folders(beside, target)
+        yield temporary
+        _flush(temporary)
+        if temporary.is_dir() and target.is_dir():
+            _swap_folders(temporary, target)
         else:
-            os.replace(beside, target)
+            os.replace(temporary, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -54,7 +54,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        _remove(beside)
+        _remove(temporary)
 
 
 def sha256(path: str | Path) -> str:

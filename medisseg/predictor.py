@@ -207,7 +207,7 @@ def _open(source: str | Path | nn.Module, device: str, precision: str) -> Engine
         model: Any = load_checkpoint(source, device=place)
     else:
         model = source.to(place).eval()
-    network = for_inference(model, portable=place == "cpu")
+    network: Any = for_inference(model, portable=place == "cpu")
     network = network.to(place, memory_format=torch.channels_last)
     info = model.info
     name = f"{info.architecture} in PyTorch {precision} on {place}"

@@ -98,20 +98,20 @@ def test_doctor_warns_of_a_package_that_hides_ours(tmp_path: Path) -> None:
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b.txt"
-    with replacing(target) as beside:
-        beside.write_text("first")
+    with replacing(target) as temporary:
+        temporary.write_text("first")
     assert target.read_text() == "first"
     assert sha256(target) == "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"
-    with pytest.raises(RuntimeError), replacing(target) as beside:
-        beside.write_text("sec")
+    with pytest.raises(RuntimeError), replacing(target) as temporary:
+        temporary.write_text("sec")
         raise RuntimeError
     assert target.read_text() == "first" and os.listdir(target.parent) == ["b.txt"]
-    with replacing(tmp_path / "folder") as beside:
-        beside.mkdir()
-        (beside / "new").write_text("")
-    with replacing(tmp_path / "folder") as beside:
-        beside.mkdir()
-        (beside / "newer").write_text("")
+    with replacing(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("")
+    with replacing(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "newer").write_text("")
     assert os.listdir(tmp_path / "folder") == ["newer"]
 
 
@@ -123,8 +123,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip("no right to mount here")
     try:
-        with pytest.raises(UserError, match="no space left"), replacing(disk / "x") as beside:
-            beside.write_bytes(bytes(1 << 20))
+        with pytest.raises(UserError, match="no space left"), replacing(disk / "x") as temporary:
+            temporary.write_bytes(bytes(1 << 20))
         with pytest.raises(UserError, match="no space left"):
             save_checkpoint(
                 disk / "x",

@@ -50,7 +50,7 @@ class KernelCache:
         if self._path is None or content == self._before:
             return
         try:
-            with replacing(self._path) as beside:
-                beside.write_bytes(content)
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(content)
         except (OSError, UserError) as error:
             log.info("kernels will be compiled again next time: %s", error)

@@ -424,8 +424,8 @@ def _via_shape(shape: Json, attributes: Parsed) -> Shape:
         corner = (left + float(shape["width"]), top + float(shape["height"]))
         return Shape(label, "box", ((left, top), corner))
     if kind in ("circle", "ellipse"):
-        across = float(shape.get("r", shape.get("rx", 0)))
-        down = float(shape.get("r", shape.get("ry", 0)))
+        across = float(shape["r"] if "r" in shape else shape.get("rx") or 0)
+        down = float(shape["r"] if "r" in shape else shape.get("ry") or 0)
         return Shape(label, "ellipse", ((float(shape["cx"]), float(shape["cy"])), (across, down)))
     return Shape(label, "skipped")
 

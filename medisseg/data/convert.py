@@ -29,17 +29,17 @@ def write_masks(
     Raises:
         UserError: A file cannot be used; ``out`` is whole or absent.
     """
-    with replacing(out) as beside:
+    with replacing(out) as temporary:
         for index, name in enumerate(folder.names):
             sample = folder[index]
             files = folder.files[name]
             values = sample.mask * np.uint8(255) if folder.classes == 1 else sample.mask.copy()
             if sample.void is not None and folder.classes > 1:
                 values[sample.void] = VOID
-            mask = beside / "masks" / f"{name}.png"
+            mask = temporary / "masks" / f"{name}.png"
             mask.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(mask)
-            image = beside / "images" / f"{name}{files.image.suffix.lower()}"
+            image = temporary / "images" / f"{name}{files.image.suffix.lower()}"
             image.parent.mkdir(parents=True, exist_ok=True)
             if (
                 files.slice is None
@@ -53,10 +53,10 @@ def write_masks(
         written = set(folder.names)
         for part, content in find_parts(folder.root, folder.images()).items():
             names = [name for name in content.names if name in written]
-            (beside / f"{part}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+            (temporary / f"{part}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
         if folder.classes > 1 and folder.contents.labels:
             labels = "\n".join(folder.contents.labels) + "\n"
-            (beside / "classes.txt").write_text(labels, encoding="utf-8")
+            (temporary / "classes.txt").write_text(labels, encoding="utf-8")
     return len(folder)
 
 

@@ -285,7 +285,7 @@ class SegmentationFolder(Sequence[Sample]):
         return mask, None if void is None else fit(orient(void, turn), size, path)
 
 
-def fit(mask: npt.NDArray[np.number], size: tuple[int, ...], path: Path) -> npt.NDArray[np.number]:
+def fit(mask: npt.NDArray[Value], size: tuple[int, ...], path: Path) -> npt.NDArray[Value]:
     """Return a mask at its image's size: up to two rows or columns are cut off, or repeated.
 
     Raises:

@@ -112,8 +112,8 @@ def write(
     from PIL import Image
 
     rows = table(systems)
-    with replacing(out / "compare.json") as beside:
-        beside.write_text(json.dumps({**about, "systems": rows}, indent=2) + "\n")
+    with replacing(out / "compare.json") as temporary:
+        temporary.write_text(json.dumps({**about, "systems": rows}, indent=2) + "\n")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", *(f"{s.label} {m}" for s in systems for m in ("dice", "iou"))])
@@ -121,12 +121,12 @@ def write(
     names = [row.name for row in systems[0].evaluation.rows]
     for name, *values in zip(names, *columns, strict=True):
         writer.writerow([name, *(f"{value:.6f}" for value in values)])
-    with replacing(out / "per_image.csv") as beside:
-        beside.write_text(text.getvalue())
+    with replacing(out / "per_image.csv") as temporary:
+        temporary.write_text(text.getvalue())
     chosen = most_different(systems, cases)
     pictures = [side_by_side(systems, samples[index]) for index in chosen]
-    with replacing(out / "side_by_side.png") as beside:
-        Image.fromarray(stack(pictures[:8])).save(beside, format="PNG")
+    with replacing(out / "side_by_side.png") as temporary:
+        Image.fromarray(stack(pictures[:8])).save(temporary, format="PNG")
     page = Page(f"{len(systems)} systems on {about['data']}", f"split {about['split']}")
     page.table(*shown(rows), PROTOCOL)
     page.heading("Images on which they differ most").keys(COLORS)

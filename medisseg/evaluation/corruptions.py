@@ -210,7 +210,7 @@ def _measure_one(
 def write_table(rows: Sequence[Json], out: Path) -> None:
     """Write ``corruptions.csv`` and ``corruptions.md`` into a folder."""
     columns = list(rows[0])
-    with replacing(out / "corruptions.csv") as beside, open(beside, "w", newline="") as file:
+    with replacing(out / "corruptions.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows([{k: _shown(v, 4) for k, v in row.items()} for row in rows])
@@ -219,8 +219,8 @@ def write_table(rows: Sequence[Json], out: Path) -> None:
         "|---" * len(columns) + "|",
     ]
     lines += [f"| {' | '.join(_shown(value, 3) for value in row.values())} |" for row in rows]
-    with replacing(out / "corruptions.md") as beside:
-        beside.write_text("\n".join(lines) + "\n")
+    with replacing(out / "corruptions.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
 
 
 def _shown(value: object, digits: int) -> str:

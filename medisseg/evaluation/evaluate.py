@@ -79,7 +79,7 @@ class Evaluation:
         counted = {"images": len(self.rows), "intervals": bounds, "native": native}
         return {**network, **counted, "detection": self.detection()}
 
-    def detection(self) -> dict[str, object]:
+    def detection(self) -> Json:
         """Return lesions found and false regions, at the images' own size."""
         return summarize([row.detection for row in self.rows])
 
@@ -235,19 +235,19 @@ def write_results(
     if negatives:
         summary["negatives"] = negatives.detection()
         _write_rows(negatives, out / "negatives.csv")
-    with replacing(out / "metrics.json") as beside:
-        beside.write_text(json.dumps(summary, indent=2) + "\n")
-    with replacing(out / "evaluation.json") as beside:
+    with replacing(out / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    with replacing(out / "evaluation.json") as temporary:
         told = {**about, "classes": evaluation.classes()}
         for index, label in enumerate(about.get("labels", ()), start=1):
             if str(index) in told["classes"]:
                 told["classes"][str(index)]["name"] = label["name"]
-        beside.write_text(json.dumps(told, indent=2) + "\n")
+        temporary.write_text(json.dumps(told, indent=2) + "\n")
     _write_rows(evaluation, out / "per_image.csv")
 
 
 def _write_rows(evaluation: Evaluation, path: Path) -> None:
-    with replacing(path) as beside, open(beside, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         measured = [*metrics.NAMES, "calibration_error"]
         native = [f"native_{name}" for name in measured]

@@ -140,9 +140,9 @@ def write_page(
     page.save(path)
 
 
-def _name(index: str, about: Mapping[str, Any]) -> str:
+def _name(index: str, about: Json) -> str:
     labels = about.get("labels", ())
-    return labels[int(index) - 1]["name"] if int(index) <= len(labels) else index
+    return str(labels[int(index) - 1]["name"]) if int(index) <= len(labels) else index
 
 
 def pictures(

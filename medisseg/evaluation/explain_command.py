@@ -64,12 +64,12 @@ def run(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "models": measures,
     }
-    with replacing(args.out / "explain.json") as beside:
-        beside.write_text(json.dumps(told, indent=2) + "\n")
+    with replacing(args.out / "explain.json") as temporary:
+        temporary.write_text(json.dumps(told, indent=2) + "\n")
     shares = explain_page.true_shares(samples)
     figure = explain_page.embedding_figure(views, found, shares)
-    with replacing(args.out / "embeddings.png") as beside:
-        figure.savefig(beside, format="png", dpi=160, bbox_inches="tight", facecolor="white")
+    with replacing(args.out / "embeddings.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=160, bbox_inches="tight", facecolor="white")
     explain_page.write_page(told, pictures, figure, args.out / "index.html")
     explain_page.print_table(told)
     print(f"pictures: {args.out / 'index.html'}, numbers: {args.out / 'explain.json'}")

@@ -202,15 +202,15 @@ def mask_picture(
 def save(picture: Image.Image, path: Path) -> None:
     """Write a picture, whole or not at all; the suffix says the format."""
     kind = {".jpg": "JPEG", ".png": "PNG"}[path.suffix]
-    with replacing(path) as beside:
-        picture.save(beside, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    with replacing(path) as temporary:
+        picture.save(temporary, kind, **({"quality": 92} if kind == "JPEG" else {}))
 
 
 def write_list(outcomes: Sequence[Outcome], out: Path, labels: Sequence[Label] = ()) -> None:
     """Write ``predictions.csv``: image, mask, size and foreground, or the error of a failure; of
     several classes the share of each."""
     several = labels if len(labels) > 1 else ()
-    with replacing(out / "predictions.csv") as beside, open(beside, "w", newline="") as file:
+    with replacing(out / "predictions.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["image", "mask", "height", "width", "foreground", "share", "error"]

@@ -134,8 +134,8 @@ class Page:
 
     def save(self, path: str | Path) -> Path:
         """Write the page, whole or not at all, and return its path."""
-        with replacing(path) as beside:
-            beside.write_text(self.html(), encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(self.html(), encoding="utf-8")
         return Path(path)
 
     def _add(self, part: str) -> Page:

@@ -42,7 +42,7 @@ class AuxiliaryHead(nn.Module):
                 CBT(before, after, 3, act=act, separable=separable)
                 for before, after in zip((channels, *widths), widths, strict=False)
             )
-            # One map each whatever the classes are: anything, nothing, and the doubt between.
+            # One logit map a branch, whatever the number of classes.
             logits = nn.Conv2d(widths[-1], 1, 1)
             self.add_module(name, nn.ModuleDict({"blocks": blocks, "logits": logits}))
 

@@ -67,13 +67,13 @@ def write(
     }
     try:
         _check(out, frames, images, seed, size, fps)
-        with replacing(out) as beside, _progress() as bar:
-            beside.mkdir()
+        with replacing(out) as temporary, _progress() as bar:
+            temporary.mkdir()
             if images:
-                _write_stills(beside, images, seed, size, manifest, bar)
+                _write_stills(temporary, images, seed, size, manifest, bar)
             if frames:
-                _write_video(beside, frames, seed, size, fps, manifest, bar)
-            (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+                _write_video(temporary, frames, seed, size, fps, manifest, bar)
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write {out}: {error.strerror}; name a folder that can be made"

@@ -172,8 +172,8 @@ def write_scores(checkpoint: Path, arrays: Arrays, path: Path, batch: int = 8) -
         scores = image_scores(model(inputs).float(), part["mask"].to(device).long()).cpu()
         for index, (_, dice, iou) in zip(chosen, scores.tolist(), strict=True):
             lines.append(f"{arrays.names[index]},{iou:.6f},{dice:.6f}")
-    with replacing(path) as beside:
-        beside.write_text("\n".join(lines) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
 
 
 def write_table(out: Path, study: str, title: str, seeds: Sequence[int]) -> None:
@@ -198,10 +198,10 @@ def write_table(out: Path, study: str, title: str, seeds: Sequence[int]) -> None
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    with replacing(out / "table.csv") as beside:
-        beside.write_text(text.getvalue())
-    with replacing(out / "table.md") as beside:
-        beside.write_text(_markdown(study, title, lines))
+    with replacing(out / "table.csv") as temporary:
+        temporary.write_text(text.getvalue())
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(_markdown(study, title, lines))
 
 
 def read_scores(path: Path) -> Scores:

@@ -89,8 +89,8 @@ class Recorder(Callback):
             return
         if trainer.is_global_zero:
             self._store()
-        with replacing(self.folder / RESUME) if trainer.is_global_zero else _nowhere() as beside:
-            trainer.save_checkpoint(beside)
+        with replacing(self.folder / RESUME) if trainer.is_global_zero else _nowhere() as temporary:
+            trainer.save_checkpoint(temporary)
         self._stored = time.monotonic()
 
     def on_exception(
@@ -130,16 +130,16 @@ class Recorder(Callback):
     def _store(self) -> None:
         from PIL import Image
 
-        with replacing(self.folder / "curves.csv") as beside:
-            beside.write_text(as_csv(self.history))
-        with replacing(self.folder / "curves.png") as beside:
-            pictures.curves(self.history, beside)
+        with replacing(self.folder / "curves.csv") as temporary:
+            temporary.write_text(as_csv(self.history))
+        with replacing(self.folder / "curves.png") as temporary:
+            pictures.curves(self.history, temporary)
         for name, (state, row) in self._unwritten.items():
             path = self.folder / f"{name}.safetensors"
             save_checkpoint(path, state, with_metrics(self.info, row))
         if "best" in self._unwritten and self._samples is not None:
-            with replacing(self.folder / "samples.png") as beside:
-                Image.fromarray(self._samples).save(beside, format="PNG")
+            with replacing(self.folder / "samples.png") as temporary:
+                Image.fromarray(self._samples).save(temporary, format="PNG")
         self._unwritten.clear()
 
     def _tell(self, row: dict[str, float], module: SegmentationModule, improved: bool) -> None:
@@ -184,5 +184,5 @@ def as_csv(rows: list[dict[str, float]]) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(value, indent=2) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -339,8 +339,8 @@ def prepare_folder(config: TrainConfig, out: Path) -> None:
                 f"{out} holds a run with other settings ({', '.join(changed[:4])}); "
                 "choose another out=, or repeat that run's settings to go on with it"
             )
-    with replacing(path) as beside:
-        save_config(config, beside)
+    with replacing(path) as temporary:
+        save_config(config, temporary)
 
 
 def differences(one: object, other: object, prefix: str = "") -> list[str]:
@@ -358,16 +358,16 @@ def differences(one: object, other: object, prefix: str = "") -> list[str]:
 def write_splits(data: Data, out: Path) -> None:
     """Store which images were trained on and which chose the epoch."""
     for name, arrays in (("train", data.train), ("validation", data.validation)):
-        with replacing(out / "splits" / f"{name}.txt") as beside:
-            beside.write_text("\n".join(arrays.names) + "\n")
+        with replacing(out / "splits" / f"{name}.txt") as temporary:
+            temporary.write_text("\n".join(arrays.names) + "\n")
 
 
 def finish(config: TrainConfig, out: Path, say: Callable[[str], None]) -> None:
     """Copy the last stage's checkpoints and pictures to the top of the run folder."""
     last = out / f"stage{config.stages[-1]}"
     for name in ("best.safetensors", "last.safetensors", "curves.png", "curves.csv", "samples.png"):
-        with replacing(out / name) as beside:
-            shutil.copyfile(last / name, beside)
+        with replacing(out / name) as temporary:
+            shutil.copyfile(last / name, temporary)
     summaries = [
         json.loads((out / f"stage{n}" / "summary.json").read_text()) for n in config.stages
     ]
