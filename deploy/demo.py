@@ -227,7 +227,8 @@ def stream(engine: Path, video: Path, truth: Path | None, out: Path) -> dict[str
     code = run.main([*arguments, *(["--truth", str(truth)] if truth else [])])
     if code:
         raise UserError(f"the runner ended with exit code {code}; see {out}")
-    return json.loads((out / "report.json").read_text())
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from export.builders import registry
 from export.builders.spec import GPUS, Spec, local_gpu

@@ -17,6 +17,7 @@ from export.runtime.engine import BaseEngine
 from export.samples import Frame, frames_from, source_name
 from export.traits import Traits
 from medisseg.errors import UserError
+from medisseg.schema import Json
 from medisseg.text import safe
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def described(bundle: Bundle) -> str:
     return "\n".join(f"{name:15} {text}" for name, text in lines)
 
 
-def _built_of(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _built_of(manifest: Json) -> list[tuple[str, str]]:
     """Return the lines about an engine's kernels, where it is one of the TensorRT family."""
     kinds = manifest.get("kernels")
     if not kinds:

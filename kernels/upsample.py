@@ -39,7 +39,8 @@ def upsample_concat(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     if len({x.dtype for x in maps}) > 1:
         raise TypeError(f"maps are {[x.dtype for x in maps]}; expected one dtype: convert with .to")
     same_device(**{f"maps[{i}]": x for i, x in enumerate(maps)})
-    return torch.ops.medisseg.upsample_concat(list(maps), list(size))
+    joined: Tensor = torch.ops.medisseg.upsample_concat(list(maps), list(size))
+    return joined
 
 
 torch.library.define("medisseg::upsample_concat", "(Tensor[] maps, SymInt[] size) -> Tensor")

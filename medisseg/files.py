@@ -23,8 +23,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         UserError: The disk is full, or the place cannot be written.
 
     Example:
-        >>> with replacing("out.json") as beside:
-        ...     beside.write_text("{}")
+        >>> with replacing("out.json") as temporary:
+        ...     temporary.write_text("{}")
     """
     target = Path(path)
     # The end of the name is enough, and keeps the longest names that a folder takes possible.

@@ -65,8 +65,10 @@ def label_of(part: MaskArray, labels: Sequence[Label]) -> Label | None:
 def foreground(logits: Logits) -> Logits:
     """Return one map [h, w] of foreground logits from [K, h, w]; class 0 is background."""
     if len(logits) == 1:
-        return logits[0]
-    return np.logaddexp.reduce(logits[1:], axis=0) - logits[0]
+        foreground_logits: Logits = logits[0]
+    else:
+        foreground_logits = np.logaddexp.reduce(logits[1:], axis=0) - logits[0]
+    return foreground_logits
 
 
 def confidence(
@@ -125,4 +127,5 @@ def _spanning(window: MaskArray) -> MaskArray:
     height, width = window.shape
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(window, connectivity=8)
     label = next(i for i, box in enumerate(boxes) if i and box[2] == width and box[3] == height)
-    return window * (labels == label).astype(np.uint8)
+    spanning: MaskArray = window * (labels == label).astype(np.uint8)
+    return spanning

@@ -194,7 +194,8 @@ class Running:
     @property
     def report(self) -> dict[str, Any]:
         """What the run reported."""
-        return json.loads((self.out / "report.json").read_text())
+        found: dict[str, Any] = json.loads((self.out / "report.json").read_text())
+        return found
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the results, frame by frame."""
@@ -208,7 +209,7 @@ def read_lines(out: Path) -> list[dict[str, Any]]:
 
 def check_accounts(out: Path) -> dict[str, int]:
     """Return a run's counts; raise :class:`Failed` where they do not add up."""
-    frames = json.loads((out / "report.json").read_text())["frames"]
+    frames: dict[str, int] = json.loads((out / "report.json").read_text())["frames"]
     lines = read_lines(out)
     added = frames["processed"] + frames["dropped"] + frames["failed"]
     expect(frames["in"] == added, f"in = {frames['in']}, but the rest adds up to {added}")
@@ -235,7 +236,8 @@ def scene(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
 def _mucosa(size: tuple[int, int]) -> Picture:
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
     texture = 12 * np.sin(columns / 7) * np.cos(rows / 9)
-    return (np.array([160, 70, 60]) + texture[..., None]).astype(np.uint8)
+    mucosa: Picture = (np.array([160, 70, 60]) + texture[..., None]).astype(np.uint8)
+    return mucosa
 
 
 def noise(number: int, size: tuple[int, int] = (240, 320)) -> Picture:

@@ -38,7 +38,8 @@ class CpuProcessor:
 
     def prepare(self, rgb: Picture) -> Values:
         """Return the network's input, float32 [3, h, w], of a frame uint8 RGB [H, W, 3]."""
-        return self.convention.preprocess(rgb)
+        values: Values = self.convention.preprocess(rgb)
+        return values
 
     def stack(self, inputs: Sequence[Values]) -> Values:
         """Return inputs [3, h, w] as one batch [N, 3, h, w]; a single one is not copied."""
@@ -78,7 +79,7 @@ class GpuProcessor(CpuProcessor):
 
         with torch.cuda.stream(self._up):
             pixels = torch.from_numpy(rgb).to(self._device, non_blocking=True)
-            prepared = self.convention.preprocess(pixels)
+            prepared: Values = self.convention.preprocess(pixels)
             self._up.synchronize()
         return prepared
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,7 @@ def draw_tag(rgb: Picture, text: str) -> None:
 def text_scale(rgb: Picture) -> float:
     """Return the size of letters for a picture: half a one's at 640 x 480, but always legible."""
     height, width = rgb.shape[:2]
-    return max(0.42, min(height / 480, width / 640) * 0.5)
+    return float(max(0.42, min(height / 480, width / 640) * 0.5))
 
 
 def greyed(rgb: Picture, status: StreamStatus) -> Picture:
@@ -82,7 +82,7 @@ def greyed(rgb: Picture, status: StreamStatus) -> Picture:
     import cv2
 
     grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    dim: Any = (grey // 2).astype(np.uint8)
+    dim: Picture = (grey // 2).astype(np.uint8)
     draw_status(dim, status)
     return dim
 

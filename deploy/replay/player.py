@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from deploy.analysis.tracking import Track
 from deploy.options import Parser
@@ -155,7 +156,8 @@ def shown_mask(line: dict[str, Any]) -> Picture | None:
 
     if classes := line.get("classes"):
         parts = [np.uint8(k) * decode_rle(one["rle"]) for k, one in enumerate(classes, start=1)]
-        return np.maximum.reduce(parts)
+        joined: npt.NDArray[np.uint8] = np.maximum.reduce(parts)
+        return joined
     rle = line["shown_rle"] or line["rle"]
     return None if rle is None else decode_rle(rle)
 

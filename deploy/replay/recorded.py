@@ -88,7 +88,8 @@ class RecordedRun:
     def line(self, entry: Entry) -> dict[str, Any]:
         """Return a frame's line of ``results.jsonl``."""
         self._file.seek(entry.offset)
-        return json.loads(self._file.readline())
+        found: dict[str, Any] = json.loads(self._file.readline())
+        return found
 
     def video(self, stream: int) -> RawVideo:
         """Return a stream's raw video (it may have no frames)."""

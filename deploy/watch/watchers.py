@@ -57,7 +57,7 @@ class Watchers:
         if time.monotonic() - self._metrics_at > METRICS_EVERY_S:
             self._write_metrics()
         if self._window is not None:
-            return self._window.tick(TICK_S)
+            return bool(self._window.tick(TICK_S))
         time.sleep(TICK_S)
         return True
 

@@ -30,6 +30,7 @@ from medisseg.data.reading import (
     IMAGE_SUFFIXES,
     BadFile,
     Range,
+    Value,
     frames_of,
     orient,
     read_header,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -188,9 +189,9 @@ class _Looks:
             stored = Stored(stored.pixels.astype(np.int64))
         self.colored |= stored.pixels.ndim == 3
         if stored.pixels.ndim == 2 and stored.palette is None:
-            self.grey.append(Tally().add(stored.pixels.astype(np.int64, copy=False)))
+            self.grey.append(Tally().add(cast(npt.NDArray[np.integer], stored.pixels)))
         if stored.palette is not None:
-            self.index.append(Tally().add(stored.pixels.astype(np.int64, copy=False)))
+            self.index.append(Tally().add(cast(npt.NDArray[np.integer], stored.pixels)))
             for value in self.index[-1].counts:
                 self.colors_of.setdefault(value, set()).add(_packed(stored.palette, value))
         self.color.append(Tally().add(color_plane(stored, self.lossy)))
@@ -409,8 +410,7 @@ def _plane(stored: Stored, convention: MaskConvention, path: str | Path) -> Plan
         return plane & 255 if max(convention.levels, default=0) < 256 else plane
     if stored.pixels.ndim == 3:
         raise BadFile(f"{path} is a colour picture; its folder's masks are grey")
-    pixels = stored.pixels
-    return pixels.astype(np.float32) if pixels.dtype.kind == "f" else pixels.astype(np.int64)
+    return cast(Plane, stored.pixels)
 
 
 def _foreground(plane: Plane, convention: MaskConvention, stored: Stored) -> npt.NDArray[np.bool_]:

@@ -37,7 +37,7 @@ def dicom_header(path: str | Path) -> Header:
     return Header(size, "DICOM", "" if bands == 3 else "L", bands, 1, frames, deep)
 
 
-def dicom_pixels(path: str | Path, frame: int | None = None) -> npt.NDArray:
+def dicom_pixels(path: str | Path, frame: int | None = None) -> npt.NDArray[np.number]:
     """Return RGB [H, W, 3]: uint8, or float32 of the modality's values where there is no window.
 
     Raises:
@@ -66,8 +66,9 @@ def dicom_pixels(path: str | Path, frame: int | None = None) -> npt.NDArray:
     return np.repeat(grey[:, :, None], 3, 2)
 
 
-def _bytes(values: npt.NDArray, bits: int) -> npt.NDArray[np.uint8]:
-    return (values >> max(0, bits - 8)).astype(np.uint8)
+def _bytes(values: npt.NDArray[np.number], bits: int) -> npt.NDArray[np.uint8]:
+    shifted: npt.NDArray[np.number] = np.right_shift(values, max(0, bits - 8))
+    return shifted.astype(np.uint8)
 
 
 def _windowed(values: npt.NDArray[np.float32], data: object) -> npt.NDArray[np.uint8]:
@@ -77,7 +78,8 @@ def _windowed(values: npt.NDArray[np.float32], data: object) -> npt.NDArray[np.u
         for name in ("WindowCenter", "WindowWidth")
     )
     share = (values - (centre - 0.5)) / max(width - 1, 1) + 0.5
-    return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
+    grey: npt.NDArray[np.uint8] = np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
+    return grey
 
 
 def nifti_volume(path: Path) -> npt.NDArray[np.float32]:

@@ -156,10 +156,10 @@ def _orientation(picture: Any) -> int:
     from PIL import Image
 
     if picture.format != "PNG":
-        return picture.getexif().get(ORIENTATION, 1)
+        return int(picture.getexif().get(ORIENTATION, 1))
     exif = Image.Exif()
     exif.load(picture.info.get("exif") or b"")
-    return exif.get(ORIENTATION, 1)
+    return int(exif.get(ORIENTATION, 1))
 
 
 def _is_deep(path: str | Path, picture: Any) -> bool:

@@ -138,7 +138,8 @@ def _scaled(volume: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if volume.min() < -100:
         return volume
     low, high = np.percentile(volume, [0.5, 99.5])
-    return np.clip((volume - low) / max(float(high - low), 1e-6), 0, 1)
+    scaled: npt.NDArray[np.float32] = (volume - low) / max(float(high - low), 1e-6)
+    return np.clip(scaled, 0, 1)
 
 
 def _windowed(layer: npt.NDArray[np.number]) -> npt.NDArray[np.uint8]:
@@ -155,8 +156,12 @@ def _suffix(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=6)  # a slice and its neighbours, read by two threads
-def _volume(path: Path, labels: Path | None = None) -> tuple[npt.NDArray[np.number], npt.NDArray[np.number]]:
+def _volume(
+    path: Path, labels: Path | None = None
+) -> tuple[npt.NDArray[np.number], npt.NDArray[np.number]]:
     """Return image and label of a file, or of two, as [D, H, W]."""
+    image: npt.NDArray[np.number]
+    label: npt.NDArray[np.number]
     try:
         if labels is not None:
             image, label = _scaled(nifti_volume(path)), nifti_volume(labels)

@@ -72,4 +72,5 @@ def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     if values.shape[1] == 1:
         return 0.5 * (1 + np.tanh(0.5 * values))
     powers = np.exp(values - values.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    shares: npt.NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
+    return shares

@@ -102,7 +102,7 @@ class Evaluation:
         groups = [row.group for row in self.rows]
         return groups if all(groups) and len(set(groups)) > 1 else None
 
-    def classes(self) -> dict[str, dict[str, Any]]:
+    def classes(self) -> dict[str, Json]:
         """Return averages of each class over the images where it occurs, network resolution."""
         found: dict[int, list[dict[str, float]]] = {}
         for row in self.rows:
@@ -225,7 +225,7 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
 
 def write_results(
     evaluation: Evaluation,
-    about: Mapping[str, object],
+    about: Json,
     out: Path,
     negatives: Evaluation | None = None,
 ) -> None:
@@ -238,7 +238,7 @@ def write_results(
     with replacing(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     with replacing(out / "evaluation.json") as temporary:
-        told = {**about, "classes": evaluation.classes()}
+        told: Json = {**about, "classes": evaluation.classes()}
         for index, label in enumerate(about.get("labels", ()), start=1):
             if str(index) in told["classes"]:
                 told["classes"][str(index)]["name"] = label["name"]

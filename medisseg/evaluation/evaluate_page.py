@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from medisseg.evaluation.pictures import COLORS, beside, compare, shrink
 from medisseg.evaluation.report import Page
 from medisseg.files import replacing
 from medisseg.predictor import Prediction
+from medisseg.schema import Json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,8 +78,8 @@ def region_rows(evaluation: Evaluation, negatives: Evaluation | None) -> list[li
 def write_froc(evaluation: Evaluation, path: Path, negatives: Evaluation | None = None) -> None:
     """Draw lesions found against false regions a frame, as PNG."""
     figure = froc(evaluation.sweeps(), negatives.sweeps() if negatives else None)
-    with replacing(path) as beside_path:
-        figure.savefig(beside_path, dpi=110, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def table_rows(summary: Json) -> list[list[str]]:
@@ -97,7 +98,7 @@ def _shown(averages: Json, key: str) -> str:
 
 def write_page(
     evaluation: Evaluation,
-    about: Mapping[str, Any],
+    about: Json,
     predict: Predict,
     samples: Sequence[Sample],
     cases: int,
@@ -177,8 +178,8 @@ def write_worst(
         np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0)), constant_values=255)
         for row in rows
     ]
-    with replacing(path) as beside_path:
-        Image.fromarray(np.concatenate(full)).save(beside_path, format="PNG")
+    with replacing(path) as temporary:
+        Image.fromarray(np.concatenate(full)).save(temporary, format="PNG")
 
 
 def distributions(evaluation: Evaluation) -> Figure:

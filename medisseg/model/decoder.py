@@ -81,7 +81,8 @@ class PaperDecoder(nn.Module):
         x = torch.cat([upsample(coarse), skip], 1)
         for step in self.steps:
             x = x + step(x)
-        return self.attention(self.spatial(self.channel(self.reduce(x))))
+        out: Tensor = self.attention(self.spatial(self.channel(self.reduce(x))))
+        return out
 
 
 DECODERS = {"released": Decoder, "paper": PaperDecoder}

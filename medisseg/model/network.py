@@ -100,7 +100,7 @@ class Network(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the encoder's features, finest first, gated where ``elat_encoder`` asks for it."""
-        found = self.encoder(x)
+        found: list[Tensor] = self.encoder(x)
         if self.encoder_gates is None:
             return found
         return [gate(feature) for gate, feature in zip(self.encoder_gates, found, strict=True)]

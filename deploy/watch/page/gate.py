@@ -144,8 +144,8 @@ class Gate:
         if any(hmac.compare_digest(one.encode(), self.token.encode()) for one in given):
             return None
         # One wrong token counts once: a browser with the cookie of an earlier run asks for ever.
-        for guess in given:
-            failures[hashlib.sha256(guess.encode()).digest()] = now
+        for one in given:
+            failures[hashlib.sha256(one.encode()).digest()] = now
         return 401, "this page needs its token: open the whole address that was printed"
 
     def token_in_url(self, scope: Scope) -> bool:
