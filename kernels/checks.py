@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -68,6 +69,14 @@ def one_order(*tensors: Tensor) -> bool:
             return False
         expected *= size
     return len(set(strides)) == 1
+
+
+def empty_joined(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Return memory [N, sum of C, *size] for maps [N, C, h, w] that are joined by channels."""
+    last = maps[0].is_contiguous(memory_format=torch.channels_last)
+    form = torch.channels_last if last else torch.contiguous_format
+    channels = sum(x.shape[1] for x in maps)
+    return maps[0].new_empty((len(maps[0]), channels, *size)).contiguous(memory_format=form)
 
 
 def once_differentiable(backward: str, operator: str, other: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.checks import floating, refuse_derivative, same_device
+from kernels.checks import empty_joined, floating, refuse_derivative, same_device
 
 
 def upsample_concat(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
@@ -44,14 +44,6 @@ def upsample_concat(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 
 
 torch.library.define("medisseg::upsample_concat", "(Tensor[] maps, SymInt[] size) -> Tensor")
-
-
-def empty_joined(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Memory for the result."""
-    last = maps[0].is_contiguous(memory_format=torch.channels_last)
-    form = torch.channels_last if last else torch.contiguous_format
-    channels = sum(x.shape[1] for x in maps)
-    return maps[0].new_empty((len(maps[0]), channels, *size)).contiguous(memory_format=form)
 
 
 def forward(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:

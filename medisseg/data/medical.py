@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medisseg.data.reading import BadFile, Header, check_size
+from medisseg.data.header import BadFile, Header, check_size
 
 MOST_VOXELS = 400_000_000  # 512 x 512 x 1500
 LONGEST = 16_384

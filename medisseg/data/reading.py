@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from medisseg.errors import UserError
+from medisseg.data.header import BadFile, Header, check_size, most
 
 Value = TypeVar("Value", bound=np.generic)
 
@@ -24,41 +24,11 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".dcm",
     ".dicom",
 )  # fmt: skip
-LONGEST_SIDE = 16_384
-# A 20 KB file can claim any size: 80 million pixels are 240 MB decoded, 8000 x 6000 are 48.
-MOST_PIXELS = 80_000_000
 ORIENTATION, BITS = 274, 258  # tags of EXIF and TIFF
 STACKS = (".dcm", ".dicom", ".tif", ".tiff", ".gif", "")  # of one image or several
 PILLOW_ONLY = (".gif", ".jp2", ".j2k")  # read by Pillow, the others by OpenCV
 # Largest values of the depths that cameras store in 16 bits.
 DEPTHS = (255, 1023, 4095, 16383, 65535)
-
-
-class BadFile(UserError):
-    """An image or mask that cannot be used; the message names the file and the remedy."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says about itself, before it is decoded.
-
-    Attributes:
-        size: (height, width) in pixels as stored.
-        kind: Of its format, such as "PNG".
-        mode: Pillow's name of its pixels, such as "RGB", "L", "P"; "" where only OpenCV reads it.
-        bands: Channels.
-        orientation: EXIF orientation, 1 to 8.
-        frames: Images in the file.
-        deep: Whether a channel has more than 8 bits.
-    """
-
-    size: tuple[int, int]
-    kind: str
-    mode: str
-    bands: int
-    orientation: int = 1
-    frames: int = 1
-    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,30 +95,13 @@ def read_header(path: str | Path) -> Header:
                 _is_deep(path, file),
             )
     except Image.DecompressionBombError as error:
-        raise BadFile(f"{path} claims more than {_most()}; make it smaller") from error
+        raise BadFile(f"{path} claims more than {most()}; make it smaller") from error
     except (OSError, ValueError, SyntaxError, struct.error, OverflowError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise BadFile(f"cannot read {path}: {error.strerror or error}") from error
         found = _tiff_header(path)
     check_size(path, found.size)
     return found
-
-
-def check_size(path: str | Path, size: tuple[int, int]) -> None:
-    """Refuse a claimed (height, width) that is too large to be decoded.
-
-    Raises:
-        BadFile: A side or the area is beyond the limits, or empty.
-    """
-    height, width = size
-    if max(size) > LONGEST_SIDE or height * width > MOST_PIXELS:
-        raise BadFile(f"{path} is {width}x{height}; expected at most {_most()}; make it smaller")
-    if min(size) < 1:
-        raise BadFile(f"{path} is {width}x{height}; expected at least one pixel")
-
-
-def _most() -> str:
-    return f"{LONGEST_SIDE} pixels a side and {MOST_PIXELS // 1_000_000} million in all"
 
 
 def _orientation(picture: Any) -> int:
