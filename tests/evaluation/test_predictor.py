@@ -28,6 +28,7 @@ class RedIsPolyp(torch.nn.Module):
             threshold=threshold,
             classes=classes,
             architecture="red",
+            labels=(),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -118,7 +119,7 @@ def test_bundles_are_opened_by_the_entry_point(
     def load_engine(source: Path, device: str) -> SimpleNamespace:
         opened.append((source, device))
         return SimpleNamespace(
-            convention=InputConvention(), threshold=0.4, classes=1, name="fake engine"
+            convention=InputConvention(), threshold=0.4, classes=1, labels=(), name="fake engine"
         )
 
     def points(found: list[Any]) -> Any:

@@ -16,6 +16,7 @@ from medisseg import checkpoint
 from medisseg.checkpoint import read_header, resolve, save_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.labels import make_labels
 from medisseg.model.create import create_model
 from medisseg.model.loading import load_checkpoint, load_encoder
 
@@ -30,6 +31,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Pa
         metrics={"mdsc": 0.5},
         data="made up",
         threshold=0.4,
+        labels=make_labels(2, ["polyp"], ["#00ff00"]),
     )
     model.info = info
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
