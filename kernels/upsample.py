@@ -69,7 +69,9 @@ def _(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 def _(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     from kernels.triton_ops import upsample as gpu
 
-    return gpu.forward(maps, size) if gpu.takes(maps) else forward(maps, size)
+    if gpu.takes(maps):
+        return gpu.forward(maps, size, empty_joined(maps, size))
+    return forward(maps, size)
 
 
 refuse_derivative(

@@ -26,9 +26,9 @@ def takes(maps: Sequence[Tensor]) -> bool:
     )
 
 
-def forward(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """As ``kernels.upsample.forward``."""
-    out, first = empty_joined(maps, size), 0
+def forward(maps: Sequence[Tensor], size: Sequence[int], out: Tensor) -> Tensor:
+    """As ``kernels.upsample.forward``, into the memory ``out``."""
+    first = 0
     height, width = size
     with device_of(out):
         for x in maps:

@@ -19,6 +19,7 @@ from kernels.pairs import Options
 from kernels.telu import backward as telu_backward
 from kernels.telu import forward as telu_forward
 from kernels.triton_ops import dispersive, few_rows, telu, upsample, window_mix
+from kernels.upsample import empty_joined
 from kernels.upsample import forward as upsample_forward
 from kernels.window_mix import backward as mix_backward
 from kernels.window_mix import forward as mix_forward
@@ -176,7 +177,7 @@ def test_upsample_into_a_concatenation(channels: tuple[int, int], dtype: torch.d
     )
     assert upsample.takes([low, high]) and not upsample.takes([low.contiguous(), high])
     for maps, size in (([low, high], (6, 9)), ([high, low], (6, 9)), ([low], (1, 1))):
-        found = upsample.forward(maps, size)
+        found = upsample.forward(maps, size, empty_joined(maps, size))
         known = upsample_forward([x.double() for x in maps], size)
         assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
         rounding = ROUNDING[dtype]
