@@ -118,7 +118,7 @@ def test_the_checkpoint_of_another_network_is_refused(saved: tuple, tmp_path: Pa
     save_checkpoint(wrong, model, replace(model.info, stage=2))
     with pytest.raises(UserError, match=r"another network.*missing.*unknown"):
         load_checkpoint(wrong)
-    save_checkpoint(wrong, model, replace(model.info, classes=5))
+    save_checkpoint(wrong, model, replace(model.info, classes=5, labels=()))
     with pytest.raises(UserError, match="misshapen"):
         load_checkpoint(wrong)
 
