@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.checks import empty_joined
 from kernels.triton_ops.launch import DTYPES, device_of, power_of_two
 
 TILE = 1024  # numbers a program: 8 a thread
