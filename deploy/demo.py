@@ -24,7 +24,7 @@ from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import replacing  # noqa: E402
 
 PHANTOM = ["--images", "240", "--frames", "200", "--seed", "7"]
-PACKAGED = "edge-kvasir"
+PACKAGED = "edge-polyp"
 RTX_GPUS = ("sm86", "sm89")  # RTX 30 and RTX 40
 
 

@@ -21,7 +21,7 @@ VIDEOS = ("both", "overlay", "raw", "none")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
 EXAMPLE = """examples:
   medisseg run exam.mp4 --model runs/demo/engine --out runs/exam
-  medisseg run rtsp://camera/stream --model edge-kvasir --serve 127.0.0.1:8080
+  medisseg run rtsp://camera/stream --model edge-polyp --serve 127.0.0.1:8080
   medisseg run 0 --model engine --budget-ms 80 --hold-off 3
   medisseg run replay runs/exam
   medisseg run compare runs/exam-fp32 runs/exam-fp16

@@ -64,7 +64,7 @@ def build(checkpoint: str | Path, out: str | Path | None = None, **options: Any)
             written then.
 
     Example:
-        >>> bundle = build("edge-kvasir", "runs/edge.mdsg", backend="openvino")
+        >>> bundle = build("edge-polyp", "runs/edge.mdsg", backend="openvino")
         >>> bundle.manifest["verification"]["dice_agreement"]
     """
     asked = BuildOptions(**options)
@@ -305,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="medisseg build",
         description=(__doc__ or "").splitlines()[0],
         epilog="medisseg build inspect BUNDLE | medisseg build verify BUNDLE [--data DIR]\n\n"
-        "example:\n  medisseg build edge-kvasir --backend openvino "
+        "example:\n  medisseg build edge-polyp --backend openvino "
         "--data kvasir-seg --out edge.mdsg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

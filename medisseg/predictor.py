@@ -94,7 +94,7 @@ class Predictor:
     """A network with its transforms, ready for images.
 
     Args:
-        source: Checkpoint (path or name such as "edge-kvasir"), bundle (a folder or ``.mdsg``
+        source: Checkpoint (path or name such as "edge-polyp"), bundle (a folder or ``.mdsg``
             file that ``medisseg build`` wrote), or a network with ``info``.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         threshold: Probability above which a pixel is foreground; None: the checkpoint's own.
@@ -104,7 +104,7 @@ class Predictor:
         UserError: No such checkpoint, a damaged one, or a device that is not there.
 
     Example:
-        >>> predictor = Predictor("edge-kvasir")
+        >>> predictor = Predictor("edge-polyp")
         >>> prediction = predictor(image)
         >>> prediction.mask.shape == image.shape[:2]
         True

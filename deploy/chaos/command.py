@@ -32,7 +32,7 @@ EXAMPLE = """examples:
   medisseg run chaos
   medisseg run chaos --model runs/demo/engine --json
   medisseg run chaos --only "source lost and back" --only "slow model\""""
-MODEL = "edge-kvasir"
+MODEL = "edge-polyp"
 EACH_S = 20.0  # longest time of one fault
 MET, FAILED, NOT_RUN = "as expected", "FAILED", "not run"
 

@@ -66,7 +66,7 @@ class BaseEngine:
     A backend implements ``_run(images) -> {output name: array}`` for at most ``max_batch`` images.
 
     Example:
-        >>> with load_engine("edge-kvasir") as engine:
+        >>> with load_engine("edge-polyp") as engine:
         ...     logits = engine.infer(engine.convention.preprocess(image)[None])
     """
 

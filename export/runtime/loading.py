@@ -41,7 +41,7 @@ def load_engine(
 
     Args:
         source: Folder or ``.mdsg`` file of a bundle, ``.safetensors`` file, or a name such as
-            "edge-kvasir".
+            "edge-polyp".
         device: "auto", "cpu", "cuda" or "cuda:N".
         backend: "auto" or one of ``BACKENDS``.
         threads: CPU threads of one run; None for all cores.
@@ -52,7 +52,7 @@ def load_engine(
             has the command that builds it again.
 
     Example:
-        >>> with load_engine("edge-kvasir") as engine:
+        >>> with load_engine("edge-polyp") as engine:
         ...     logits = engine.infer(engine.convention.preprocess(image)[None])
     """
     if backend not in ("auto", *BACKENDS):

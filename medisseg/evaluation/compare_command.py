@@ -9,7 +9,7 @@ import medisseg
 from medisseg.errors import UserError
 from medisseg.evaluation.names import labels
 
-EXAMPLE = "medisseg compare edge-kvasir runs/unet/best.safetensors sam3-masks --data polyps --out c"
+EXAMPLE = "medisseg compare edge-polyp runs/unet/best.safetensors sam3-masks --data polyps --out c"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -147,7 +147,7 @@ def evaluate(
         UserError: An image or mask cannot be used.
 
     Example:
-        >>> evaluate(Predictor("edge-kvasir"), SegmentationFolder("kvasir-seg", "val")).summary()
+        >>> evaluate(Predictor("edge-polyp"), SegmentationFolder("kvasir-seg", "val")).summary()
     """
     rows: list[Row] = []
     for part in batches(samples, batch):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medisseg.data.folder import Sample
     from medisseg.predictor import Prediction
 
-EXAMPLE = "medisseg evaluate edge-kvasir --data data/kvasir-seg --split val --out runs/val"
+EXAMPLE = "medisseg evaluate edge-polyp --data data/kvasir-seg --split val --out runs/val"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from medisseg.errors import UserError
 from medisseg.text import safe
 
-EXAMPLE = "medisseg predict edge-kvasir photos/ 'more/*.tif' --out runs/masks --overlay"
+EXAMPLE = "medisseg predict edge-polyp photos/ 'more/*.tif' --out runs/masks --overlay"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

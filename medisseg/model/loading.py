@@ -23,14 +23,14 @@ def load_checkpoint(path_or_name: str | Path, device: str | torch.device = "cpu"
     """Load a network in evaluation mode; ``model.info`` is the checkpoint's header.
 
     Args:
-        path_or_name: A file, or a packaged name such as "edge-kvasir".
+        path_or_name: A file, or a packaged name such as "edge-polyp".
         device: Where to put it.
 
     Raises:
         UserError: The file is absent, damaged, or does not fit the network it names.
 
     Example:
-        >>> model = load_checkpoint("edge-kvasir")
+        >>> model = load_checkpoint("edge-polyp")
         >>> model.info.convention.size
         (256, 256)
     """

@@ -63,7 +63,7 @@ def test_a_video_alone_goes_through_the_packaged_checkpoint(tmp_path: Path) -> N
     args = demo.parse(["--video", "exam.mp4", "--out", str(tmp_path)])
     assert demo.sources(args) == (None, Path("exam.mp4"), None)
     checkpoint, dice = demo.packaged()
-    assert checkpoint.name == "edge-kvasir.safetensors" and 0.8 < dice < 1
+    assert checkpoint.name == "edge-polyp.safetensors" and 0.8 < dice < 1
 
 
 def test_a_command_that_fails_ends_the_demo(
