@@ -15,6 +15,7 @@ from deploy.status import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
 from medisseg.schema import build
 from medisseg.text import without_password
+from medisseg.untrusted import read_yaml
 
 PIXELS = ("rgb24", "bgr24", "yuv420p", "nv12", "gray")
 VIDEOS = ("both", "overlay", "raw", "none")
@@ -43,6 +44,7 @@ class Options:
     truth: Path | None = option(None, "folder of masks, one a frame in natural order: reports Dice")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     backend: str = option("auto", "engine's backend (auto: what it was built for)")
+    trusted_key: Path | None = option(None, "public key of who must have signed the bundle")
     threads: int | None = option(None, "CPU threads of the engine (all cores)", least=1)
     precision: str = option("auto", "engine's precision, where it can choose")
     realtime: bool = option(False, "play files at their own rate and keep only the newest frame")
@@ -200,13 +202,10 @@ def _kind(item: dataclasses.Field[Any]) -> type:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        line = str(error).replace("\n", " ")
-        raise UserError(f"--config {path} cannot be read: {line}") from error
+        values = read_yaml(path)
+    except (OSError, UserError) as error:
+        raise UserError(f"--config {path} cannot be read: {error}") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"--config {path} holds {type(values).__name__}; expected option: value")

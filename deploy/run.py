@@ -224,6 +224,7 @@ def _open_engine(options: Options) -> Engine:
         options.backend,
         threads=options.threads,
         precision=options.precision,
+        trusted_key=options.trusted_key,
     )
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # run as a script, from any folder
     sys.path[0] = str(ROOT)
 
-from export import proof, verify  # noqa: E402
+from export import proof, signing, verify  # noqa: E402
 from export.builders import registry  # noqa: E402
 from export.builders.spec import Built, Spec  # noqa: E402
 from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: E402
@@ -36,7 +36,7 @@ from export.settle import Settled, settle  # noqa: E402
 from export.steps import Steps  # noqa: E402
 from export.subject import Source, Subject, open_source  # noqa: E402
 from export.traits import Traits  # noqa: E402
-from medisseg.errors import command  # noqa: E402
+from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
 
 if TYPE_CHECKING:
@@ -48,12 +48,20 @@ ONNX_PART = "network.onnx"
 MOST_TOGETHER = {"cpu": 2, "cuda": 16}  # images of the one batch that is verified
 
 
-def build(checkpoint: str | Path, out: str | Path | None = None, **options: Any) -> Bundle:
+def build(
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    sign: str | Path | None = None,
+    trusted_key: str | Path | None = None,
+    **options: Any,
+) -> Bundle:
     """Build, verify and write a bundle.
 
     Args:
         checkpoint: ``.safetensors`` file or the name of a packaged checkpoint.
         out: Folder or ``.mdsg`` file; None for ``runs/engines/NAME-BACKEND-PRECISION``.
+        sign: Private key to sign the bundle with.
+        trusted_key: Public key that the bundle must be signed for.
         **options: Fields of :class:`export.options.BuildOptions`.
 
     Returns:
@@ -71,20 +79,39 @@ def build(checkpoint: str | Path, out: str | Path | None = None, **options: Any)
     chosen = asked.resolved()
     place = Path(out) if out else _default_place(checkpoint, chosen)
     refuse_other(place)
+    _check_keys(sign, trusted_key)
     with Steps(chosen.quiet) as say, building(place):
         source = open_source(checkpoint, chosen, say)
         try:
-            return _build(source, place, chosen, say)
+            return _build(source, place, chosen, say, sign)
         except verify.Diverged as error:
             # bfloat16 was our choice, not the user's: on frames that it cannot answer it is undone.
             if asked.precision != "auto" or chosen.precision != "bf16":
                 raise
             say(f"{error}; auto therefore builds fp32")
             exact = dataclasses.replace(asked, precision="fp32").resolved()
-            return _build(source, place, exact, say)
+            return _build(source, place, exact, say, sign)
 
 
-def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bundle:
+def _check_keys(sign: str | Path | None, trusted_key: str | Path | None) -> None:
+    """Refuse keys that cannot be read or do not belong together, before anything is built."""
+    if sign is not None:
+        signing.private_key(sign)
+    if trusted_key is None:
+        return
+    if sign is None:
+        raise UserError("--trusted-key needs --sign KEY: a bundle without it is not signed")
+    if not signing.same_owner(sign, trusted_key):
+        raise UserError(f"--sign {sign} does not belong to --trusted-key {trusted_key}")
+
+
+def _build(
+    source: Source,
+    place: Path,
+    options: BuildOptions,
+    say: Steps,
+    sign: str | Path | None = None,
+) -> Bundle:
     """The straight path from graph to bundle."""
     from export.graph import check
     from export.raw_frames import with_frames
@@ -128,6 +155,7 @@ def _build(source: Source, place: Path, options: BuildOptions, say: Steps) -> Bu
         place,
         parts,
         _facts(source.name, place, subject, options, built, settled.islands, share, checked),
+        sign,
     )
     say(f"wrote {place}: {sum(map(len, parts.values())) / 1e6:.1f} MB")
     return bundle
@@ -296,22 +324,35 @@ def _counts(convolutions: dict[str, int]) -> str:
     return f"{total} convolutions ({shares})"
 
 
+def new_key(argv: Sequence[str]) -> int:
+    """``new-key FILE``: make a key pair to sign bundles with."""
+    parser = argparse.ArgumentParser(prog="medisseg build new-key")
+    parser.add_argument("file", metavar="FILE", help="private key; the public one is FILE.pub")
+    args = parser.parse_args(argv)
+    public = signing.make_key(args.file)
+    print(f"private key: {args.file} (keep it to yourself), public key: {public}")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Build, inspect or verify; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in ("inspect", "verify"):
         return proof.main(words)
+    if words and words[0] == "new-key":
+        return new_key(words[1:])
     parser = argparse.ArgumentParser(
         prog="medisseg build",
         description=(__doc__ or "").splitlines()[0],
-        epilog="medisseg build inspect BUNDLE | medisseg build verify BUNDLE [--data DIR]\n\n"
+        epilog="medisseg build inspect BUNDLE | medisseg build verify BUNDLE [--data DIR] | "
+        "medisseg build new-key FILE\n\n"
         "example:\n  medisseg build edge-polyp --backend openvino "
         "--data kvasir-seg --out edge.mdsg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
     args = parser.parse_args(words)
-    build(args.checkpoint, args.out, **from_arguments(args))
+    build(args.checkpoint, args.out, args.sign, args.trusted_key, **from_arguments(args))
     return 0
 
 

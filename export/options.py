@@ -229,6 +229,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="uint8 frames in, masks out (default size: the network's)")  # fmt: skip
     add("--raw-color", default="RGB", help="channel order of those frames: RGB or BGR")
     add("--out", metavar="PATH", help="folder, or one file that ends in .mdsg")
+    add("--sign", metavar="KEY", help="private key to sign the bundle with (new-key makes one)")
+    add("--trusted-key", metavar="PUB", help="public key that the bundle must be signed for")
     add("--timing-cache", metavar="FILE", help="TensorRT's kernel timings, read and written")
     add("--workspace", type=int, default=0, metavar="MiB", help="limit of TensorRT's memory")
     add("--hardware-compatible", action="store_true", help="one engine for Ampere and newer")

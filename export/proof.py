@@ -145,8 +145,10 @@ def main(argv: Sequence[str]) -> int:
     again.add_argument("--checkpoint", help="default: the one that the manifest names")
     again.add_argument("--tolerance", type=float, help="default: the bundle's own")
     again.add_argument("--out", metavar="FILE", help="write the result as JSON")
+    for one in (show, again):
+        one.add_argument("--trusted-key", metavar="PUB", help="public key of who must have signed")
     args = parser.parse_args(argv)
-    bundle = Bundle.open(args.bundle)
+    bundle = Bundle.open(args.bundle, args.trusted_key)
     bundle.check()
     if args.command == "inspect":
         if args.layers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 KEY = "medisseg"
 BUNDLE_SUFFIX, BUNDLE_MANIFEST = ".mdsg", "manifest.json"
+# Bounds of a header: what it names is made in memory before a tensor of the file is read.
+MOST_CLASSES, LONGEST_SIDE, MOST_OPTION = 256, 4096, 8192
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
@@ -62,10 +64,52 @@ class Checkpoint:
 
     @classmethod
     def from_dict(cls, values: Json) -> Checkpoint:
-        """Return the header that :meth:`to_dict` wrote; unknown fields raise TypeError."""
+        """Return the header that :meth:`to_dict` wrote, checked.
+
+        Raises:
+            TypeError, ValueError, KeyError: An unknown field, or a value of another type or beyond
+                the bounds.
+        """
         convention = InputConvention.from_dict(values["convention"])
-        labels = read_labels(values.get("labels", ()), values["classes"])
-        return cls(**{**values, "convention": convention, "labels": labels})
+        header = cls(**{**values, "convention": convention, "labels": ()})
+        header.check()  # first: a label is made for each class
+        labels = read_labels(values.get("labels", ()), header.classes)
+        return dataclasses.replace(header, labels=labels)
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError where a field is of another type or beyond the bounds."""
+        for name in ("architecture", "data", "version"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is {getattr(self, name)!r}; expected text")
+        for name, most in (("stage", 2), ("classes", MOST_CLASSES)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} is {value!r}; expected a whole number from 1 to {most}")
+        if isinstance(self.threshold, bool) or not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold!r}; expected a number between 0 and 1")
+        if max(self.convention.size) > LONGEST_SIDE:
+            raise ValueError(f"size is {self.convention.size}; expected at most {LONGEST_SIDE}")
+        if not isinstance(self.options, dict) or not isinstance(self.metrics, dict):
+            raise TypeError("options and metrics are expected to be tables")
+        for name in ("encoder_weights", "architecture", "stage", "classes"):
+            if name in self.options:  # nothing in a checkpoint names a file
+                raise ValueError(f"options name {name!r}; expected options of the network alone")
+        _check_option("options", self.options)
+
+
+def _check_option(name: str, value: object) -> None:
+    """Raise ValueError where an option is a huge number, or holds one or a huge list."""
+    parts: Sequence[object] = ()
+    if isinstance(value, dict):
+        parts = list(value.values())
+    elif isinstance(value, list | tuple):
+        parts = value
+    elif isinstance(value, int | float) and not abs(value) <= MOST_OPTION:
+        raise ValueError(f"{name} has {value!r}; expected at most {MOST_OPTION}")
+    if len(parts) > MOST_CLASSES:
+        raise ValueError(f"{name} has {len(parts)} values; expected at most {MOST_CLASSES}")
+    for part in parts:
+        _check_option(name, part)
 
 
 def new_checkpoint(architecture: str, stage: int, classes: int, options: Json) -> Checkpoint:
@@ -162,7 +206,7 @@ def read_header(path_or_name: str | Path) -> Checkpoint:
         )
     try:
         return Checkpoint.from_dict(json.loads(metadata[KEY]))
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has a header that this version cannot read: {error}") from error
 
 

@@ -30,6 +30,7 @@ from medisseg.errors import UserError
 from medisseg.labels import make_labels
 from medisseg.losses import GRANULARITIES, MASKS, NORMALIZE, PLACEMENTS, VARIANTS
 from medisseg.schema import Json, build, merge, one_of, plain, require
+from medisseg.untrusted import read_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 # Settings that are paths or names, and those of them that may begin with ~.
@@ -369,11 +370,10 @@ def _find(path: str | Path) -> Path:
     raise UserError(f"no configuration file {path}{hint}")
 
 
-def _read(path: Path) -> Json:
-    try:
-        read = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+def _read(path: Path, above: tuple[Path, ...] = ()) -> Json:
+    if path.resolve() in above:
+        raise UserError(f"{path} is its own base; expected base: to name another file")
+    read = read_yaml(path)
     if not isinstance(read, dict):
         raise UserError(f"{path} holds {type(read).__name__}; expected a table of keys")
     values: Json = plain(read)  # YAML anchors share their tables; an override must change one alone
@@ -381,7 +381,8 @@ def _read(path: Path) -> Json:
     if base is None:
         return values
     local = path.parent / str(base)
-    return merge(_read(local if local.is_file() else _find(str(base))), values)
+    found = local if local.is_file() else _find(str(base))
+    return merge(_read(found, (*above, path.resolve())), values)
 
 
 def _targets(key: str) -> list[str]:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ...     temporary.write_text("{}")
     """
     target = Path(path)
-    # The end of the name is enough, and keeps the longest names that a folder takes possible.
-    temporary = target.with_name(f".{target.name[-48:]}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -36,11 +35,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
             f"cannot write {target}: {target.parent} is not a folder and cannot be made one "
             f"({error.strerror}); choose another --out"
         ) from error
+    own: Path | None = None
     try:
+        # A new folder of a name that nobody can know: where others may write, they could have laid
+        # a link under a name that can be guessed.
+        own = Path(tempfile.mkdtemp(".part", f".{target.name[-48:]}.", target.parent))
+        temporary = own / target.name
         yield temporary
         _flush(temporary)
         if temporary.is_dir() and target.is_dir():
-            _swap_folders(temporary, target)
+            os.replace(target, own / "old")
+            try:
+                os.replace(temporary, target)
+            except OSError:
+                os.replace(own / "old", target)
+                raise
         else:
             os.replace(temporary, target)
     except OSError as error:
@@ -54,7 +63,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        _remove(temporary)
+        if own is not None:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def sha256(path: str | Path) -> str:
@@ -71,17 +81,3 @@ def _flush(path: Path) -> None:
         if file.is_file():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-
-
-def _swap_folders(new: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Open a bundle and run it once: ``python -m export.runtime.load_probe BUNDLE DEVICE``."""
+"""Open a bundle and run it once: ``python -m export.runtime.load_probe BUNDLE DEVICE [KEY]``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Open the bundle named on the command line and answer a black frame."""
     from export.runtime.loading import load_engine
 
-    path, device = sys.argv[1:] if argv is None else argv
-    with load_engine(path, device) as engine:
+    path, device, *key = sys.argv[1:] if argv is None else argv
+    with load_engine(path, device, trusted_key=key[0] if key else None) as engine:
         if engine.traits.frame_size is not None:
             engine.segment(np.zeros((1, *engine.traits.frame_size, 3), np.uint8))
         else:

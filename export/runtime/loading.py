@@ -33,6 +33,7 @@ def load_engine(
     *,
     threads: int | None = None,
     precision: str = "auto",
+    trusted_key: str | Path | None = None,
 ) -> BaseEngine:
     """Open a bundle, a checkpoint file or a checkpoint by name, ready to answer.
 
@@ -46,6 +47,7 @@ def load_engine(
         backend: "auto" or one of ``BACKENDS``.
         threads: CPU threads of one run; None for all cores.
         precision: "auto" (the bundle's, or the device's best), "fp32", "bf16" or "fp16".
+        trusted_key: Public key of who must have signed the bundle; None asks for no signature.
 
     Raises:
         UserError: Damaged, of another version, GPU or network, or not runnable here; the message
@@ -61,8 +63,14 @@ def load_engine(
         raise UserError(f"threads is {threads}; expected 1 or more")
     check_device(device)
     if is_bundle(source):
-        engine = _from_bundle(Bundle.open(source), device, backend, threads, precision)
+        opened = Bundle.open(source, trusted_key)
+        engine = _from_bundle(opened, device, backend, threads, precision)
     else:
+        if trusted_key is not None:
+            raise UserError(
+                f"{source} is a checkpoint, which carries no signature, and --trusted-key "
+                f"{trusted_key} was named; build a bundle with --sign and run that"
+            )
         engine = _from_checkpoint(source, device, backend, threads, precision)
     log.info("%s runs in %s", source, engine.name)
     return engine

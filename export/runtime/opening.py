@@ -127,15 +127,10 @@ def probe_load(bundle: Bundle, gpu: str, device: str = "auto", seconds: float = 
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
     failed = f"{bundle.path}: the engine failed in its load probe"
+    command = [sys.executable, "-m", "export.runtime.load_probe", str(bundle.path.absolute())]
     try:
         child = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "export.runtime.load_probe",
-                str(bundle.path.absolute()),
-                device,
-            ],
+            [*command, device, *([str(bundle.trusted_key)] if bundle.trusted_key else [])],
             env={**os.environ, PROBE: "1", "PYTHONPATH": path},
             capture_output=True,
             text=True,

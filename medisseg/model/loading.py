@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medisseg.checkpoint import read_header, read_state
+from medisseg.checkpoint import Checkpoint, read_header, read_state
 from medisseg.errors import UserError
 from medisseg.model.create import create_model
 from medisseg.model.foreign import check_allowed, is_foreign
@@ -37,10 +37,29 @@ def load_checkpoint(path_or_name: str | Path, device: str | torch.device = "cpu"
     info = read_header(path_or_name)
     if is_foreign(info.architecture):
         check_allowed(info.architecture, path_or_name)
+    state = read_state(path_or_name)
+    if not is_foreign(info.architecture):
+        _check_described(info, state, str(path_or_name))
     model = create_model(info.architecture, info.stage, info.classes, **info.options)
-    fill(model, read_state(path_or_name), str(path_or_name))
+    fill(model, state, str(path_or_name))
     model.info = info
     return model.to(device).eval()
+
+
+def _check_described(info: Checkpoint, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse a header whose network the file's tensors are not, before that network has memory.
+
+    Raises:
+        UserError: The network cannot be made, or has other tensors.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            model = create_model(info.architecture, info.stage, info.classes, **info.options)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{source} describes a network that cannot be made: {error}") from error
+    _compare(model.state_dict(), state, source)
 
 
 def load_network(model: Network, path_or_name: str | Path) -> None:
@@ -83,7 +102,11 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     Raises:
         UserError: Entries are missing, unknown or misshapen; the first of each kind are listed.
     """
-    wanted = module.state_dict()
+    _compare(module.state_dict(), state, source)
+    module.load_state_dict(state)
+
+
+def _compare(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     problems = {
         "missing": [k for k in wanted if k not in state],
         "unknown": [k for k in state if k not in wanted],
@@ -100,4 +123,3 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     ]
     if told:
         raise UserError(f"{source} is the checkpoint of another network: {'; '.join(told)}")
-    module.load_state_dict(state)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import yaml
 from torch import nn
 
 from medisseg.checkpoint import Checkpoint, read_header
@@ -38,6 +37,7 @@ from medisseg.schema import Json
 from medisseg.training.batches import Data, read_data, source_names
 from medisseg.training.modules import SegmentationModule
 from medisseg.training.recorder import RESUME, Recorder, write_json
+from medisseg.untrusted import read_yaml
 
 if TYPE_CHECKING:
     from medisseg.losses.objective import StageOneObjective, StageTwoObjective
@@ -330,7 +330,7 @@ def prepare_folder(config: TrainConfig, out: Path) -> None:
     if path.is_file() and any(
         file.name in (RESUME, "summary.json") for file in out.glob("stage[12]/*")
     ):
-        there = yaml.safe_load(path.read_text())
+        there = read_yaml(path)
         changed = [
             key for key in differences(there, config.to_dict()) if key.split(".")[0] not in FREE
         ]
