@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 
 def summarize(
-    streams: list[Stream], supervisor: EngineSupervisor, options: Options, ended: str
+    streams: list[Stream],
+    supervisor: EngineSupervisor,
+    options: Options,
+    ended: str,
+    audit: dict[str, object],
 ) -> dict[str, Any]:
-    """Return the report of a run; ``ended`` says why it ended."""
+    """Return the report of a run; ``ended`` says why it ended, ``audit`` where and with what."""
     first = streams[0]
     parts = [report_of(stream) for stream in streams]
     latency, warm_up, idle = Histogram(), Histogram(), Histogram()
@@ -48,6 +52,7 @@ def summarize(
         ],
         "engine_restarts": supervisor.restarts,
         **(first.score.summary() if first.score else {}),
+        "audit": audit,
         "streams": parts,
         "options": options.to_dict(),
         "version": medisseg.__version__,

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ if sys.path[0] == str(ROOT / "deploy"):  # a module of ours must never hide a li
     del sys.path[0]
 
 from deploy import options as options_module  # noqa: E402
+from deploy.audit import identity, utc_now  # noqa: E402
 from deploy.engine.supervisor import EngineSupervisor  # noqa: E402
 from deploy.options import Options  # noqa: E402
 from deploy.outputs.recording import VideoRecorder  # noqa: E402
@@ -74,7 +76,7 @@ def run(
     Raises:
         UserError: Before anything runs: a source, the engine or the folder is not usable.
     """
-    began = time.monotonic()
+    began, started = time.monotonic(), utc_now()
     if options.serve is not None:  # a wrong address is said before a model is loaded for it
         from deploy.watch.page.gate import Address, Gate
 
@@ -102,11 +104,13 @@ def run(
             results = None
             if folder is not None:
                 results = stack.enter_context(contextlib.closing(Results(folder)))
+                controls.on_change = partial(note_change, results, began)
             for stream in streams:
                 equip(stream, options, folder, results, truth)
             pipeline = make_pipeline(streams, supervisor, options, live, results)
             ended = follow(pipeline, watchers, options)
-    report = summarize(streams, supervisor, options, ended)
+    audit = {"started": started, "ended": utc_now(), **identity(options.model, options.to_dict())}
+    report = summarize(streams, supervisor, options, ended, audit)
     try:
         if folder is not None:
             write(folder, report, streams)
@@ -119,6 +123,13 @@ def run(
     if ended == END and report["frames"]["in"] == report["frames"]["failed"]:
         raise UserError(f"{sources[0].name}: not one frame could be read and segmented")
     return EXIT_CODES.get(ended, 0)
+
+
+def note_change(results: Results, began: float, changes: dict[str, object], by: str) -> None:
+    """Write a change of settings into ``events.csv``: what, when, and by whom."""
+    words = ", ".join(f"{name} = {value}" for name, value in changes.items())
+    moment = round(time.monotonic() - began, 3)
+    results.event(time_s=moment, event="setting", detail=f"{words} by {by or 'this machine'}")
 
 
 @contextlib.contextmanager

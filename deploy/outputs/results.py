@@ -11,11 +11,22 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from deploy.audit import utc_now
 from deploy.sources.source import IMAGES, natural_order
 from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)
-EVENT_COLUMNS = ("time_s", "stream", "frame", "event", "track", "area", "confidence", "detail")
+EVENT_COLUMNS = (
+    "time_s",
+    "stream",
+    "frame",
+    "event",
+    "track",
+    "area",
+    "confidence",
+    "detail",
+    "utc",
+)
 
 
 class Results:
@@ -43,7 +54,7 @@ class Results:
         """Append an event; values by the names of ``EVENT_COLUMNS``."""
         if self._table is not None and not self.stopped:
             try:
-                csv.DictWriter(self._table, EVENT_COLUMNS).writerow(values)
+                csv.DictWriter(self._table, EVENT_COLUMNS).writerow({**values, "utc": utc_now()})
                 self._table.flush()
             except OSError as error:
                 self._stop(error)

@@ -29,18 +29,27 @@ from deploy.status import Settings, StreamStatus
 
 
 class Controls:
-    """The settings of a running pipeline; any thread may read and change them."""
+    """The settings of a running pipeline; any thread may read and change them.
+
+    Attributes:
+        on_change: Called with the settings that were changed, by name, and who changed them.
+    """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._lock = threading.Lock()
         self._settings = settings or Settings()
+        self.on_change: Callable[[dict[str, object], str], None] = lambda changes, by: None
 
     def get(self) -> Settings:
         """Return the current settings (immutable: one frame sees one state of them)."""
         return self._settings
 
-    def set(self, **changes: Any) -> Settings:
+    def set(self, by: str = "", /, **changes: Any) -> Settings:
         """Change some settings and return all of them.
+
+        Args:
+            by: Who changes them, such as a browser's address; it is written down.
+            **changes: Settings by name.
 
         Raises:
             ValueError: An unknown name or a value out of range; nothing is changed then.
@@ -49,7 +58,11 @@ class Controls:
         if unknown := set(changes) - known:
             raise ValueError(f"unknown: {sorted(unknown)}; expected some of {sorted(known)}")
         with self._lock:
-            self._settings = dataclasses.replace(self._settings, **changes)
+            before = self._settings
+            self._settings = dataclasses.replace(before, **changes)
+            new = {key: value for key, value in changes.items() if value != getattr(before, key)}
+            if new:
+                self.on_change(new, by)
             return self._settings
 
 

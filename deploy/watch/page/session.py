@@ -184,7 +184,9 @@ class Session:
                     raise ValueError(f"there is no stream {value!r}")
                 self._stream, self._seen = value, 0
             elif key == "set":
-                self._live.controls.set(**value)
+                client = self._socket.client
+                address = f"{client.host}:{client.port}" if client else "the page"
+                self._live.controls.set(address, **value)
             elif key == "play" and self._player and type(value) is bool:
                 self._player.play(value)
             elif key in ("seek", "step") and self._player and type(value) is int:
