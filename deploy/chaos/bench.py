@@ -18,6 +18,7 @@ from deploy import options as options_module
 from deploy.chaos.loopback import FPS, Picture
 from export.runtime.engine import Array, Batch, Engine
 
+STILL_S = 30.0  # without progress for so long, a run is stuck
 RUNNER = Path(__file__).parents[1] / "run.py"
 Hook = Callable[[int, Array], Array | None]  # (number of the batch, batch) -> an answer, or None
 
@@ -34,6 +35,31 @@ def expect(condition: object, what: str) -> None:
     """Raise :class:`Failed` unless a condition holds."""
     if not condition:
         raise Failed(what)
+
+
+class Patience:
+    """Waits as long as something moves: a busy machine is slow, only a stuck run stands still.
+
+    Args:
+        moving: Returns what changes while there is progress.
+        what: What is waited for, for the message.
+        still_s: Seconds without a change after which :meth:`check` fails.
+    """
+
+    def __init__(
+        self, moving: Callable[[], object], what: str, still_s: float | None = None
+    ) -> None:
+        self._moving, self._what = moving, what
+        self._still_s = STILL_S if still_s is None else still_s
+        self._seen, self._since = moving(), time.monotonic()
+
+    def check(self) -> None:
+        """Raise :class:`Failed` when nothing has moved for too long."""
+        now, seen = time.monotonic(), self._moving()
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        elif now - self._since > self._still_s:
+            raise Failed(f"{self._what}: nothing moved for {self._still_s:g} s")
 
 
 class FaultyEngine:
@@ -162,25 +188,33 @@ class Running:
         self._thread = threading.Thread(target=body, daemon=True)
         self._thread.start()
 
-    def wait_for(self, condition: Callable[[Any], object], what: str, seconds: float = 10.0) -> Any:
+    def _moving(self) -> object:
+        """Return what changes while the run gets on: its threads' work before there are frames."""
+        if self.pipeline is None:
+            return time.process_time()
+        status = self.pipeline.live.status(0)
+        return status.state, status.reason, tuple(status.frames.values())
+
+    def wait_for(self, condition: Callable[[Any], object], what: str) -> Any:
         """Wait until the status fulfils a condition, and return it."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        patience = Patience(self._moving, f"no {what}")
+        while True:
             if self.error is not None:
                 raise self.error
-            if self.pipeline is not None:
-                status = self.pipeline.live.status(0)
-                if condition(status):
-                    return status
+            if self.pipeline is not None and condition(status := self.pipeline.live.status(0)):
+                return status
+            expect(self._thread.is_alive() or self.error is not None, f"it ended without {what}")
+            patience.check()
             time.sleep(0.02)
-        raise Failed(f"no {what} within {seconds:g} s")
 
-    def finish(self, stop: bool = False, seconds: float = 18.0) -> None:
+    def finish(self, stop: bool = False) -> None:
         """Wait for the end (``stop``: ask for it), and check the accounts."""
         if stop and self.pipeline is not None:
             self.pipeline.stop()
-        self._thread.join(seconds)
-        expect(not self._thread.is_alive(), f"the run did not end within {seconds:g} s")
+        patience = Patience(self._moving, "the run did not end")
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+            patience.check()
         if self.error is not None:
             raise self.error
         check_accounts(self.out)

@@ -5,6 +5,7 @@ They are started before the others and go on beside them, because each loads Pyt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from deploy.chaos.bench import (
     Bench,
     Failed,
+    Patience,
     check_accounts,
     counted,
     decoded,
@@ -23,12 +25,10 @@ from deploy.chaos.bench import (
 )
 from deploy.chaos.faults import LONG
 
-APART_S = 50.0  # with the loading
-
 
 def full_disk(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
     """recording stops with an alarm, every frame is still counted"""
-    _, errors = process.communicate(timeout=APART_S)
+    errors = end_of(process, out)
     expect(process.returncode == 0, f"exit code {process.returncode}: {last_line(errors)}")
     report = json.loads((out / "report.json").read_text())
     stopped = report["streams"][0]["stopped"]
@@ -61,7 +61,7 @@ def interrupted(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
     """report written, exit code 130, everything plays"""
     await_lines(process, out, 20)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=APART_S / 2)
+    errors = end_of(process, out)
     expect(process.returncode == 130, f"exit code {process.returncode}: {last_line(errors)}")
     frames = check_accounts(out)
     played = decoded(sorted(out.glob("overlay-*.mp4")))
@@ -72,13 +72,35 @@ def interrupted(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
 
 def await_lines(process: subprocess.Popen[str], out: Path, count: int) -> None:
     """Wait until a process has written so many results."""
-    path, until = out / "results.jsonl", time.monotonic() + APART_S / 2
+    path, patience = (
+        out / "results.jsonl",
+        Patience(lambda: work_of(process, out), "it wrote nothing"),
+    )
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         if process.poll() is not None:
             assert process.stderr is not None
             raise Failed(f"it ended by itself: {last_line(process.stderr.read())}")
-        expect(time.monotonic() < until, "it wrote nothing")
+        patience.check()
         time.sleep(0.05)
+
+
+def end_of(process: subprocess.Popen[str], out: Path) -> str:
+    """Wait for a process as long as it gets on; return what it wrote to standard error."""
+    patience = Patience(lambda: work_of(process, out), "it did not end")
+    while True:
+        try:
+            return process.communicate(timeout=0.2)[1]
+        except subprocess.TimeoutExpired:
+            patience.check()
+
+
+def work_of(process: subprocess.Popen[str], out: Path) -> list[object]:
+    """Return the processor time of a process, and the bytes in its folder."""
+    work: list[object] = [path.stat().st_size for path in out.glob("*.*")]
+    with contextlib.suppress(OSError):  # Linux only, and while it lives
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        work += fields[11:13]  # utime and stime, in ticks: proc(5)
+    return work
 
 
 def last_line(text: str) -> str:

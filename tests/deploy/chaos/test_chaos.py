@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_what_does_not_end_is_told_on(attempt: Any, monkeypatch: pytest.MonkeyPa
 
     end = threading.Event()
     monkeypatch.setitem(WITHIN, "empty file", lambda bench: str(end.wait(30)))
-    monkeypatch.setattr(chaos, "EACH_S", 0.3)
+    monkeypatch.setattr(chaos, "LONGEST_S", 0.3)
     outcome = attempt("empty file")["empty file"]
     end.set()
     assert (outcome.result, outcome.happened) == (FAILED, "no end within 0.3 s")
@@ -94,3 +95,38 @@ def test_killed_before_anything_was_due(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(chaos_processes, "decoded", lambda paths: 0)
     found = chaos_processes.killed(Mock(), Mock(), tmp_path)
     assert found == "overlay: 0 frames play, raw: 0 frames play; the last result is of 0.5 s"
+
+
+def test_a_slow_machine_is_waited_for_and_a_stuck_one_is_not() -> None:
+    from deploy.chaos.bench import Failed, Patience
+
+    moved = [0]
+    patience = Patience(lambda: moved[0], "no end", still_s=0.2)
+    for _ in range(6):  # three times as long as nothing may move
+        time.sleep(0.1)
+        moved[0] += 1
+        patience.check()
+    time.sleep(0.25)
+    with pytest.raises(Failed, match="no end: nothing moved for 0.2 s"):
+        patience.check()
+
+
+def test_the_work_of_a_process_is_its_progress(tmp_path: Path) -> None:
+    import subprocess
+
+    from deploy.chaos.processes import work_of
+
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], text=True)
+    idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True)
+    try:
+        time.sleep(1)
+        before = [work_of(process, tmp_path) for process in (busy, idle)]
+        time.sleep(1)
+        after = [work_of(process, tmp_path) for process in (busy, idle)]
+        assert before[0] != after[0]
+        (tmp_path / "results.jsonl").write_text("line")
+        assert work_of(idle, tmp_path) != after[1]
+    finally:
+        for process in (busy, idle):
+            process.kill()
+            process.wait()
