@@ -12,7 +12,6 @@ import pytest
 from libraries import LAST_11, python
 
 HERE = Path(__file__).parent
-CONVOLUTIONS = 9  # of the small network
 BATCHES = ["(1, 1, 1)", "(1, 1, 4)", "(2, 3, 8)"]
 
 
@@ -20,6 +19,11 @@ def built(place: Path, out: Path, *words: str) -> dict[str, Any]:
     done = python(place, str(HERE / "builds.py"), str(out), *words, timeout=1700)
     assert done.returncode == 0, f"after {done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"
     return json.loads(out.read_text())
+
+
+def halved(found: dict[str, Any]) -> bool:
+    """Whether every convolution of the graph was built in FP16."""
+    return bool(found["convolutions"] == {"FP16": found["graph"]})
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +35,13 @@ def cases(places: Callable[..., Path], tmp_path_factory: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["fp16", "bf16", "fp32", "int8"])
 def test_precision_and_batch(cases: dict[str, Any], kind: str, batch: str) -> None:
     found = cases[f"{kind} {batch}"]
-    wanted = {"fp16": {"FP16": 9}, "bf16": {"BF16": 9}, "fp32": {"FP32": 9}}
-    # The logits are too thin for INT8, and the fixed convolution of window mixing is grouped.
-    assert found["convolutions"] == wanted.get(kind, found["convolutions"])
-    assert sum(found["convolutions"].values()) == CONVOLUTIONS, "every convolution was seen"
-    if kind == "int8":
+    count = found["graph"]
+    assert count > 6 and sum(found["convolutions"].values()) == count
+    if kind == "int8":  # the logits are too thin for it
         assert found["convolutions"]["INT8"] >= 5 and found["convolutions"]["FP16"] >= 1
+        assert set(found["convolutions"]) == {"INT8", "FP16"}
+    else:
+        assert found["convolutions"] == {kind.upper(): count}, "every convolution was seen"
     assert not found["tf32"], "float32 would be multiplied with 10 bits"
     assert found["backend_version"] == LAST_11
     low, best, high = re.findall(r"\d+", batch)
@@ -49,22 +54,23 @@ def test_options_reach_the_builder(cases: dict[str, Any]) -> None:
     assert cases["workspace"]["workspace"] == 64 << 20
     assert cases["fp16 (1, 1, 4)"]["workspace"] != 64 << 20
     for turn in ("written", "read"):
-        assert cases[f"timings {turn}"]["convolutions"] == {"FP16": CONVOLUTIONS}
-    assert cases["hardware"]["convolutions"] == {"FP16": CONVOLUTIONS}
+        assert halved(cases[f"timings {turn}"])
+    assert halved(cases["hardware"])
 
 
 def test_raw_frames_and_uncertainty(cases: dict[str, Any]) -> None:
     for color in ("RGB", "BGR"):
         found = cases[f"frames {color}"]
-        assert found["inputs"] == [["frames", "UINT8"]] and found["convolutions"]["FP16"] == 9
+        assert found["inputs"] == [["frames", "UINT8"]] and halved(found)
         assert found["outputs"] == [["mask", "UINT8"], ["logits", "FLOAT"]]
     assert cases["uncertainty"]["outputs"] == [["logits", "FLOAT"], ["uncertainty", "FLOAT"]]
 
 
 def test_islands_stay_in_float32(cases: dict[str, Any]) -> None:
-    assert cases["islands"]["convolutions"] == {"FP16": 7, "FP32": 2}
+    found = cases["islands"]
+    assert found["convolutions"] == {"FP16": found["graph"] - 2, "FP32": 2}
     # Its own casts stand beside it: fused, with float32 sums. What it reads and gives is 16 bits.
-    assert cases["island alone"]["convolutions"] == {"FP16": CONVOLUTIONS}
+    assert halved(cases["island alone"])
     assert "had to stay in float32" in cases["islands lost"]["refused"]
 
 
@@ -74,7 +80,7 @@ def test_islands_stay_in_float32(cases: dict[str, Any]) -> None:
         ("version", "tensorrt-lean"),
         ("dla", "has no DLA; use TensorRT up to 10.7"),
         ("gpu", "builds for the GPU it runs on"),
-        ("halved", "fp16 was asked for, but of 9 convolutions"),
+        ("halved", "fp16 was asked for, but of"),
     ],
 )
 def test_what_cannot_be_built_is_refused(cases: dict[str, Any], name: str, said: str) -> None:
