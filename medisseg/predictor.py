@@ -23,12 +23,15 @@ from medisseg.convention import InputConvention
 from medisseg.device import pick_device
 from medisseg.errors import UserError
 from medisseg.labels import Label
+from medisseg.picture import AUTO, FULL, Picture, parse_picture
+from medisseg.picture_search import picture_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Logits = npt.NDArray[np.float32]
 ENGINES = "medisseg.engines"
+OUTSIDE = 20.0  # logit: what lies outside the picture is background, for certain
 
 
 class Engine(Protocol):
@@ -57,10 +60,12 @@ class Prediction:
         logits: float32 [K, H, W]; one map of the foreground, or one map a class with the
             background first.
         threshold: Probability above which a pixel is foreground; K = 1 only.
+        picture: The part of the image that was segmented; None: all of it.
     """
 
     logits: Logits
     threshold: float = 0.5
+    picture: Picture | None = None
 
     @cached_property
     def mask(self) -> npt.NDArray[np.uint8]:
@@ -99,6 +104,9 @@ class Predictor:
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         threshold: Probability above which a pixel is foreground; None: the checkpoint's own.
         precision: "fp32", "fp16" or "bf16"; a bundle has its own.
+        picture: Which part of an image is segmented: "auto" finds the endoscopic picture on a
+            processor's screen (already cropped images stay whole), "full", "x,y,w,h" in pixels, or
+            a :class:`~medisseg.picture.Picture`.
 
     Raises:
         UserError: No such checkpoint, a damaged one, or a device that is not there.
@@ -110,13 +118,17 @@ class Predictor:
         True
     """
 
+    picture: str | Picture = FULL
+
     def __init__(
         self,
         source: str | Path | nn.Module,
         device: str = "auto",
         threshold: float | None = None,
         precision: str = "fp32",
+        picture: str | Picture = AUTO,
     ) -> None:
+        self.picture = parse_picture(picture) if isinstance(picture, str) else picture
         self.engine = _open(source, device, precision)
         self.convention: InputConvention = self.engine.convention
         self.classes: int = self.engine.classes
@@ -128,7 +140,17 @@ class Predictor:
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> Prediction:
         """Segment one image, uint8 RGB [H, W, 3]; the prediction has the image's size."""
-        return self.restore(self.logits([image])[0], image.shape[:2])
+        picture = self.find_picture(image)
+        logits = self.logits([picture.crop(image)])[0]
+        return self.restore(logits, image.shape[:2], picture)
+
+    def find_picture(self, image: npt.NDArray[np.uint8]) -> Picture:
+        """Return the part of an image, uint8 RGB [H, W, 3], that is to be segmented.
+
+        Raises:
+            UserError: The rectangle that was asked for does not lie inside the image.
+        """
+        return picture_of(image, self.picture)
 
     def logits(self, images: Sequence[npt.NDArray[np.uint8]]) -> Logits:
         """Return logits [N, K, h, w] at the network's resolution of images uint8 RGB [H, W, 3]."""
@@ -142,10 +164,16 @@ class Predictor:
         check_finite(logits, self.name)
         return logits
 
-    def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
-        """Bring one image's logits [K, h, w] to its own size (height, width)."""
-        height, width = frame_size
-        return Prediction(self.convention.restore(logits, (height, width)), self.threshold)
+    def restore(
+        self, logits: Logits, frame_size: tuple[int, ...], picture: Picture | None = None
+    ) -> Prediction:
+        """Bring logits [K, h, w] of a picture to the size (height, width) of its image."""
+        place = picture or Picture.whole(frame_size)
+        inside = self.convention.restore(logits, place.size)
+        outside = np.full((len(logits), 1, 1), -OUTSIDE, np.float32)
+        outside[0] *= 1 if len(logits) == 1 else -1  # of several classes the first is background
+        whole = place.place(inside, (frame_size[0], frame_size[1]), outside)
+        return Prediction(whole, self.threshold, place)
 
 
 def check_finite(logits: Logits, name: str) -> None:

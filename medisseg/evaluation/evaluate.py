@@ -22,6 +22,7 @@ from medisseg.data.folder import Sample, resize_mask
 from medisseg.evaluation import metrics
 from medisseg.evaluation.detection import Detection, detect, summarize, sweep
 from medisseg.files import replacing
+from medisseg.picture import Picture
 from medisseg.predictor import Logits, Prediction, Predictor
 from medisseg.schema import Json
 
@@ -151,9 +152,12 @@ def evaluate(
     """
     rows: list[Row] = []
     for part in batches(samples, batch):
-        logits = predictor.logits([sample.image for sample in part])
-        for sample, answer in zip(part, logits, strict=True):
-            rows.append(score(predictor, sample, answer, (groups or {}).get(sample.name, "")))
+        pictures = [predictor.find_picture(sample.image) for sample in part]
+        images = [place.crop(sample.image) for place, sample in zip(pictures, part, strict=True)]
+        logits = predictor.logits(images)
+        for sample, answer, picture in zip(part, logits, pictures, strict=True):
+            group = (groups or {}).get(sample.name, "")
+            rows.append(score(predictor, sample, answer, group, picture))
         advance(len(part))
     return Evaluation(tuple(rows), seed)
 
@@ -168,28 +172,38 @@ class Answers(Protocol):
     @property
     def threshold(self) -> float: ...
 
-    def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
-        """Bring logits [K, h, w] to an image's own size (height, width)."""
+    def restore(
+        self, logits: Logits, frame_size: tuple[int, ...], picture: Picture | None = None
+    ) -> Prediction:
+        """Bring logits [K, h, w] of a picture to its image's size (height, width)."""
 
 
 def score(
-    predictor: Answers, sample: Sample, logits: npt.NDArray[np.float32], group: str = ""
+    predictor: Answers,
+    sample: Sample,
+    logits: npt.NDArray[np.float32],
+    group: str = "",
+    picture: Picture | None = None,
 ) -> Row:
-    """Score one image's logits [K, h, w] at the network's and at the image's own resolution."""
+    """Score one image's logits [K, h, w] at the network's and at the image's own resolution.
+
+    At the network's resolution only the picture that it was given counts.
+    """
     size = (sample.mask.shape[0], sample.mask.shape[1])
+    place = picture or Picture.whole(size)
     convention = predictor.convention
-    top, left, height, width = convention.content(size)
+    top, left, height, width = convention.content(place.size)
     inside = np.s_[
         top : top + height, left : left + width
     ]  # the padding of a letterbox is no image
     small = Prediction(logits[:, inside[0], inside[1]], predictor.threshold)
-    true = resize_mask(sample.mask, convention)[inside]
+    true = resize_mask(place.crop(sample.mask), convention)[inside]
     small_void, void = None, sample.void
     if void is not None:
-        small_void = resize_mask(void.astype(np.uint8), convention)[inside] > 0
+        small_void = resize_mask(place.crop(void).astype(np.uint8), convention)[inside] > 0
     network = _score(small, true, predictor.classes, small_void)
-    same = (height, width) == size
-    restored = small if same else predictor.restore(logits, size)
+    same = (height, width) == size and place.fills(size)
+    restored = small if same else predictor.restore(logits, size, place)
     native = network if same else _score(restored, sample.mask, predictor.classes, void)
     found = restored.mask > 0
     regions = detect(found if void is None else found & ~void, sample.mask > 0)

@@ -59,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, default=8, help="images per run (default: 8)")
     parser.add_argument("--threshold", type=float, help="default: the checkpoint's own")
+    parser.add_argument(
+        "--picture",
+        default="full",
+        help="part of each image that is segmented: full (default: the papers' protocol), auto "
+        "(the endoscopic picture on a processor's screen) or x,y,w,h",
+    )
     parser.add_argument("--cases", type=int, default=24, help="cases on the page (default: 24)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -92,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             f"{len(args.checkpoint)} checkpoints; --ensemble averages them, else evaluate each"
         )
     predictor = open_predictor(
-        args.checkpoint, args.device, args.threshold, args.precision, args.tta
+        args.checkpoint, args.device, args.threshold, args.precision, args.tta, args.picture
     )
     samples = SegmentationFolder(
         args.data, args.split, classes=predictor.classes, unmasked=args.unmasked
@@ -217,6 +223,7 @@ def about(args: argparse.Namespace, predictor: Predictor) -> dict[str, object]:
         "size": f"{height}x{width}",
         "threshold": predictor.threshold,
         "labels": [dataclasses.asdict(label) for label in predictor.labels],
+        "picture": args.picture,
         "seed": args.seed,
         "convention": predictor.convention.to_dict(),
         "version": medisseg.__version__,

@@ -15,10 +15,13 @@ def open_predictor(
     threshold: float | None = None,
     precision: str = "fp32",
     views: str = "none",
+    picture: str = "full",
 ) -> Predictor:
     """Return the predictor of one checkpoint, or of several and several views together."""
     open_one = medisseg.predictor.Predictor
-    members = [open_one(checkpoint, device, threshold, precision) for checkpoint in checkpoints]
+    members = [
+        open_one(checkpoint, device, threshold, precision, picture) for checkpoint in checkpoints
+    ]
     if len(members) == 1 and views == "none":
         return members[0]
     from medisseg.evaluation.combined import CombinedPredictor

@@ -28,6 +28,7 @@ from medisseg.errors import UserError
 from medisseg.evaluation.pictures import class_color, overlay
 from medisseg.files import replacing
 from medisseg.labels import Label
+from medisseg.picture import Picture
 from medisseg.predictor import Prediction, Predictor
 
 
@@ -45,12 +46,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: the mask's size and each class's pixels, or why it failed."""
+    """What became of a job: the mask's size, each class's pixels and the picture, or the error."""
 
     job: Job
     height: int = 0
     width: int = 0
     pixels: tuple[int, ...] = ()
+    picture: Picture | None = None
     error: str = ""
 
 
@@ -142,27 +144,33 @@ def predict(
     scale = value_range(list(dict.fromkeys(job.image for job in jobs)))
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
-        read = [(job, *_read(job, scale)) for job in part]
-        images = [image for _, image, _ in read if image is not None]
+        read = [(job, *_read(job, scale, predictor)) for job in part]
+        images = [place.crop(image) for _, image, place, _ in read if image is not None]
         logits = iter(predictor.logits(images) if images else ())
-        for job, image, error in read:
+        for job, image, picture, error in read:
             if image is None:
                 outcomes.append(Outcome(job, error=error))
                 continue
-            prediction = predictor.restore(next(logits), image.shape[:2])
+            prediction = predictor.restore(next(logits), image.shape[:2], picture)
             _write(prediction, image, job.name, out, overlays, probabilities, predictor.labels)
             height, width = prediction.mask.shape
             pixels = np.bincount(prediction.mask.ravel(), minlength=max(2, predictor.classes))
-            outcomes.append(Outcome(job, height, width, tuple(pixels[1:].tolist())))
+            outcomes.append(Outcome(job, height, width, tuple(pixels[1:].tolist()), picture))
         advance(len(part))
     return outcomes
 
 
-def _read(job: Job, scale: Range | None) -> tuple[npt.NDArray[np.uint8] | None, str]:
+def _read(
+    job: Job, scale: Range | None, predictor: Predictor
+) -> tuple[npt.NDArray[np.uint8] | None, Picture, str]:
+    """Return an image and the part of it to segment, or None and the error."""
     try:
-        return read_image(job.image, scale, job.frame), ""
+        image = read_image(job.image, scale, job.frame)
+        return image, predictor.find_picture(image), ""
     except UserError as error:
-        return None, str(error)
+        text = str(error)
+        named = text if str(job.image) in text else f"{job.image}: {text}"
+        return None, Picture(0, 0, 0, 0), named
 
 
 def _write(
@@ -208,13 +216,13 @@ def save(picture: Image.Image, path: Path) -> None:
 
 def write_list(outcomes: Sequence[Outcome], out: Path, labels: Sequence[Label] = ()) -> None:
     """Write ``predictions.csv``: image, mask, size and foreground, or the error of a failure; of
-    several classes the share of each."""
+    several classes the share of each; the part that was segmented."""
     several = labels if len(labels) > 1 else ()
     with replacing(out / "predictions.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["image", "mask", "height", "width", "foreground", "share", "error"]
-            + [f"share {label.name}" for label in several]
+            + [*(f"share {label.name}" for label in several), "picture"]
         )
         for item in outcomes:
             size = item.height * item.width
@@ -223,6 +231,6 @@ def write_list(outcomes: Sequence[Outcome], out: Path, labels: Sequence[Label] =
             share = f"{found / size:.6f}" if size else ""
             measured = [item.height, item.width, found] if size else ["", "", ""]
             each = [f"{count / size:.6f}" for count in item.pixels] if size else [""] * len(several)
-            writer.writerow(
-                [item.job.image, mask, *measured, share, item.error, *each[: len(several)]]
-            )
+            picture = ",".join(map(str, item.picture.to_list())) if item.picture else ""
+            shares = each[: len(several)]
+            writer.writerow([item.job.image, mask, *measured, share, item.error, *shares, picture])

@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--probabilities", action="store_true", help="probabilities/NAME.png, 16 bit, 65535 is 1"
     )
     parser.add_argument("--threshold", type=float, help="default: the checkpoint's own")
+    parser.add_argument(
+        "--picture",
+        default="auto",
+        help="part of each image that is segmented: auto (default: the endoscopic picture on a "
+        "processor's screen; cropped images stay whole), full or x,y,w,h",
+    )
     parser.add_argument("--batch", type=int, default=8, help="images per run (default: 8)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="fp32", help="fp32 (default), fp16 or bf16")
@@ -46,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
     jobs = find_jobs(args.inputs, args.out)
     checkpoints = [args.checkpoint, *args.ensemble]
-    predictor = open_predictor(checkpoints, args.device, args.threshold, args.precision, args.tta)
+    predictor = open_predictor(
+        checkpoints, args.device, args.threshold, args.precision, args.tta, args.picture
+    )
     with progress("segmenting", len(jobs)) as advance:
         outcomes = predict(
             predictor, jobs, args.out, args.overlay, args.probabilities, args.batch, advance

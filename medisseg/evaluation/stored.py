@@ -22,6 +22,7 @@ from medisseg.data.folder import Sample, resize_mask
 from medisseg.data.reading import IMAGE_SUFFIXES, BadFile
 from medisseg.errors import UserError
 from medisseg.evaluation.evaluate import Evaluation, Row, score
+from medisseg.picture import Picture
 from medisseg.predictor import Logits, Prediction
 
 ENDINGS = re.compile(
@@ -158,7 +159,9 @@ class _Answer:
     threshold: float
     native: Prediction
 
-    def restore(self, logits: Logits, frame_size: tuple[int, ...]) -> Prediction:
+    def restore(
+        self, logits: Logits, frame_size: tuple[int, ...], picture: Picture | None = None
+    ) -> Prediction:
         """Return the mask as it was stored, whatever was made of it at the network's size."""
         return self.native
 
