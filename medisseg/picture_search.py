@@ -68,10 +68,10 @@ def look(image: Image) -> Picture | None:
         return Picture.whole(image.shape)
     scale = max(1.0, max(height, width) / WORKING_SIDE)
     size = round(width / scale), round(height / scale)
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     noise = _noise(small)
     if noise > 2:
-        small, noise = cv2.GaussianBlur(small, (3, 3), 0), 0.6 * noise
+        small, noise = np.asarray(cv2.GaussianBlur(small, (3, 3), 0), np.uint8), 0.6 * noise
     tolerance = 7 + 2.5 * noise
     canvas = _canvas(small, noise, tolerance)
     if not canvas.any():
@@ -129,7 +129,7 @@ def _canvas(small: Image, noise: float, tolerance: float) -> Mask:
         enough = len(one) >= (few if one.min() < 250 else GLARE_SHARE / CANVAS_SHARE * few)
         if enough and one.std(0).max() <= steady:
             low, high = np.clip([one.mean(0) - tolerance, one.mean(0) + tolerance], 0, 255)
-            canvas |= _at_border(cv2.inRange(small, low, high), least)
+            canvas |= _at_border(cv2.inRange(small, low, high).astype(np.uint8), least)
         flat = flat[~near]
     return canvas | _gradients(small, smooth.astype(np.uint8), canvas, steady, tolerance)
 
@@ -141,7 +141,7 @@ def _dominant(colors: npt.NDArray[np.float32], tolerance: float) -> npt.NDArray[
     for _ in range(2):
         near = np.abs(colors - colors[inside].mean(0)).max(1) <= tolerance
         inside = near if near.any() else inside
-    return inside
+    return np.asarray(inside, np.bool_)
 
 
 def _keys(colors: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
@@ -172,7 +172,7 @@ def _gradients(small: Image, smooth: Mask, known: Mask, steady: float, tolerance
             continue
         near = np.ones(smooth.shape, np.uint8)
         for channel in range(3):
-            level = np.float32(plane[:, channel])
+            level = plane[:, channel].astype(np.float32)
             expected = level[0] + level[1] * columns + level[2] * rows
             near &= np.abs(small[..., channel] - expected) <= tolerance
         found |= _at_border(near, least)
@@ -190,7 +190,7 @@ def _at_border(mask: Mask, least: float) -> Mask:
     kept[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
     kept &= stats[:, cv2.CC_STAT_AREA] >= least
     kept[0] = False
-    return kept[labels].astype(np.uint8)
+    return np.asarray(kept[labels], np.uint8)
 
 
 def _largest_photograph(small: Image, canvas: Mask) -> Mask | None:
@@ -219,10 +219,10 @@ def _extent(part: Mask) -> Picture:
     left, right = _core(_spans(part))
     top, bottom = _core(_spans(part[:, left:right].T))
     # The ends of a circle are thinner than its core, and stand over its middle.
-    middle = part[:, left + (right - left) * 2 // 5 : right - (right - left) * 2 // 5].any(1)
+    middle = part[:, left + (right - left) * 2 // 5 : right - (right - left) * 2 // 5].any(axis=1)
     across = part[top + (bottom - top) * 2 // 5 : bottom - (bottom - top) * 2 // 5].any(0)
-    top, bottom = _grown(middle, top, bottom)
-    left, right = _grown(across, left, right)
+    top, bottom = _grown(np.asarray(middle), top, bottom)
+    left, right = _grown(np.asarray(across), left, right)
     return Picture(left, top, right - left, bottom - top)
 
 

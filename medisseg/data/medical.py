@@ -52,7 +52,7 @@ def dicom_pixels(path: str | Path, frame: int | None = None) -> npt.NDArray[np.n
         kind = str(data.PhotometricInterpretation)
         if kind == "PALETTE COLOR":
             values = pixels.apply_color_lut(values, data)
-            return (values >> 8 if values.dtype == np.uint16 else values).astype(np.uint8)
+            return np.asarray(values >> 8 if values.dtype == np.uint16 else values, np.uint8)
         if kind in COLORS:  # pydicom gives RGB
             return _bytes(values, int(data.BitsStored))
         modality = pixels.apply_modality_lut(values, data).astype(np.float32)
