@@ -18,6 +18,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,7 +150,7 @@ def measure(options: argparse.Namespace, networks: Mapping[str, nn.Module]) -> l
             for threads in (1, 2)[: cores()]:
                 engine = opened(peer.graph, traits, threads)
                 # The runtime itself: the interface above it wants maps of logits alone.
-                calls[peer.name, backend, threads] = lambda e=engine: e._run(images)  # type: ignore[misc]
+                calls[peer.name, backend, threads] = partial(engine._run, images)
     times = in_turn(calls, options.seconds)
     medians = {key: 1e3 * np.median(pairs, axis=0) for key, pairs in times.items()}
     alone = [peer.name for peer in found if peer.name.endswith(", alone")]
