@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Container
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,32 @@ def test_importing_a_package_is_light(package: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert shown.stdout.strip() == "[]"
+
+
+def outside_imports(source: str) -> set[str]:
+    """Return the top-level modules that ``source`` imports, wherever in it."""
+    named: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            named |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            named.add(node.module.split(".")[0])
+    return named
+
+
+def test_what_is_imported_is_declared() -> None:
+    """An import that only this machine satisfies fails on the next one."""
+    quoted = re.findall(r'^\s*"([\w.-]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    declared = {re.sub(r"[-_.]+", "-", name).lower() for name in quoted}
+    for line in re.findall(r'= \[("[^\]]*")\]', (ROOT / "pyproject.toml").read_text()):
+        declared |= {re.split(r"[>=<;]", part)[0].strip(' "') for part in line.split(",")}
+    owners = packages_distributions()
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for folder in ALLOWED
+        for path in (ROOT / folder).rglob("*.py")
+        for name in outside_imports(path.read_text()) & owners.keys()
+        if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners[name]} & declared
+        and name not in {*ALLOWED, "typing_extensions", "pydantic_core"}  # of torch, of pydantic
+    }
+    assert not undeclared
