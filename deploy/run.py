@@ -51,7 +51,8 @@ OTHER_COMMANDS = {
     "chaos": "deploy.chaos.command",
 }
 SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143}
+GPU_LOST = "GPU lost"
+EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143, GPU_LOST: 75}  # 75: start this command again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +92,9 @@ def run(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(claimed(options.out)) if options.out else None
         supervisor = stack.enter_context(
-            contextlib.closing(EngineSupervisor(open_engine, patience, options.hang_s))
+            contextlib.closing(
+                EngineSupervisor(open_engine, patience, options.hang_s, len(sources))
+            )
         )
         streams = [Stream(i, s, options.stale_s, began) for i, s in enumerate(sources)]
         controls = Controls(options.settings(supervisor.threshold))
@@ -188,6 +191,9 @@ def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
         while pipeline.threads.alive() and not pipeline.threads.failed.is_set():
             if time.monotonic() > until and not pipeline.stopping.is_set():
                 asked.append("--duration")
+                pipeline.stop()
+            if pipeline.supervisor.lost and not asked:
+                asked.append(GPU_LOST)
                 pipeline.stop()
             if pipeline.stopping.is_set():
                 break

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from medisseg.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(device: str = "auto", name: str = "device") -> str:
@@ -40,3 +44,20 @@ def check_device(device: str, name: str = "device") -> None:
     """
     if not re.fullmatch("auto|cpu(:0)?|cuda(:[0-9]{1,4})?", device):
         raise UserError(f"{name} is {device!r}; expected auto, cpu, cuda or cuda:N")
+
+
+def lost(device: torch.device | str) -> str:
+    """Return why this process can use ``device`` no more, or "" where it can.
+
+    After some faults (an illegal address, a launch that failed) every later call of CUDA returns
+    the same error until the process ends; no new engine heals that. Too little memory is not such.
+    """
+    if not str(device).startswith("cuda"):
+        return ""
+    import torch
+
+    try:
+        torch.cuda.synchronize(device)
+    except torch.AcceleratorError as error:
+        return str(error).strip().splitlines()[0]
+    return ""

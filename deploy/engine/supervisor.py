@@ -2,7 +2,8 @@
 
 An engine that raises, answers nonsense or hangs is replaced by a new one, at most five times a
 minute. One that is only slow keeps working; its late answer is thrown away, because it belongs to a
-frame that has been shown already.
+frame that has been shown already. Where the process has lost its GPU no new engine helps, and the
+run is told to end, so that whatever started it starts it again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TypeAlias
 import numpy as np
 
 from export.runtime.engine import Engine, Values
+from medisseg.device import lost
 from medisseg.labels import Label
 
 log = logging.getLogger(__name__)
@@ -54,13 +56,13 @@ class _Worker:
         BaseException: What opening the engine raised.
     """
 
-    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+    def __init__(self, open_engine: Callable[[], Engine], streams: int) -> None:
         self.engine: Engine
         self.began: float | None = None  # monotonic time of the batch at work
         self._jobs: queue.SimpleQueue[tuple[int, Values] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
         self._number = 0
-        work = partial(self._work, open_engine)
+        work = partial(self._work, open_engine, streams)
         self._thread = threading.Thread(target=work, name="engine", daemon=True)
         self._thread.start()
         _, failure = self._answers.get()
@@ -88,11 +90,13 @@ class _Worker:
                     return answer
         return None
 
-    def _work(self, open_engine: Callable[[], Engine]) -> None:
+    def _work(self, open_engine: Callable[[], Engine], streams: int) -> None:
         try:
             engine = open_engine()
-            # Compiles, allocates and loads; what it answers is looked at by nobody.
-            engine.infer(np.zeros((1, 3, *engine.convention.size), np.float32))
+            # Compiles, allocates, loads and captures; what it answers is looked at by nobody.
+            largest = min(streams, engine.max_batch) if str(engine.device).startswith("cuda") else 1
+            for count in range(1, largest + 1):
+                engine.infer(np.zeros((count, 3, *engine.convention.size), np.float32))
         except BaseException as error:  # handed to the thread that waits for the engine
             self._answers.put((0, error))
             return
@@ -119,6 +123,11 @@ class EngineSupervisor:
         open_engine: Opens the engine; called again for every restart.
         too_slow_s: How long :meth:`infer` waits for an answer; None: as long as ``hang_s``.
         hang_s: After so long without an answer the engine is replaced.
+        streams: How many frames are asked about at once at most: on a GPU every batch size is
+            warmed before the first frame.
+
+    Attributes:
+        lost: Why only a new process helps; "" while this one can go on.
 
     Raises:
         UserError: The first opening failed.
@@ -129,8 +138,9 @@ class EngineSupervisor:
         open_engine: Callable[[], Engine],
         too_slow_s: float | None = None,
         hang_s: float = 30.0,
+        streams: int = 1,
     ) -> None:
-        self._open = open_engine
+        self._open = partial(_Worker, open_engine, streams)
         self._wait_s = hang_s if too_slow_s is None else min(too_slow_s, hang_s)
         self._hang_s = hang_s
         self._restarts: deque[float] = deque(maxlen=RESTARTS_PER_MINUTE)
@@ -139,7 +149,8 @@ class EngineSupervisor:
         self._ready = threading.Event()
         self.restarts = 0
         self.reason = ""  # why there are no answers now
-        self._worker: _Worker | None = _Worker(open_engine)
+        self.lost = ""
+        self._worker: _Worker | None = self._open()
         engine = self._worker.engine
         self.convention, self.threshold = engine.convention, engine.threshold
         self.classes, self.max_batch = engine.classes, engine.max_batch
@@ -151,7 +162,7 @@ class EngineSupervisor:
     def wait(self) -> bool:
         """Wait for a restart under way; return whether there is an engine to ask again."""
         while not self._ready.wait(0.1):
-            if self._closing.is_set() or self.reason.startswith("engine off"):
+            if self._closing.is_set() or self.lost or self.reason.startswith("engine off"):
                 return False
         return True
 
@@ -202,6 +213,10 @@ class EngineSupervisor:
     def _restart(self, old: _Worker, reason: str) -> None:
         hung = old.began is not None
         old.stop(0.0 if hung else 5.0)
+        if not hung and (gone := lost(self.device)):
+            self.reason = self.lost = f"the GPU is lost to this process ({gone})"
+            log.error("engine off: %s", self.reason)
+            return
         while not self._closing.is_set():
             now = time.monotonic()
             if len(self._restarts) == RESTARTS_PER_MINUTE and now - self._restarts[0] < 60:
@@ -211,7 +226,7 @@ class EngineSupervisor:
             self._restarts.append(now)
             self.restarts += 1
             try:
-                worker = _Worker(self._open)
+                worker = self._open()
             except Exception as error:  # whatever it is, it is shown, and tried again
                 reason = str(error)
                 self.reason = f"engine off: {reason}"

@@ -133,7 +133,8 @@ class TorchEngine(BaseEngine):
                     self._forward(inside)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Another thread may allocate on the GPU meanwhile: only this one is held to the rules.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 answers = self._forward(inside)
         return graph, inside, answers
 

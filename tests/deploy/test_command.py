@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deploy import options
@@ -218,3 +219,19 @@ def test_the_other_commands_answer_in_one_line_too(words: list[str], message: st
     with pytest.raises(UserError) as error:
         run.main(words)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_lost_gpu_ends_the_run_with_a_code_that_asks_for_a_new_start(
+    play: Any, fake: Any, numbered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy.engine import supervisor
+
+    def fault(batch: np.ndarray) -> None:
+        if len(engine.batches) == 5:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    engine = fake.FakeEngine(fault)
+    monkeypatch.setattr(supervisor, "lost", lambda _: "CUDA error: unspecified launch failure")
+    run = play(numbered, engine=lambda: engine, code=75)
+    assert run.report["ended"] == "GPU lost" and run.report["frames"]["in"] >= 4
+    run.check_accounts()

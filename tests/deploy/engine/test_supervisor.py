@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from deploy.engine import supervisor as supervisor_module
 from deploy.engine.supervisor import EngineOff, EngineSupervisor
@@ -168,3 +169,51 @@ def test_an_engine_that_does_not_open_ends_the_run_before_it_begins(
     with pytest.raises(UserError, match="another GPU"):
         run.run(chosen, refuse)
     assert not (tmp_path / "run").exists()
+
+
+class Sticky(RuntimeError):
+    """What PyTorch raises for an error of CUDA."""
+
+
+def test_a_process_that_lost_its_gpu_is_said_to_be_of_no_use(
+    fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an illegal address every call of CUDA fails until the process ends."""
+    words = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"
+    opened = []
+
+    def open_engine() -> Any:
+        opened.append(fake.FakeEngine(Faulty({1: Sticky(words)})))
+        return opened[-1]
+
+    def gone(_: Any = None) -> None:
+        raise torch.AcceleratorError(words)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", gone)
+    supervisor = EngineSupervisor(open_engine)
+    supervisor.device = "cuda:0"
+    with pytest.raises(EngineOff, match="restarting"):
+        supervisor.infer(BATCH)
+    assert not supervisor.wait()
+    supervisor_ended(supervisor)
+    assert supervisor.lost.endswith("(CUDA error: an illegal memory access was encountered)")
+    with pytest.raises(EngineOff, match="GPU is lost"):
+        supervisor.infer(BATCH)
+    assert len(opened) == 1 and supervisor.restarts == 0
+    supervisor.close()
+
+
+def supervisor_ended(supervisor: EngineSupervisor) -> None:
+    deadline = time.monotonic() + 10
+    while not supervisor.lost and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_gpu_is_warmed_for_every_number_of_frames_it_will_be_asked_about(fake: Any) -> None:
+    engine = fake.FakeEngine()
+    engine.device, engine.max_batch = "cuda:0", 3
+    EngineSupervisor(lambda: engine, streams=4).close()
+    assert engine.batches == [1, 2, 3]
+    plain = fake.FakeEngine()
+    EngineSupervisor(lambda: plain, streams=4).close()
+    assert plain.batches == [1]

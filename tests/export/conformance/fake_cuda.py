@@ -160,8 +160,9 @@ class Cuda:
 
     @contextlib.contextmanager
     def graph(
-        self, graph: Graph, stream: Stream, capture_error_mode: str = "global"
+        self, graph: Graph, stream: Stream | None = None, capture_error_mode: str = "global"
     ) -> Iterator[None]:
+        stream = stream or Stream(self, self.device_now)
         self.capture_modes.append(capture_error_mode)
         stream.synchronize()
         stream.capturing = graph

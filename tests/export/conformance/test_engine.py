@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_cuda import Cuda, Torch
 from fake_trt import Broken, plan
 from libraries import JETPACK_6, LAST_10, LAST_11
 
@@ -211,3 +212,16 @@ def test_the_fake_holds_to_the_rules(fake: Any, signatures: Callable[[str], Any]
     with pytest.raises(Broken, match="fallback"), cuda.graph(cuda.CUDAGraph(), stream):
         context.execute_async_v3(stream.cuda_stream)
     assert not signatures(JETPACK_6).has("ICudaEngine.create_runtime_config")
+
+
+def test_pytorchs_engine_captures_beside_other_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graphs are captured with the same machine's other thread allocating all the time."""
+    from export.runtime import torch_engine
+
+    engine = torch_engine.TorchEngine(torch.nn.Conv2d(3, 1, 1), traits())
+    cuda = Cuda()
+    monkeypatch.setattr(torch_engine, "torch", Torch(cuda))
+    given = torch.from_numpy(images(2))
+    _, inside, answers = engine._capture(given)
+    assert cuda.capture_modes == ["thread_local"]
+    torch.testing.assert_close(answers["logits"], engine._forward(inside)["logits"])
