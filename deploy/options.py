@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from deploy.status import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
+from medisseg.picture import parse_picture
 from medisseg.schema import build
 from medisseg.text import without_password
 from medisseg.untrusted import read_yaml
@@ -51,8 +52,17 @@ class Options:
     threshold: float | None = option(None, "probability above which a pixel is polyp (engine's)")
     opacity: float = option(0.4, "opacity of the overlay, 0 to 1")
     hold_off: int = option(3, f"frames for which a new alarm is held back, 0 to {MAX_HOLD_OFF}")
+    picture: str = option(
+        "auto",
+        "part of the frame that is segmented: auto (the endoscopic picture on a processor's "
+        "screen), full, or x,y,w,h in pixels",
+    )
+    hide_outside: bool = option(
+        False, "black out what lies outside the picture (names, dates) in videos and on the page"
+    )
+    deinterlace: str = option("auto", "auto (frames that are marked interlaced), on, or off")
     quality: bool = option(True, "show blurred, dark, saturated and out-of-body frames as such")
-    min_area: float = option(0.0005, "smallest region that counts, as a share of the frame")
+    min_area: float = option(0.0005, "smallest region that counts, as a share of the picture")
     budget_ms: float | None = option(None, "latency to keep: warn above, drop late frames", least=1)
     too_slow_ms: float = option(1000.0, "live: without an answer for so long, AI-OFF", least=1)
     hang_s: float = option(30.0, "an engine without an answer for so long is replaced", least=0.1)
@@ -62,6 +72,9 @@ class Options:
     frames: int | None = option(None, "stop each source after so many frames", least=1)
     serve: str | None = option(None, "HOST:PORT of the live page (needs a token off loopback)")
     token: str | None = option(None, "token that the live page demands")
+    host_name: str | None = option(
+        None, "further names, with commas, under which the live page is opened (proxy, DNS)"
+    )
     window: str = option("auto", "auto (when there is a display), on, or off")
     metrics: Path | None = option(None, "file kept up to date for Prometheus' textfile collector")
     record: str = option("both", "videos written into --out: " + ", ".join(VIDEOS))
@@ -80,6 +93,7 @@ class Options:
                 raise UserError(f"{flag(item.name)} is {value}; expected {least} or more")
         for name, allowed in (
             ("window", ("auto", "on", "off")),
+            ("deinterlace", ("auto", "on", "off")),
             ("record", VIDEOS),
             ("preset", PRESETS),
             ("input_format", PIXELS),
@@ -93,6 +107,7 @@ class Options:
             raise UserError(f"--crf is {self.crf}; expected 0 to 51")
         self.settings(0.5)
         self.raw_size()
+        parse_picture(self.picture)
         if not self.sources:
             raise UserError(f"no source given; for example: {EXAMPLE.splitlines()[1].strip()}")
         if not self.model:

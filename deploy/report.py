@@ -71,6 +71,7 @@ def report_of(stream: Stream) -> dict[str, Any]:
         "alarms": stream.alarms_on,
         "quality": stream.quality,
         "state_changes": stream.state.changed,
+        "picture": stream.last.place.to_list() if stream.last and stream.last.place else None,
         "warnings": stream.warnings,
         "stopped": list(stream.alarms()),
         "overlay": stream.overlay.to_list() if stream.overlay else [],

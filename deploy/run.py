@@ -1,7 +1,7 @@
 """Segment polyps in a video, live or recorded: ``medisseg run SOURCE --model M --out DIR``.
 
-Exit codes: 0 at the end of the source, 130 after Ctrl-C and 143 after SIGTERM (the report is
-written all the same), 2 for something that you can mend.
+Exit codes: 0 at the end of the source; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP (the
+report is written all the same); 2 for something that you can mend.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from deploy.watch.watchers import Watchers  # noqa: E402
 from export.runtime.engine import Engine  # noqa: E402
 from kernels.frames import set_threads  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
+from medisseg.picture import parse_picture  # noqa: E402
 from medisseg.text import log_to_stderr, plain, safe  # noqa: E402
 
 log = logging.getLogger("deploy")
@@ -51,8 +52,10 @@ OTHER_COMMANDS = {
     "chaos": "deploy.chaos.command",
 }
 SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+if hasattr(signal, "SIGHUP"):  # the end of an SSH session
+    SIGNALS[signal.SIGHUP] = "SIGHUP"
 GPU_LOST = "GPU lost"
-EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143, GPU_LOST: 75}  # 75: start this command again
+EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143, "SIGHUP": 129, GPU_LOST: 75}  # 75: start it again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,10 +81,11 @@ def run(
         UserError: Before anything runs: a source, the engine or the folder is not usable.
     """
     began, started = time.monotonic(), utc_now()
+    os.umask(0o077)  # names and dates of patients stand in what a run writes
     if options.serve is not None:  # a wrong address is said before a model is loaded for it
         from deploy.watch.page.gate import Address, Gate
 
-        Gate(Address.parse(options.serve), options.token)
+        Gate(Address.parse(options.serve), options.token, options.host_name)
     sources = [open_source(given, options) for given in options.sources]
     if any(source.live for source in sources):
         # Beside other work two threads have the later tail: p99 of a 1080p frame 12 ms against 1.4
@@ -96,7 +100,8 @@ def run(
                 EngineSupervisor(open_engine, patience, options.hang_s, len(sources))
             )
         )
-        streams = [Stream(i, s, options.stale_s, began) for i, s in enumerate(sources)]
+        picture = parse_picture(options.picture)
+        streams = [Stream(i, s, options.stale_s, began, picture) for i, s in enumerate(sources)]
         controls = Controls(options.settings(supervisor.threshold))
         live = Live([source.name for source in sources], controls)
         timings = [stream.timing for stream in streams]
@@ -123,6 +128,8 @@ def run(
         show(report, folder)
     if pipeline.threads.error is not None:
         raise pipeline.threads.error
+    if all("source" in stream.faults for stream in streams):
+        raise UserError(streams[0].ended)
     if ended == END and report["frames"]["in"] == report["frames"]["failed"]:
         raise UserError(f"{sources[0].name}: not one frame could be read and segmented")
     return EXIT_CODES.get(ended, 0)
@@ -209,7 +216,7 @@ def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
 
 @contextlib.contextmanager
 def handling(stop: Callable[[int, object], None]) -> Iterator[None]:
-    """Answer SIGINT and SIGTERM with ``stop``, where this is the main thread."""
+    """Answer SIGINT, SIGTERM and SIGHUP with ``stop``, where this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -67,6 +67,8 @@ class StreamStatus:
         quality: "good", or why the frame was not segmented ("blurred", "dark", ...).
         flicker: Instability of the raw masks over the last second, in [0, 1].
         size: (height, width) of the frames in pixels.
+        picture: [left, top, width, height] of the endoscopic picture in them, in pixels.
+        aspect: Width of a pixel over its height.
         recording: Whether both videos are being written.
         alarms: Lines that a person must see ("recording stopped: no space left").
         backend: Name of the engine.
@@ -87,6 +89,8 @@ class StreamStatus:
     quality: str = "good"
     flicker: float = 0.0
     size: tuple[int, int] | None = None
+    picture: list[int] | None = None
+    aspect: float = 1.0
     recording: bool = False
     alarms: tuple[str, ...] = ()
     backend: str = ""

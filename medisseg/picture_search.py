@@ -20,6 +20,7 @@ Mask = npt.NDArray[np.uint8]
 WORKING_SIDE = 480  # pixels of the copy that is searched: 18 ms at 1920 x 1080 on a busy core
 LEAST_SIDE = 64  # of a frame in which a picture is looked for
 LEAST_SHARE = 0.08  # of the screen: smaller things are insets
+MOST_ASPECT = 2.5  # of the longer side to the shorter: longer things are bars and lines of text
 # A picture that takes more of its screen than this is already cropped: nothing is gained. With
 # something beside it (text, an inset), more is.
 CROPPED_SHARE, CROPPED_SHARE_BESIDE = 0.66, 0.85
@@ -205,6 +206,8 @@ def _largest_photograph(small: Image, canvas: Mask) -> Mask | None:
     for label in range(1, count):
         left, top, width, height, area = stats[label]
         if width * height < LEAST_SHARE * canvas.size:
+            continue
+        if max(width, height) > MOST_ASPECT * min(width, height):
             continue
         part = (labels[top : top + height, left : left + width] == label).astype(np.uint8)
         keys = _keys(small[top : top + height, left : left + width][part > 0])

@@ -12,8 +12,10 @@ from deploy.status import AI_OFF, LIVE, OFFLINE, STALE, StreamStatus, accounts, 
 if TYPE_CHECKING:
     from deploy.analysis.tracking import Track
     from medisseg.labels import Label
+    from medisseg.picture import Picture
 
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
+FRAME = (120, 120, 120)  # RGB: thin and grey, apart from everything that is found
 MASK = (0, 220, 170)  # RGB; rare in mucosa, and apart from red and green for the colour blind
 STATE_COLORS = {
     LIVE: (40, 160, 70),
@@ -24,7 +26,7 @@ STATE_COLORS = {
 INK = (255, 255, 255)
 
 
-def draw_mask(rgb: Picture, mask: Picture, opacity: float, labels: tuple[Label, ...] = ()) -> None:
+def draw_mask(rgb: Pixels, mask: Pixels, opacity: float, labels: tuple[Label, ...] = ()) -> None:
     """Lay a mask uint8 [H, W] of class indices over its own frame, uint8 RGB [H, W, 3], in place.
 
     Classes have their labels' colours; without labels all that is not 0 has one.
@@ -39,7 +41,17 @@ def draw_mask(rgb: Picture, mask: Picture, opacity: float, labels: tuple[Label, 
         frames.overlay(rgb, part, labels[index - 1].color, opacity, True)
 
 
-def draw_status(rgb: Picture, status: StreamStatus, tracks: tuple[Track, ...] = ()) -> None:
+def draw_place(rgb: Pixels, place: Picture | None) -> None:
+    """Draw a thin line round the endoscopic picture, in place; nothing where it is all."""
+    import cv2
+
+    if place is None or place.fills(rgb.shape):
+        return
+    corners = (place.left, place.top), (place.left + place.width - 1, place.top + place.height - 1)
+    cv2.rectangle(rgb, *corners, FRAME, 1)
+
+
+def draw_status(rgb: Pixels, status: StreamStatus, tracks: tuple[Track, ...] = ()) -> None:
     """Write state, counters, latency, tracks and alarms onto a picture, in place."""
     import cv2
 
@@ -64,31 +76,31 @@ def draw_status(rgb: Picture, status: StreamStatus, tracks: tuple[Track, ...] = 
         _label(rgb, text, (margin, height - margin - row * line), scale)
 
 
-def draw_tag(rgb: Picture, text: str) -> None:
+def draw_tag(rgb: Pixels, text: str) -> None:
     """Write a word into the upper right corner, in place."""
     scale = text_scale(rgb)
     margin = round(34 * scale) // 2
     _label(rgb, text, (rgb.shape[1] - margin - _text_width(text, scale), margin), scale)
 
 
-def text_scale(rgb: Picture) -> float:
+def text_scale(rgb: Pixels) -> float:
     """Return the size of letters for a picture: half a one's at 640 x 480, but always legible."""
     height, width = rgb.shape[:2]
     return float(max(0.42, min(height / 480, width / 640) * 0.5))
 
 
-def greyed(rgb: Picture, status: StreamStatus) -> Picture:
+def greyed(rgb: Pixels, status: StreamStatus) -> Pixels:
     """Return the last picture as one that is over: grey, dim, with its age."""
     import cv2
 
     grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    dim: Picture = (grey // 2).astype(np.uint8)
+    dim: Pixels = (grey // 2).astype(np.uint8)
     draw_status(dim, status)
     return dim
 
 
 def _label(
-    rgb: Picture,
+    rgb: Pixels,
     text: str,
     place: tuple[int, int],
     scale: float,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import av
 
 log = logging.getLogger(__name__)
+SQUARE = Fraction(1)  # aspect of a pixel
 CLOCK = 90_000  # ticks a second of the recordings
 FRAGMENT_US = 500_000
 CHECK_DISK_EVERY = 25  # frames
@@ -68,14 +69,21 @@ class VideoRecorder:
         self._began = 0.0
         self._last_tick = -1
         self._connection = 0
+        self._aspect = SQUARE
 
     @property
     def frames(self) -> int:
         """Frames written so far, over all parts."""
         return self.parts[-1].first + self.parts[-1].frames if self.parts else 0
 
-    def write(self, picture: av.VideoFrame, moment: float, connection: int = 0) -> int | None:
-        """Append a yuv420p picture of even size at ``moment`` seconds.
+    def write(
+        self,
+        picture: av.VideoFrame,
+        moment: float,
+        connection: int = 0,
+        aspect: Fraction = SQUARE,
+    ) -> int | None:
+        """Append a yuv420p picture of even size, with pixels of ``aspect``, at ``moment`` seconds.
 
         Returns:
             The frame's number over all parts, or None when recording has stopped.
@@ -84,8 +92,9 @@ class VideoRecorder:
             return None
         try:
             self._check_disk()
-            if self._wants_new_part(picture, moment, connection):
+            if self._wants_new_part(picture, moment, connection) or aspect != self._aspect:
                 self._finish()
+                self._aspect = aspect
                 self._begin(picture, moment, connection)
             part = self.parts[-1]
             tick = max(self._last_tick + 1, round((moment - self._began) * CLOCK))
@@ -94,8 +103,8 @@ class VideoRecorder:
             self._container.mux(self._stream.encode(picture))
             part.frames += 1
             return part.first + part.frames - 1
-        except OSError as error:
-            self._stop(error)
+        except (OSError, ValueError, RuntimeError) as error:  # FFmpeg's errors are among these
+            self.stop(error)
             return None
 
     def close(self) -> None:
@@ -103,7 +112,7 @@ class VideoRecorder:
         try:
             self._finish()
         except OSError as error:
-            self._stop(error)
+            self.stop(error)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return the parts as JSON-ready values."""
@@ -139,6 +148,7 @@ class VideoRecorder:
         stream = self._container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
         context = stream.codec_context
+        context.sample_aspect_ratio = self._aspect
         context.time_base = Fraction(1, CLOCK)
         context.gop_size = 50
         for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
@@ -168,12 +178,15 @@ class VideoRecorder:
             if free < self._min_free:
                 raise OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB left on the disk")
 
-    def _stop(self, error: OSError) -> None:
-        self.stopped = f"recording stopped: {error.strerror or error}"
+    def stop(self, error: BaseException) -> None:
+        """Record nothing more, for a reason that is shown; everything else goes on."""
+        if self.stopped:
+            return
+        self.stopped = f"recording stopped: {getattr(error, 'strerror', None) or error}"
         log.error("%s: %s", self._prefix, self.stopped)
         container, self._container = self._container, None
         if container is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
                 container.close()
             with contextlib.suppress(OSError):
                 trim(self._folder / self.parts[-1].path)

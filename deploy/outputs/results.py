@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy.audit import utc_now
-from deploy.sources.source import IMAGES, natural_order
+from deploy.sources.source import IMAGES, is_image, natural_order
 from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,10 @@ def _create(path: Path) -> IO[str]:
 
 
 class Truth:
-    """Masks to compare with: frame k's is the k-th in natural order; foreground is above 127.
+    """Masks to compare with: frame k's is the k-th in natural order.
+
+    They are read as ``medisseg evaluate`` reads them: 0 and 255, 0 and 1, palettes and indices.
+    Masks that mark classes by colour are foreground where a channel is above 127.
 
     Raises:
         UserError: No folder, or no masks in it.
@@ -103,7 +106,7 @@ class Truth:
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise UserError(f"--truth {folder} is not a folder; expected one mask a frame in it")
-        found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+        found = [path for path in folder.iterdir() if is_image(path)]
         if not found:
             raise UserError(
                 f"--truth {folder} holds no masks; expected some of {', '.join(IMAGES)}"
@@ -112,15 +115,42 @@ class Truth:
 
     def mask(self, frame_id: int, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
         """Return frame ``frame_id``'s mask at ``size`` (height, width); None beyond the last."""
-        from PIL import Image
+        import cv2
 
         if frame_id >= len(self.paths):
             return None
-        with Image.open(self.paths[frame_id]) as image:
-            grey = image.convert("L")
-            if grey.size != size[::-1]:
-                grey = grey.resize(size[::-1], Image.Resampling.NEAREST)
-            return np.asarray(grey) > 127
+        mask = _truth_mask(self.paths[frame_id])
+        if mask.shape != size:
+            mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+        return mask > 0
+
+
+def _truth_mask(path: Path) -> npt.NDArray[np.uint8]:
+    """Return a mask uint8 [H, W]: not 0 where foreground.
+
+    Raises:
+        UserError: Not a mask.
+    """
+    from PIL import Image
+
+    from medisseg.data.masks import read_mask
+    from medisseg.data.reading import BadFile
+
+    try:
+        return read_mask(path)
+    except BadFile as refused:
+        try:
+            with Image.open(path) as image:
+                if image.mode not in ("RGB", "RGBA", "P"):
+                    raise
+                colors = np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError):
+            raise refused from None
+        pure = np.mean(np.minimum(colors, 255 - colors).max(2) < 64)
+        if pure < 0.95:  # a photograph, not colours that stand for classes
+            raise refused
+        mask: npt.NDArray[np.uint8] = (colors.max(2) > 127).astype(np.uint8)
+        return mask
 
 
 class VideoScore:

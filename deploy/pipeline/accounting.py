@@ -9,6 +9,9 @@ import logging
 import threading
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from deploy.engine.supervisor import EngineSupervisor
 from deploy.outputs.drawing import greyed
 from deploy.outputs.pixels import to_rgb
@@ -31,7 +34,9 @@ class FrameAccounting:
         supervisor: EngineSupervisor,
         live: Live,
         results: Results | None,
+        hide_outside: bool = False,
     ) -> None:
+        self.hide_outside = hide_outside
         self.streams, self.supervisor, self.live, self.results = streams, supervisor, live, results
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -113,6 +118,15 @@ class FrameAccounting:
                 detail=detail,
             )
 
+    def _last_picture(self, frame: Frame) -> npt.NDArray[np.uint8]:
+        """Return a frame's picture without what was drawn on it."""
+        rgb = to_rgb(frame.decoded)
+        if self.hide_outside and frame.place is not None and frame.stream.picture.found:
+            frame.place.hide_rest(rgb)
+        elif self.hide_outside:
+            rgb[:] = 0
+        return rgb
+
     def _watch(self) -> None:
         while not self._done.wait(WATCH_S):
             for stream in self.streams:
@@ -121,7 +135,7 @@ class FrameAccounting:
                 before = self.live.status(stream.index).state
                 status = self.status(stream, stream.last)
                 if stream.source.live and status.state in (STALE, OFFLINE) and stream.last:
-                    grey = greyed(to_rgb(stream.last.decoded), status)
+                    grey = greyed(self._last_picture(stream.last), status)
                     self.live.publish(grey, stream.last.id, status)
                 elif status.state != before or status.state != LIVE:
                     self.live.update(status)

@@ -54,7 +54,7 @@ class Pipeline:
         self.stopping = threading.Event()
         for stream in streams:
             stream.labels = supervisor.labels
-        self.accounting = FrameAccounting(streams, supervisor, live, results)
+        self.accounting = FrameAccounting(streams, supervisor, live, results, options.hide_outside)
         self.stages = Stages(
             supervisor, options, live, self.accounting, self.stopping, self.threads.failed
         )

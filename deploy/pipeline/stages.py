@@ -10,25 +10,39 @@ own frame, because it never leaves it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
 from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from deploy.analysis.quality import GOOD, QualityGate
 from deploy.analysis.regions import foreground, regions, shown_part
+from deploy.analysis.tracking import Region
 from deploy.engine.device import choose
 from deploy.engine.supervisor import EngineOff, EngineSupervisor
 from deploy.options import Options
-from deploy.outputs.drawing import draw_mask, draw_status
+from deploy.outputs.drawing import draw_mask, draw_place, draw_status
 from deploy.outputs.pixels import rgb_to_yuv, to_rgb, to_yuv
 from deploy.pipeline.accounting import END, FrameAccounting
 from deploy.pipeline.channel import Channel
 from deploy.pipeline.live import Live
 from deploy.pipeline.stream import Frame, Stream
 from deploy.sources.source import Arrival
+from medisseg.errors import UserError
+from medisseg.picture import Picture
+from medisseg.picture_tracker import PictureTracker
+
+if TYPE_CHECKING:
+    import av
 
 log = logging.getLogger(__name__)
+# What one bad frame can raise in FFmpeg, OpenCV and numpy (FFmpeg's errors are these or OSError).
+FAULTS = (OSError, ValueError, RuntimeError, MemoryError, OverflowError, UserError)
 
 
 class Stages:
@@ -60,6 +74,14 @@ class Stages:
 
     def decode(self, stream: Stream, decoded: Channel[Frame], originals: Channel[Frame]) -> None:
         """Read a source to its end: each frame gets its id and its place in the raw recording."""
+        try:
+            self._read(stream, decoded, originals)
+        except FAULTS as error:  # of this source; the other streams go on
+            stream.faults["source"] = f"source stopped: {error}"
+            stream.ended = str(error)
+            log.error("%s", error)
+
+    def _read(self, stream: Stream, decoded: Channel[Frame], originals: Channel[Frame]) -> None:
         arrivals = stream.source.frames(self.stopping, partial(self.accounting.link, stream))
         with contextlib.closing(arrivals):
             while self._may_come(stream):
@@ -97,6 +119,7 @@ class Stages:
             time.monotonic(),
             arrival.connection,
             arrival.error,
+            arrival.aspect,
             ms={"decode": ms},
         )
         if arrival.picture is None:
@@ -127,23 +150,52 @@ class Stages:
         """Write the raw videos, as they were decoded, until their channel ends."""
         while (frames := originals.get()) is not None:
             for frame in frames:
-                if frame.stream.raw is not None and not frame.stream.raw.stopped:
-                    picture = to_yuv(frame.decoded)
-                    frame.stream.raw.write(picture, frame.time_s, frame.connection)
+                raw = frame.stream.raw
+                if raw is None or raw.stopped:
+                    continue
+                try:
+                    picture = self._original(frame)
+                except FAULTS as error:
+                    raw.stop(error)
+                    continue
+                raw.write(picture, frame.time_s, frame.connection, frame.aspect)
+
+    def _original(self, frame: Frame) -> av.VideoFrame:
+        if not self.options.hide_outside:
+            return to_yuv(frame.decoded)
+        rgb = to_rgb(frame.decoded)
+        tracker = frame.stream.raw_picture
+        hide(rgb, tracker, tracker(rgb, frame.time_s))
+        return rgb_to_yuv(rgb)
 
     def preprocess(self, frames: list[Frame]) -> list[Frame]:
         """Make the picture RGB, measure its quality, make the network's input of it."""
-        for frame in frames:
+        return [frame for frame in frames if self._prepared(frame)]
+
+    def _prepared(self, frame: Frame) -> bool:
+        """Prepare one frame; one that cannot be is failed, and the others go on."""
+        stream = frame.stream
+        try:
             frame.rgb = to_rgb(frame.decoded)
             frame.settings = self.live.controls.get()
+            frame.place = stream.picture(frame.rgb, frame.time_s)
+            inside = frame.place.crop(frame.rgb)
             if not frame.settings.ai:
                 frame.off = "turned off"
-                continue
-            if self._quality is not None:
-                frame.quality = "corrupt" if frame.error else self._quality(frame.rgb)
-            if frame.quality == GOOD:
-                frame.input = self.processor.prepare(frame.rgb)
-        return frames
+            elif self._quality is not None:
+                frame.quality = "corrupt" if frame.error else self._quality(inside)
+            if not frame.off and frame.quality == GOOD:
+                frame.input = self.processor.prepare(inside)
+            if self.options.hide_outside:
+                hide(frame.rgb, stream.picture, frame.place)
+        except FAULTS as error:
+            frame.error = f"cannot be used: {error}"
+            stream.slots.release()
+            if stream.warn("frames that cannot be used"):
+                log.warning("%s: frame %d %s", stream.source.name, frame.id, frame.error)
+            self.accounting.fail(frame)
+            return False
+        return True
 
     def infer(self, frames: list[Frame]) -> list[Frame]:
         """Ask the engine, one batch over all streams; without an answer the frames go on raw."""
@@ -188,7 +240,7 @@ class Stages:
         for frame in frames:
             if frame.answer is not None:
                 frame.mask, frame.logits = self.processor.finish(
-                    frame.answer, frame.size, frame.settings.threshold
+                    frame.answer, frame.inside, frame.settings.threshold
                 )
                 frame.answer = None
         return frames
@@ -202,13 +254,14 @@ class Stages:
                 found = regions(
                     frame.mask,
                     frame.logits,
-                    frame.size,
+                    frame.inside,
                     settings.threshold,
                     self.supervisor.convention,
                     self.options.min_area,
                     stream.labels,
                 )
                 segmented = foreground(frame.logits) > 0
+                found = on_frame(frame, found)
             frame.tracking = stream.temporal.update(
                 found, frame.time_s, frame.id, settings.threshold, settings.hold_off, segmented
             )
@@ -232,6 +285,7 @@ class Stages:
                 opacity = frame.settings.opacity
                 draw_mask(frame.rgb, frame.shown_mask, opacity, stream.labels)
             frame.status = self.accounting.status(stream, frame)
+            draw_place(frame.rgb, frame.place)
             draw_status(frame.rgb, frame.status, frame.tracking.shown)
             stream.shown(frame)
             self.live.publish(frame.rgb, frame.id, frame.status)
@@ -256,11 +310,43 @@ class Stages:
         for frame in frames:
             stream, written, dice = frame.stream, None, None
             if stream.overlay is not None and not stream.overlay.stopped:
-                picture = rgb_to_yuv(frame.rgb)
-                written = stream.overlay.write(picture, frame.time_s, frame.connection)
+                try:
+                    picture = rgb_to_yuv(frame.rgb)
+                    written = stream.overlay.write(
+                        picture, frame.time_s, frame.connection, frame.aspect
+                    )
+                except FAULTS as error:
+                    stream.overlay.stop(error)
             if stream.score is not None:
                 raw = frame.mask.mask if frame.mask else None
                 shown = frame.shown_mask
-                dice = stream.score.add(frame.id, frame.size, raw, shown, frame.time_s)
+                try:
+                    dice = stream.score.add(frame.id, frame.size, raw, shown, frame.time_s)
+                except UserError as error:
+                    stream.score = None
+                    stream.faults["truth"] = f"comparison with the truth stopped: {error}"
+                    log.error("%s: %s", stream.source.name, stream.faults["truth"])
             self.accounting.finish(frame, written, dice)
         return frames
+
+
+def hide(rgb: npt.NDArray[np.uint8], tracker: PictureTracker, place: Picture) -> None:
+    """Black out what lies outside the picture; all of the frame while its place is not known."""
+    if tracker.found:
+        place.hide_rest(rgb)
+    else:
+        rgb[:] = 0
+
+
+def on_frame(frame: Frame, found: list[Region]) -> list[Region]:
+    """Bring a mask and its regions from the picture to the whole frame."""
+    place, mask = frame.place, frame.mask
+    if place is None or mask is None or place.fills(frame.size):
+        return found
+    from kernels.frames import Mask
+
+    frame.mask = Mask(place.place(mask.on_cpu, frame.size), mask.area)
+    return [
+        dataclasses.replace(r, box=(r.box[0] + place.left, r.box[1] + place.top, *r.box[2:]))
+        for r in found
+    ]

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +18,12 @@ from deploy.outputs.recording import VideoRecorder
 from deploy.outputs.results import Results, VideoScore
 from deploy.pipeline.state import Change, FrameCounter, StreamState
 from deploy.pipeline.timing import Timing
-from deploy.sources.source import Source
+from deploy.sources.source import SQUARE, Source
 from deploy.status import Settings, StreamStatus
 from export.runtime.engine import Array, Values
 from medisseg.labels import Label
+from medisseg.picture import FULL, Picture
+from medisseg.picture_tracker import PictureTracker
 
 if TYPE_CHECKING:
     import av
@@ -41,7 +44,9 @@ class Frame:
         arrived: Monotonic seconds at which it was decoded.
         outcome: "processed", "dropped" or "failed".
         off: Why it was not segmented although it could be read; empty if it was.
+        aspect: Width of a pixel over its height.
         raw: Its number in the raw recording; None where it is not in it.
+        place: The endoscopic picture in the frame: what is judged and segmented.
         ms: Milliseconds spent in each stage.
     """
 
@@ -52,7 +57,9 @@ class Frame:
     arrived: float
     connection: int = 0
     error: str = ""
+    aspect: Fraction = SQUARE
     raw: int | None = None
+    place: Picture | None = None
     outcome: str = "processed"
     settings: Settings = field(default_factory=Settings)
     rgb: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
@@ -81,6 +88,11 @@ class Frame:
         height, width = self.rgb.shape[:2]
         return height, width
 
+    @property
+    def inside(self) -> tuple[int, int]:
+        """(height, width) of the picture in it."""
+        return self.place.size if self.place else self.size
+
     def line(self, overlay: int | None, dice: float | None) -> dict[str, object]:
         """Return the frame's line in ``results.jsonl``."""
         status, mask = self.status, self.mask
@@ -96,6 +108,7 @@ class Frame:
             "off": self.off,
             "quality": self.quality,
             "size": list(self.size),
+            "picture": self.place.to_list() if self.place else None,
             "area": mask.area if mask else 0,
             "boxes": [list(map(int, box)) for box in mask.boxes] if mask else [],
             "confidence": round(self.confidence, 4),
@@ -148,13 +161,23 @@ def brief(frame: Frame) -> dict[str, object]:
 class Stream:
     """A source and what is kept of it: counts, times, state, tracks, recordings."""
 
-    def __init__(self, index: int, source: Source, stale_s: float, began: float) -> None:
+    def __init__(
+        self,
+        index: int,
+        source: Source,
+        stale_s: float,
+        began: float,
+        picture: str | Picture = FULL,
+    ) -> None:
         self.index = index
         self.source = source
         self.counter = FrameCounter()
         self.timing = Timing()
         self.state = StreamState(source.live, stale_s, began)
         self.temporal = TemporalFilter()
+        self.picture = PictureTracker(picture)
+        self.raw_picture = PictureTracker(picture)  # the raw video goes its own way
+        self.faults: dict[str, str] = {}  # what of this stream has stopped, and why
         self.slots = threading.Semaphore(ON_THE_WAY)  # taken by files only, released by all
         self.overlay: VideoRecorder | None = None
         self.raw: VideoRecorder | None = None
@@ -179,7 +202,8 @@ class Stream:
     def alarms(self) -> tuple[str, ...]:
         """Return what a person must see."""
         parts = (self.overlay, self.raw, self.results)
-        return tuple(dict.fromkeys(part.stopped for part in parts if part and part.stopped))
+        stopped = [part.stopped for part in parts if part and part.stopped]
+        return tuple(dict.fromkeys([*stopped, *self.faults.values()]))
 
     def status(self, backend: str, frame: Frame | None) -> tuple[StreamStatus, Change | None]:
         """Return where the stream stands now, showing ``frame``, and the change of state."""
@@ -205,6 +229,8 @@ class Stream:
             quality=frame.quality if frame else GOOD,
             flicker=tracking.flicker,
             size=frame.size if frame else None,
+            picture=frame.place.to_list() if frame and frame.place else None,
+            aspect=float(frame.aspect) if frame else 1.0,
             recording=recording,
             alarms=self.alarms(),
             backend=backend,

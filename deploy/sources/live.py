@@ -8,16 +8,21 @@ a thread.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 import threading
 import time
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deploy.sources.decoding import check_video, decode, paced, why
+from deploy.sources.decoding import choose_track, decode, paced, why
+from deploy.sources.fields import AUTO
 from deploy.sources.source import Arrival, Link
 from medisseg.errors import UserError
 from medisseg.text import without_password
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 
@@ -29,26 +34,34 @@ class LiveSource:
     live = True
     finished = False  # a subclass says so when what ended had an end of its own
 
-    def connect(self, stop: threading.Event, link: Link) -> Iterator[tuple[Any, float, str]]:
-        """Yield (picture, time, error) of one connection; return or raise when it is lost."""
+    def connect(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
+        """Yield the arrivals of one connection; return or raise when it is lost."""
         raise NotImplementedError
 
     def frames(self, stop: threading.Event, link: Link) -> Generator[Arrival, None, None]:
         import av
 
-        start, connection, tries = time.monotonic(), 0, 0
+        start, connection, base, tries = time.monotonic(), 0, 0, 0
         while not stop.is_set():
             began: float | None = None
             reason = "the stream ended"
             try:
-                for picture, moment, error in self.connect(stop, link):
+                for arrival in self.connect(stop, link):
                     if began is None:
                         # A new connection starts its own clock: continue ours.
-                        began = time.monotonic() - start - moment
+                        began = time.monotonic() - start - arrival.time
+                        base = connection
                         tries = 0
-                    yield Arrival(picture, began + moment, error, connection)
+                    connection = base + arrival.connection
+                    yield dataclasses.replace(
+                        arrival, time=began + arrival.time, connection=connection
+                    )
             except (OSError, av.FFmpegError, UserError) as error:
                 reason = why(error)
+                if not connection and began is None and hopeless(error):
+                    raise UserError(
+                        reason if self.name in reason else f"{self.name}: {reason}"
+                    ) from error
             if stop.is_set() or self.finished:
                 return
             link(False, reason)
@@ -58,14 +71,13 @@ class LiveSource:
 
 
 class NetworkSource(LiveSource):
-    """An address that FFmpeg reads: RTSP, RTMP, HTTP, UDP, SRT."""
+    """An address that FFmpeg reads: RTSP, RTMP, HTTP, UDP, TCP, RTP."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, deinterlace: str = AUTO) -> None:
         self.name = without_password(url)
-        self._url, self._timeout_s = url, timeout_s
+        self._url, self._timeout_s, self._deinterlace = url, timeout_s, deinterlace
 
-    def connect(self, stop: threading.Event, link: Link) -> Iterator[tuple[Any, float, str]]:
-        import av
+    def connect(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
 
         # No "nobuffer": it throws away what was read to find out about the stream, the first key
         # frame with it, and the picture would come one key frame later.
@@ -74,18 +86,45 @@ class NetworkSource(LiveSource):
             options["rtsp_transport"] = "tcp"
         # PyAV ends every blocking call through FFmpeg's interrupt callback after these times.
         timeout = (max(self._timeout_s, 5.0), self._timeout_s)
-        with av.open(self._url, options=options, timeout=timeout) as container:
-            check_video(container, self.name)
+        with self._opened(options, timeout) as container:
+            choose_track(container, self.name)
             link(True, "")
             # A recording behind http:// knows its length and comes as fast as it can; a stream
             # that ends was cut off.
             recording = bool(container.duration) and self._url.lower().startswith("http")
-            arrivals = decode(container, self.name, live=True)
+            arrivals = decode(container, self.name, True, self._deinterlace)
             for arrival in paced(arrivals, stop) if recording else arrivals:
                 if stop.is_set():
                     return
-                yield arrival.picture, arrival.time, arrival.error
+                yield arrival
             self.finished = recording
+
+    def _opened(self, options: dict[str, str], timeout: tuple[float, float]) -> InputContainer:
+        import av
+
+        try:
+            return av.open(self._url, options=options, timeout=timeout, metadata_errors="replace")
+        except av.error.HTTPOtherClientError:  # 461: a server that speaks RTSP over UDP only
+            if "rtsp_transport" not in options:
+                raise
+            options = {**options, "rtsp_transport": "udp"}
+            return av.open(self._url, options=options, timeout=timeout)
+
+
+def hopeless(error: BaseException) -> bool:
+    """Whether no retry can mend an error: the address, the password or the codec is wrong."""
+    from av import error as av
+
+    kinds = (
+        av.ProtocolNotFoundError,
+        av.DecoderNotFoundError,
+        av.HTTPBadRequestError,
+        av.HTTPUnauthorizedError,
+        av.HTTPForbiddenError,
+        av.HTTPNotFoundError,
+        UserError,
+    )
+    return isinstance(error, kinds)
 
 
 class CameraSource(LiveSource):
@@ -95,7 +134,7 @@ class CameraSource(LiveSource):
         self.name = f"camera {index}"
         self._index = index
 
-    def connect(self, stop: threading.Event, link: Link) -> Iterator[tuple[Any, float, str]]:
+    def connect(self, stop: threading.Event, link: Link) -> Iterator[Arrival]:
         import av
         import cv2
 
@@ -112,7 +151,8 @@ class CameraSource(LiveSource):
                 read, pixels = camera.read()
                 if not read:
                     raise ConnectionError("the camera gives no frames")
-                yield av.VideoFrame.from_ndarray(pixels, "bgr24"), time.monotonic() - start, ""
+                picture = av.VideoFrame.from_ndarray(pixels, "bgr24")
+                yield Arrival(picture, time.monotonic() - start)
 
 
 class _Released:

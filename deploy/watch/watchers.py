@@ -66,7 +66,8 @@ class Watchers:
             return
         from deploy.watch.page import serve
 
-        page = stack.enter_context(serve(self._live, self._options.serve, self._options.token))
+        token, names = self._options.token, self._options.host_name
+        page = stack.enter_context(serve(self._live, self._options.serve, token, names=names))
         print(f"live page: {page.url}", file=sys.stderr)
 
     def _open_window(self, stack: contextlib.ExitStack) -> Any:

@@ -137,10 +137,16 @@ def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
 
 def _remember(gate: Gate) -> Response:
     """Move the token from the URL, which stays in histories, into a cookie."""
-    answer = RedirectResponse("/", 303)
+    answer = RedirectResponse(".", 303)  # relative: a proxy may serve the page under a path
     # Not "strict": a link from a mail to the page would then arrive without its cookie.
+    # Without a path the browser takes the page's own.
     answer.set_cookie(
-        gate.cookie, gate.token or "", httponly=True, samesite="lax", max_age=COOKIE_S
+        gate.cookie,
+        gate.token or "",
+        path=None,
+        httponly=True,
+        samesite="lax",
+        max_age=COOKIE_S,
     )
     return answer
 

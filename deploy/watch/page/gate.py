@@ -74,12 +74,15 @@ class Gate:
     Args:
         address: Where the page listens.
         token: What the page demands. Off loopback one is made where none is given.
+        names: Further host names of the page, with commas between them.
 
     Raises:
         UserError: The token is too short, or holds what a URL cannot.
     """
 
-    def __init__(self, address: Address, token: str | None = None) -> None:
+    def __init__(
+        self, address: Address, token: str | None = None, names: str | None = None
+    ) -> None:
         if token is not None and not re.fullmatch(rf"[\w.~-]{{{SHORTEST_TOKEN},200}}", token, re.A):
             raise UserError(
                 f"--token has {len(token)} characters; expected {SHORTEST_TOKEN} to 200 of "
@@ -88,7 +91,11 @@ class Gate:
         if token is None and not address.loopback:
             token = secrets.token_urlsafe(24)
         self.address, self.token, self.port = address, token, address.port
-        self._names = {"localhost", address.host.lower()}
+        given = [name.strip().lower() for name in (names or "").split(",") if name.strip()]
+        for name in given:
+            if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,252})", name):
+                raise UserError(f"--host-name is {name!r}; expected names such as tower.lan")
+        self._names = {"localhost", address.host.lower(), *given}
         self._failures: OrderedDict[str, dict[bytes, float]] = OrderedDict()
 
     def look_up_names(self) -> None:

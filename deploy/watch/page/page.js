@@ -17,7 +17,7 @@ const latencies = [];
 const canvas = byId("picture"), pen = canvas.getContext("2d", { alpha: false });
 
 function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+  socket = new WebSocket(new URL("live", location.href).href.replace(/^http/, "ws"));
   socket.binaryType = "arraybuffer";
   const own = socket;
   socket.onopen = () => {
@@ -59,6 +59,8 @@ function draw(image, header) {
   if (shown && shown.stream === header.stream && header.sequence <= shown.sequence) return;
   if (canvas.width !== image.width || canvas.height !== image.height) {
     canvas.width = image.width; canvas.height = image.height;
+    const aspect = header.shown.aspect ?? 1;  // pixels that are not square are shown as wide as meant
+    canvas.style.aspectRatio = aspect === 1 ? "" : `${image.width * aspect} / ${image.height}`;
   }
   pen.drawImage(image, 0, 0);
   const again = shown && shown.frame === header.shown.frame_id;  // greyed, or drawn anew

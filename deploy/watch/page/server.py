@@ -39,7 +39,11 @@ class Served:
 
 @contextlib.contextmanager
 def serve(
-    live: Live, address: str, token: str | None = None, player: Player | None = None
+    live: Live,
+    address: str,
+    token: str | None = None,
+    player: Player | None = None,
+    names: str | None = None,
 ) -> Iterator[Served]:
     """Serve the page until the block ends.
 
@@ -47,13 +51,14 @@ def serve(
         live: What to show, and the controls.
         address: "HOST:PORT"; port 0 takes a free one.
         token: What the page demands; off loopback one is made where none is given.
+        names: Further host names of the page, with commas between them.
         player: What a recorded run is shown with: position, play, pause.
 
     Raises:
         UserError: The address cannot be read, is taken, or is not this machine's.
     """
     where = Address.parse(address)
-    gate = Gate(where, token)
+    gate = Gate(where, token, names)
     listener = bind(where)
     gate.port = listener.getsockname()[1]
     gate.look_up_names()

@@ -85,7 +85,7 @@ def test_a_video_file_without_video_is_refused(tmp_path: Path) -> None:
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(UserError, match="no video stream"):
+    with pytest.raises(UserError, match="no video in it"):
         open_source(str(path), Options(sources=("x",), model="m"))
 
 

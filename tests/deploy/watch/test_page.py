@@ -143,7 +143,7 @@ def test_the_token_moves_from_the_url_into_a_cookie(live: Live) -> None:
             assert code == 401 and b"token" in body and TOKEN.encode() not in body
             assert get(home + path, Authorization="Bearer wrong-wrong-wrong")[0] == 401
         code, answer, _ = get(page.url)
-        assert (code, answer["location"]) == (303, "/")
+        assert (code, answer["location"]) == (303, ".")
         cookie = answer["set-cookie"]
         assert "HttpOnly" in cookie and "SameSite=lax" in cookie
         code, _, body = get(home, Cookie=cookie.split(";")[0])
