@@ -33,7 +33,8 @@ $(READY): constraints.txt pyproject.toml setup.py CMakeLists.txt tools/setup.sh 
 
 constraints:
 	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade \
-	  pyproject.toml --extra dev tools/build-requirements.txt --no-annotate --no-header -o constraints.txt
+	  pyproject.toml --extra dev tools/build-requirements.txt --no-annotate \
+	  --custom-compile-command "make constraints" -o constraints.txt
 
 clean:
 	@rm -rf "$(VENV)" build runs/demo

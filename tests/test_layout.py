@@ -190,6 +190,16 @@ def outside_imports(source: str) -> set[str]:
     return named
 
 
+def test_what_is_declared_is_pinned() -> None:
+    """What ``make setup`` installs is the same on every machine."""
+    project = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0]
+    declared = re.findall(r'^    "([\w.-]+)', project, re.MULTILINE)
+    declared += (ROOT / "tools" / "build-requirements.txt").read_text().split()
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert {"torch", "tifffile", "mypy", "pybind11"} <= set(declared)
+    assert {name.lower() for name in declared} - {pin.partition("==")[0] for pin in pins} == set()
+
+
 def test_what_is_imported_is_declared() -> None:
     """An import that only this machine satisfies fails on the next one."""
     quoted = re.findall(r'^\s*"([\w.-]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

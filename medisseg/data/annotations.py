@@ -7,23 +7,27 @@ what does not fit is one line that names the file.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medisseg.data.layout import walk
+from medisseg.data.layout import natural, walk
 from medisseg.data.lists import Names, read_text
 from medisseg.data.reading import BadFile
 from medisseg.data.shapes import Drawing, Shape, class_labels
+from medisseg.errors import UserError
 from medisseg.schema import Json
+from medisseg.untrusted import Excessive, parse_json, read_yaml
 
 Parsed = Any  # of a file, as json or ElementTree read it: not checked yet
 LARGEST = 500_000_000  # bytes of one file
 CLASS_FILES = ("classes.txt", "labels.txt", "obj.names", "class_names.txt")
+# What a reader meets in a file that is not as its tool writes it.
+DAMAGED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, csv.Error)
 Found = Iterator[tuple[str, Drawing]]
 
 
@@ -81,12 +85,10 @@ def find_annotations(root: Path, images: Mapping[str, Path]) -> Annotations:
         tool, content = _tool(path, names)
         if tool is None:
             continue
-        if path.stat().st_size > LARGEST:
-            raise BadFile(f"{path} has more than {LARGEST // 10**6} MB; expected a smaller file")
         try:
             known += _known_labels(tool, content)
             drawn = list(READERS[tool](content, path))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except DAMAGED as error:
             raise BadFile(
                 f"{path} looks like a file of {tool}, but is damaged: {error!r}"
             ) from error
@@ -123,12 +125,12 @@ def _tool(path: Path, names: Names) -> tuple[str | None, Parsed]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".json":
-            content = json.loads(read_text(path))
+            content = parse_json(read_text(path, LARGEST), path)
             return _json_tool(content), content
         if suffix == ".xml":
             return _xml_tool(path)
         if suffix == ".csv":
-            text = read_text(path)
+            text = read_text(path, LARGEST)
             return ("VIA table" if "region_shape_attributes" in text[:500] else None), text
         if suffix == ".txt" and names.find(path.stem) is not None:
             text = read_text(path)
@@ -139,7 +141,7 @@ def _tool(path: Path, names: Names) -> tuple[str | None, Parsed]:
             if names.find(f"{inside}/{path.stem}") is not None:
                 text = read_text(path)
                 return ("YOLO" if _is_yolo(text) else None), text
-    except (ValueError, RecursionError):
+    except ValueError:
         return None, None  # no annotation file, or none of these
     return None, None
 
@@ -163,7 +165,7 @@ def _json_tool(content: Parsed) -> str | None:
 def _xml_tool(path: Path) -> tuple[str | None, Parsed]:
     from xml.etree import ElementTree
 
-    text = read_text(path)
+    text = read_text(path, LARGEST)
     if "<!ENTITY" in text or "<!DOCTYPE" in text:
         raise BadFile(f"{path} defines entities; expected plain XML as CVAT writes it")
     try:
@@ -211,7 +213,7 @@ def _coco_shapes(item: Json, label: str) -> list[Shape]:
         rings = drawn if isinstance(drawn[0], list) else [drawn]
         return [Shape(label, "polygon", _flat(ring)) for ring in rings if len(ring) >= 6]
     left, top, width, height = (float(value) for value in item["bbox"])
-    return [Shape(label, "box", ((left, top), (left + width - 1, top + height - 1)))]
+    return [Shape(label, "box", ((left, top), (left + width, top + height)), edges=True)]
 
 
 def _uncompressed(text: str) -> list[int]:
@@ -286,13 +288,16 @@ def _labelme_mask(item: Json, label: str, points: Parsed) -> Shape:
 
 # YOLO
 
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.I)
+
 
 def _is_yolo(text: str) -> bool:
     lines = [line.split() for line in text.splitlines() if line.strip()]
     return all(
         len(line) >= 5
-        and line[0].isdigit()
-        and all(re.fullmatch(r"-?\d*\.?\d+(e-?\d+)?", value) for value in line[1:])
+        and line[0].isdecimal()
+        and len(line[0]) < 7
+        and all(NUMBER.fullmatch(value) for value in line[1:])
         and max(abs(float(value)) for value in line[1:]) <= 1.5
         for line in lines
     )
@@ -308,7 +313,7 @@ def _yolo(text: Parsed, path: Path) -> Found:
         if len(numbers) in (4, 5):  # a box, of a prediction with its confidence
             x, y, width, height = numbers[:4]
             corners = ((x - width / 2, y - height / 2), (x + width / 2, y + height / 2))
-            shapes.append(Shape(values[0], "box", corners))
+            shapes.append(Shape(values[0], "box", corners, edges=True))
         else:
             shapes.append(Shape(values[0], "polygon", _flat(numbers[: len(numbers) // 2 * 2])))
     folder = re.sub(r"(^|/)labels(/|$)", r"\1images\2", path.parent.as_posix())
@@ -317,17 +322,17 @@ def _yolo(text: Parsed, path: Path) -> Found:
 
 def _yolo_names(root: Path) -> list[str]:
     """Return the labels of ``data.yaml``, by their index."""
-    import yaml
-
     for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
-            content = yaml.safe_load(read_text(path))
-        except yaml.YAMLError:
-            continue
+            content = read_yaml(path)
+        except Excessive:
+            raise
+        except UserError:
+            continue  # not YAML
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, dict):
-            names = [names[key] for key in sorted(names)]
-        if names:
+            names = [names[key] for key in sorted(names, key=lambda key: natural(str(key)))]
+        if names and isinstance(names, list):
             return [str(name) for name in names]
     return []
 
@@ -337,7 +342,7 @@ def _named(drawing: Drawing, names: Sequence[str]) -> Drawing:
     for shape in drawing.shapes:
         index = int(shape.label)
         label = names[index] if index < len(names) else shape.label
-        shapes.append(Shape(label, shape.kind, shape.points))
+        shapes.append(dataclasses.replace(shape, label=label))
     return Drawing(tuple(shapes), drawing.source, drawing.size, drawing.shares)
 
 
@@ -404,10 +409,11 @@ def _via_table(text: Parsed, path: Path) -> Found:
     shapes: dict[str, list[Shape]] = {}
     for row in csv.DictReader(io.StringIO(text)):
         image = next(row[key] for key in ("filename", "#filename") if key in row)
-        shape = json.loads(row["region_shape_attributes"] or "{}")
+        shape: Parsed = parse_json(row["region_shape_attributes"] or "{}", path)
         shapes.setdefault(image, [])
         if shape:
-            shapes[image].append(_via_shape(shape, json.loads(row["region_attributes"] or "{}")))
+            attributes = parse_json(row["region_attributes"] or "{}", path)
+            shapes[image].append(_via_shape(shape, attributes))
     for image, found in shapes.items():
         yield image, Drawing(tuple(found), path)
 

@@ -61,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
         survey = take_survey(folder, advance)
     lines = "\n".join(map(plain, survey.lines()))
     print(json.dumps(survey.to_dict(), indent=2) if args.json else lines)
-    if args.sheet and survey.looks:
+    if not survey.looks:
+        first = next(iter(survey.bad.values()), "it holds no images")
+        raise UserError(f"nothing of {args.folder} can be used: {first}")
+    if args.sheet:
         save(Image.fromarray(contact_sheet(folder, survey)), args.sheet)
     return 0

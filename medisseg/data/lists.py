@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ from typing import Any
 
 from medisseg.data.layout import natural, normal, split_word
 from medisseg.errors import UserError
+from medisseg.untrusted import Excessive, parse_json, read_bytes
+from medisseg.untrusted import read_yaml as read_bounded_yaml
 
 EXTENSION = re.compile(
     r"\.(jpe?g|png|bmp|tiff?|webp|gif|jp2|j2k|dcm|npz|h5|npy\.h5|nii(\.gz)?)$", re.I
@@ -31,6 +32,7 @@ TEXT, TABLE = (".txt", ".lst"), (".csv", ".tsv")
 # At least this share of a list's lines must name images of the folder.
 ENOUGH = 0.5
 NAME_KEYS = ("image", "img", "file_name", "filename", "name", "path")
+MOST_LIST = 50_000_000  # bytes
 MASK_KEYS = ("label", "mask", "seg", "segmentation", "annotation")
 
 
@@ -85,13 +87,13 @@ def stem(text: str) -> str:
     return EXTENSION.sub("", last)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = MOST_LIST) -> str:
     """Return a text file of UTF-8, or of UTF-16 as PowerShell writes lists.
 
     Raises:
-        UserError: Neither.
+        UserError: Neither, no regular file, or one of more than ``most`` bytes.
     """
-    content = path.read_bytes()
+    content = read_bytes(path, most)
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
@@ -216,8 +218,8 @@ def read_json(path: Path, names: Names) -> dict[str, Part]:
     Of a list of such tables (``splits_final.json``) the first is taken.
     """
     try:
-        content: Any = json.loads(read_text(path))
-    except (ValueError, RecursionError):
+        content: Any = parse_json(read_text(path), path)
+    except ValueError:
         return {}
     if isinstance(content, list) and content and isinstance(content[0], dict):
         content = content[0]
@@ -249,12 +251,12 @@ def _entry(entry: Any) -> tuple[str, str]:
 
 def read_yaml(path: Path, names: Names) -> dict[str, Part]:
     """Return the splits of a ``data.yaml`` of YOLO: ``train: images/train``, or a list's path."""
-    import yaml
-
     try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError:
-        return {}
+        content = read_bounded_yaml(path)
+    except Excessive:
+        raise
+    except UserError:
+        return {}  # not YAML
     if not isinstance(content, dict):
         return {}
     base = names.root / str(content.get("path") or "")
@@ -335,7 +337,7 @@ def _json_parts(names: Names) -> Iterator[tuple[str, Part]]:
         ".json": read_json, ".yaml": read_yaml, ".yml": read_yaml,
     }  # fmt: skip
     for path in list_files(names.root, tuple(readers)):
-        if path.stat().st_size < 50_000_000:
+        if path.stat().st_size < MOST_LIST:
             yield from readers[path.suffix.lower()](path, names).items()
 
 

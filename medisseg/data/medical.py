@@ -1,17 +1,23 @@
 """DICOM images and NIfTI volumes, through pydicom and nibabel.
 
 A header's claims are checked before any pixel is decoded. DICOM: modality and window are applied,
-MONOCHROME1 is inverted, YBR and palettes become RGB. NIfTI: slices lie across the last axis.
+MONOCHROME1 is inverted, YBR and palettes become RGB. RLE, JPEG and JPEG 2000 are decoded by pydicom
+and Pillow; JPEG Lossless and JPEG-LS where python-gdcm is installed. NIfTI: slices lie across the
+last axis.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from medisseg.data.header import BadFile, Header, check_size
+
+if TYPE_CHECKING:
+    from pydicom.uid import UID
 
 MOST_VOXELS = 400_000_000  # 512 x 512 x 1500
 LONGEST = 16_384
@@ -48,6 +54,7 @@ def dicom_pixels(path: str | Path, frame: int | None = None) -> npt.NDArray[np.n
 
     try:
         data = pydicom.dcmread(path, stop_before_pixels=True)
+        _check_compression(path, data.file_meta.TransferSyntaxUID)
         values = pixels.pixel_array(path, index=frame or 0)
         kind = str(data.PhotometricInterpretation)
         if kind == "PALETTE COLOR":
@@ -57,6 +64,8 @@ def dicom_pixels(path: str | Path, frame: int | None = None) -> npt.NDArray[np.n
             return _bytes(values, int(data.BitsStored))
         modality = pixels.apply_modality_lut(values, data).astype(np.float32)
         grey = _windowed(modality, data) if "WindowCenter" in data else modality
+    except BadFile:
+        raise
     except Exception as error:
         raise BadFile(f"{path} cannot be decoded ({str(error).splitlines()[0]})") from error
     if values.dtype == np.uint8 and "WindowCenter" not in data:
@@ -64,6 +73,20 @@ def dicom_pixels(path: str | Path, frame: int | None = None) -> npt.NDArray[np.n
     if kind == "MONOCHROME1":
         grey = 255 - grey if grey.dtype == np.uint8 else -grey
     return np.repeat(grey[:, :, None], 3, 2)
+
+
+def _check_compression(path: str | Path, syntax: UID) -> None:
+    from pydicom.pixels import get_decoder
+
+    try:
+        readable = not syntax.is_compressed or get_decoder(syntax).is_available
+    except NotImplementedError:  # video
+        readable = False
+    if not readable:
+        raise BadFile(
+            f"{path} is compressed as {syntax.name}; expected no compression, RLE, JPEG or JPEG "
+            "2000 (with python-gdcm installed, JPEG Lossless and JPEG-LS, too)"
+        )
 
 
 def _bytes(values: npt.NDArray[np.number], bits: int) -> npt.NDArray[np.uint8]:

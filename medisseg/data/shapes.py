@@ -34,6 +34,7 @@ class Shape:
             ``box`` (CVAT).
         box: (left, top, width, height) that the runs fill; None: the image.
         by_rows: Whether the runs go along rows.
+        edges: Whether a box's second corner is behind its last pixel, not on it.
     """
 
     label: str
@@ -43,6 +44,7 @@ class Shape:
     runs: tuple[int, ...] = ()
     box: tuple[int, int, int, int] | None = None
     by_rows: bool = False
+    edges: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _region(
         return _runs(shape, size, source)
     points = _pixels(shape.points, scale)
     if shape.kind == "box":
-        (left, top), (right, bottom) = points.min(0), points.max(0)
+        (left, top), (right, bottom) = points.min(0), points.max(0) - shape.edges
         cv2.rectangle(region, (int(left), int(top)), (int(right), int(bottom)), 1, cv2.FILLED)
     elif shape.kind == "ellipse":
         centre, radii = points[0], np.abs(points[1])
@@ -142,12 +144,13 @@ def _pixels(points: Points, scale: tuple[float, float]) -> npt.NDArray[np.int32]
 
 def _runs(shape: Shape, size: tuple[int, int], source: Path) -> npt.NDArray[np.bool_]:
     left, top, width, height = shape.box or (0, 0, size[1], size[0])
-    runs = np.asarray(shape.runs, np.int64)
+    area = width * height
+    runs = np.asarray([run if 0 <= run <= area else -1 for run in shape.runs], np.int64)
     fits = 0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]
     # Checked before anything is expanded: a short list of runs can claim any number of pixels.
-    if not fits or runs.size == 0 or runs.min() < 0 or runs.sum() != width * height:
+    if not fits or runs.size == 0 or runs.min() < 0 or runs.sum() != area:
         raise BadFile(
-            f"{source}: the runs of a {shape.label!r} cover {int(runs.sum())} pixels; expected "
+            f"{source}: the runs of a {shape.label!r} cover {sum(shape.runs)} pixels; expected "
             f"{width}x{height} within an image of {size[1]}x{size[0]}"
         )
     flat = np.repeat(np.arange(runs.size) % 2 == 1, runs)

@@ -240,6 +240,13 @@ DIALECTS: dict[str, tuple[str, Any]] = {
         "all_points_y": [p[1] for p in BOX]})),
     "via project": ("via.json", {"_via_img_metadata": via({"name": "rect", "x": 10, "y": 8,
         "width": 30, "height": 22})}),
+    "via table": ("via.csv", "filename,file_size,file_attributes,region_count,region_id,"
+        "region_shape_attributes,region_attributes\np0.png,123,{},1,0,"
+        '"{""name"":""rect"",""x"":10,""y"":8,""width"":30,""height"":22}","{""type"":""polyp""}"\n'),
+    "yolo box": ("labels/p0.txt", f"0 {25.5 / 64} {19.5 / 48} {31 / 64} {23 / 48}\n"),
+    "yolo box of a prediction": ("labels/p0.txt", f"0 {25.5 / 64} {19.5 / 48} {31 / 64} "
+        f"{23 / 48} 9.1e-01\n"),
+    "yolo polygon": ("labels/p0.txt", "0 " + " ".join(f"{x / 64} {y / 48}" for x, y in BOX)),
     "cvat polygon": ("annotations.xml",
         cvat('<polygon label="polyp" points="10,8;40,8;40,30;10,30"/>')),
     "cvat mask": ("annotations.xml", cvat(f'<mask label="polyp" rle="{ROWS}" left="10" top="8" '
@@ -258,6 +265,8 @@ def test_dialects_of_annotations(tmp_path: Path, dialect: str) -> None:
     save(tmp_path / "images" / "p0.png", photo())
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    if dialect.startswith("yolo"):
+        (tmp_path / "data.yaml").write_text("names: {0: polyp}\n")
     folder = SegmentationFolder(tmp_path)
     assert np.array_equal(folder[0].mask, drawn()), dialect
     assert folder.contents.labels == ("polyp",)
@@ -267,6 +276,15 @@ def test_dialects_of_annotations(tmp_path: Path, dialect: str) -> None:
     ("name", "content", "message"),
     [("i.json", coco({"size": [48, 64], "counts": [10**9]}), "cover 1000000000 pixels"),
      ("i.json", coco({"size": [60000, 60000], "counts": [3600000000]}), "within an image of 64x48"),
+     ("i.json", coco({"size": [48, 64], "counts": [2**63 - 1, 2**63 - 1, 3074]}), "runs of a"),
+     ("i.json", coco({"size": [48, 64], "counts": [10**30]}), "runs of a 'polyp' cover 1000000"),
+     ("i.json", coco({"size": [48, float("inf")], "counts": [1]}), "COCO, but is damaged"),
+     ("i.json", '{"images": [], "annotations": ' + "[" * 100_000, "nested too deeply"),
+     ("v.csv", "filename,region_shape_attributes,region_attributes\np0.png," + "9" * 200_000 + ",",
+      "VIA table, but is damaged"),
+     ("data.yaml", "names: " + "[" * 20_000, "nested more than 100 levels"),
+     ("data.yaml", "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{n}: &{n} [" + ",".join([f"*{b}"] * 9)
+      + "]\n" for b, n in zip("abcdefgh", "bcdefghi", strict=True)), "more than 100000 values"),
      ("p0.json", {"shapes": [{"label": 1}], "imagePath": "p0.png"}, "LabelMe, but is damaged"),
      ("a.xml", '<!DOCTYPE x [<!ENTITY a "b">]><annotations/>', "defines entities")],
 )  # fmt: skip
@@ -281,12 +299,25 @@ def test_annotations_are_not_believed(
 
 
 def test_compressed_runs_are_read_back() -> None:
-    assert annotations._uncompressed(compressed([5, 9, 700, 3, 40, 1, 6])) == [
-        5,
-        9,
-        700,
-        3,
-        40,
-        1,
-        6,
-    ]
+    counts = [5, 9, 700, 3, 40, 1, 6]
+    assert annotations._uncompressed(compressed(counts)) == counts
+
+
+def test_a_long_number_is_no_work(tmp_path: Path) -> None:
+    """A pattern that tries every way to split digits takes hours for a million of them."""
+    save(tmp_path / "images" / "p0.png", photo())
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "p0.txt").write_text("0 0.5 0.5 0.5 " + "1" * 1_000_000 + "x\n")
+    with pytest.raises(UserError, match="no mask for p0"):
+        SegmentationFolder(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["polyp", "1", "[polyp]", "{0: polyp, x: y}", "null"])
+def test_names_of_yolo_in_any_form(tmp_path: Path, names: str) -> None:
+    save(tmp_path / "images" / "p0.png", photo())
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "p0.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text(f"names: {names}\n")
+    folder = SegmentationFolder(tmp_path)
+    assert folder[0].mask.sum() == 32 * 24
+    assert folder.contents.labels[0] == ("polyp" if names[0] in "[{" else "0")

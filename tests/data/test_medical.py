@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +14,19 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEG2000,
+    MPEG4HP41,
+    UID,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from medisseg.data.folder import SegmentationFolder
 from medisseg.data.reading import BadFile, read_header, read_image
@@ -46,6 +59,26 @@ def dicom(path: Path, pixels: np.ndarray, kind: str, **values: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+def compressed(path: Path, pixels: np.ndarray, kind: str, syntax: UID, *streams: bytes) -> Path:
+    """Write pixels as DICOM whose frames are encoded as ``streams``; with none of them as RLE."""
+    data = pydicom.dcmread(dicom(path, pixels, kind))
+    if streams:
+        data.PixelData = encapsulate(list(streams))
+        data["PixelData"].is_undefined_length = True
+        data.file_meta.TransferSyntaxUID = syntax
+    else:
+        data.compress(syntax)
+    data.save_as(path)
+    return path
+
+
+def encoded(pixels: np.ndarray, kind: str, **options: Any) -> tuple[bytes, np.ndarray]:
+    """Return an image's stream of JPEG or JPEG 2000, and the pixels that come back."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue(), np.asarray(Image.open(stream).convert("RGB"))
 
 
 def mask(path: Path, pixels: np.ndarray = DISC) -> None:
@@ -134,6 +167,54 @@ def test_slices_of_nifti(tmp_path: Path, image: str, label: str) -> None:
         assert np.array_equal(sample.mask, truth[:, :, k].T)
         share = np.clip((volume[:, :, k].T - low) / (high - low), 0, 1)
         assert np.abs(sample.image[:, :, 1] - 255 * share).max() <= 0.51
+
+
+def test_run_lengths_of_dicom(tmp_path: Path) -> None:
+    color, deep = photo(), RANDOM.integers(0, 65536, (24, 32)).astype(np.uint16)
+    path = compressed(tmp_path / "a.dcm", color, "RGB", RLELossless)
+    assert np.array_equal(read_image(path), color)
+    path = compressed(tmp_path / "b.dcm", deep, "MONOCHROME2", RLELossless)
+    plain = dicom(tmp_path / "c.dcm", deep, "MONOCHROME2")
+    assert np.array_equal(read_image(path), read_image(plain))
+
+
+@pytest.mark.parametrize(
+    ("kind", "syntax", "form", "options"),
+    [("YBR_FULL_422", JPEGBaseline8Bit, "JPEG", {}),
+     ("YBR_FULL", JPEGBaseline8Bit, "JPEG", {"subsampling": 0}),
+     ("RGB", JPEGBaseline8Bit, "JPEG", {"keep_rgb": True}),
+     ("YBR_RCT", JPEG2000Lossless, "JPEG2000", {"no_jp2": True}),
+     ("YBR_ICT", JPEG2000, "JPEG2000", {"no_jp2": True, "irreversible": True})],
+)  # fmt: skip
+def test_compressed_dicom(
+    tmp_path: Path, kind: str, syntax: UID, form: str, options: dict[str, Any]
+) -> None:
+    frames = np.stack([photo(), photo()])
+    pairs = [encoded(frame, form, **options) for frame in frames]
+    path = compressed(tmp_path / "a.dcm", frames[0], kind, syntax, pairs[0][0])
+    assert np.abs(read_image(path).astype(int) - pairs[0][1]).max() <= 1
+    path = compressed(tmp_path / "b.dcm", frames, kind, syntax, *(stream for stream, _ in pairs))
+    for k, (_, shown) in enumerate(pairs):
+        assert np.abs(read_image(path, frame=k).astype(int) - shown).max() <= 1
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, MPEG4HP41])
+def test_other_compression_is_refused_with_what_is_read(tmp_path: Path, syntax: UID) -> None:
+    path = compressed(tmp_path / "a.dcm", photo(), "RGB", syntax, b"\0" * 100)
+    with pytest.raises(
+        BadFile, match="is compressed as .*; expected no compression, RLE"
+    ) as caught:
+        read_image(path)
+    assert syntax.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_compressed_dicom_that_is_cut_off(tmp_path: Path) -> None:
+    stream, _ = encoded(photo(), "JPEG")
+    path = compressed(tmp_path / "a.dcm", photo(), "YBR_FULL_422", JPEGBaseline8Bit, stream)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(BadFile, match=r"a\.dcm cannot be decoded") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_damaged_files_are_one_line(tmp_path: Path) -> None:
