@@ -30,6 +30,7 @@ from export.builders import registry  # noqa: E402
 from export.builders.spec import Built, Spec  # noqa: E402
 from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: E402
 from export.options import BuildOptions, add_arguments, from_arguments  # noqa: E402
+from export.precision import convolution_types  # noqa: E402
 from export.runtime.engine import BaseEngine  # noqa: E402
 from export.samples import Frame, frames_from, source_name  # noqa: E402
 from export.settle import Settled, settle  # noqa: E402
@@ -145,7 +146,8 @@ def _build(
     check(settled.model)
 
     built = registry.BUILDERS[options.backend](settled, _spec(options, traits), say.task)
-    share = registry.audit(built, options.precision, options.backend)
+    quantized = convolution_types(settled.model).get("INT8")
+    share = registry.audit(built, options.precision, options.backend, quantized)
     say(f"built for {options.backend} {built.backend_version}: {_counts(built.convolutions)}")
 
     checked = _verify(subject, graph, plain, built, settled, frames, options, say)

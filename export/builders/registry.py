@@ -82,12 +82,15 @@ def graph_precision(backend: str, precision: str) -> tuple[str, str]:
     return precision, "fp32" if backend == "onnx" else "fp16"
 
 
-def audit(built: Built, precision: str, backend: str) -> float:
+def audit(built: Built, precision: str, backend: str, quantized: int | None = None) -> float:
     """Return the share of convolutions in FP16; refuse what is not what was asked for.
 
+    Args:
+        quantized: For int8, how many convolutions of the graph read INT8; None for all.
+
     Raises:
-        UserError: 16 bits or INT8 was asked for and most convolutions are float32, or none was
-            found.
+        UserError: Fewer than half of the convolutions that were to be 16 bits or INT8 are, or no
+            convolution was found.
     """
     total = sum(built.convolutions.values())
     if total == built.convolutions.get("unseen", 0):
@@ -95,15 +98,15 @@ def audit(built: Built, precision: str, backend: str) -> float:
             f"no convolution was found in the {built.inspected} that {backend} built, so its "
             f"precision is not known: nothing was written; update {backend}"
         )
-    share = {kind: count / total for kind, count in built.convolutions.items()}
     wanted = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}.get(precision)
-    if wanted and share.get(wanted, 0.0) < 0.5:
+    asked = total if quantized is None else quantized
+    if wanted and built.convolutions.get(wanted, 0) < max(1, asked / 2):
         raise UserError(
             f"{precision} was asked for, but of {total} convolutions in the {built.inspected} "
             f"{built.convolutions} compute in {backend}: nothing was written; update {backend}, "
             "or ask for --precision fp32"
         )
-    return share.get("FP16", 0.0)
+    return built.convolutions.get("FP16", 0) / total
 
 
 def _tensorrt(module: str) -> Callable[..., Built]:

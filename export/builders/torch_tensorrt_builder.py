@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from export.builders.spec import Built, Spec, local_gpu
+from export.builders.tensorrt_layers import from_inspector
 from medisseg.errors import UserError
 
 
 def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
     """Compile an inference network by Torch-TensorRT, with the types it has in PyTorch.
 
-    Never run by us: Torch-TensorRT does not import without TensorRT and a CUDA PyTorch.
+    Never run by us: Torch-TensorRT does not import without TensorRT and a CUDA PyTorch. The tests
+    hold the calls against a stand-in.
 
     Args:
         network: What ``for_inference(model)`` returned.
         spec: What to build; fp16, bf16 or fp32.
+
+    Raises:
+        UserError: It is not installed, or part of the network would be left to PyTorch.
     """
     try:
         torch_tensorrt = importlib.import_module("torch_tensorrt")
@@ -34,7 +40,20 @@ def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
     wrapped = _in_type(network.eval(), kinds[spec.precision]).cuda()
     low, best, high = ((count, *spec.input_shape) for count in spec.batch)
     image = torch_tensorrt.Input(min_shape=low, opt_shape=best, max_shape=high, dtype=torch.float32)
-    module = torch_tensorrt.compile(wrapped, ir="dynamo", inputs=[image], use_explicit_typing=True)
+    try:
+        module = torch_tensorrt.compile(
+            wrapped,
+            ir="dynamo",
+            inputs=[image],
+            use_explicit_typing=True,
+            require_full_compilation=True,
+            disable_tf32=True,
+        )
+    except Exception as error:  # whatever its converters and TensorRT raise
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(
+            f"--backend torch-tensorrt did not compile the whole network ({reason}); use tensorrt"
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.ep"
         sample = torch.zeros(best, device="cuda")
@@ -46,11 +65,24 @@ def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
 
         return TorchTensorRTEngine(program, traits)
 
-    convolutions = [m for m in wrapped.modules() if isinstance(m, torch.nn.Conv2d)]
-    counts = {spec.precision.upper(): len(convolutions)}
+    counts = _convolutions(module, spec.precision.upper())
     gpu = local_gpu() or "unknown"
     version = torch_tensorrt.__version__
-    return Built({"network.ep": program}, version, counts, "compiled module", (gpu,), open=opened)
+    return Built({"network.ep": program}, version, counts, "engine", (gpu,), open=opened)
+
+
+def _convolutions(module: torch.nn.Module, typed: str) -> dict[str, int]:
+    """Count the convolutions in the engines of a compiled module by the type they compute in.
+
+    An engine that keeps the names of its layers alone was typed by the network.
+    """
+    counts: Counter[str] = Counter()
+    for part in module.modules():
+        if hasattr(part, "get_layer_info"):
+            for layer in from_inspector(part.get_layer_info()):
+                if "convolution" in layer.name.lower():
+                    counts[layer.computes if layer.on_device else typed] += 1
+    return dict(counts)
 
 
 def _in_type(network: Any, dtype: Any) -> Any:

@@ -100,7 +100,8 @@ def case(settled: Settled, spec: Spec) -> dict[str, Any]:
     """Build; return what was built and what was asked, or the refusal."""
     try:
         built = tensorrt_builder.build_tensorrt("tensorrt", settled, spec, quiet)
-        share = registry.audit(built, spec.precision, "tensorrt")
+        quantized = precision.convolution_types(settled.model).get("INT8")
+        share = registry.audit(built, spec.precision, "tensorrt", quantized)
     except UserError as error:
         return {"refused": str(error)}
     facts = dataclasses.asdict(dataclasses.replace(built, parts={}, open=None))

@@ -70,6 +70,12 @@ def audited(precision: str, **convolutions: int) -> float:
 def test_audit_takes_nothing_found_for_an_error() -> None:
     assert audited("fp16", FP16=9, FP32=1) == 0.9
     assert audited("int8", INT8=6, FP16=4) == 0.4
+    depthwise_left_out = Built({}, "11.4", {"INT8": 3, "FP16": 7}, "engine")
+    assert registry.audit(depthwise_left_out, "int8", "tensorrt", quantized=4) == 0.7
+    for asked in (8, 0):
+        with pytest.raises(UserError, match="int8 was asked for"):
+            lost = {"INT8": 3 if asked else 0, "FP16": 7}
+            registry.audit(Built({}, "11.4", lost, "engine"), "int8", "tensorrt", asked)
     for found in ({}, {"unseen": 7}):
         with pytest.raises(UserError, match="no convolution was found in the engine"):
             audited("fp16", **found)
