@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medisseg.data.layout import natural, walk
-from medisseg.data.lists import Names, read_text
+from medisseg.data.names import Names, read_text
 from medisseg.data.reading import BadFile
 from medisseg.data.shapes import Drawing, Shape, class_labels
 from medisseg.errors import UserError
@@ -180,7 +180,10 @@ def _xml_tool(path: Path) -> tuple[str | None, Parsed]:
 def _known_labels(tool: str, content: Parsed) -> list[str]:
     if tool == "COCO":
         kinds = sorted(content.get("categories", []), key=lambda kind: kind["id"])
-        return [str(kind["name"]) for kind in kinds]
+        used = {item.get("category_id") for item in content["annotations"]}
+        # Roboflow writes the set's name as the first category, above all others.
+        above = {kind.get("supercategory") for kind in kinds if kind["id"] in used}
+        return [str(k["name"]) for k in kinds if k["id"] in used or k["name"] not in above]
     if tool == "CVAT":
         return [str(label.findtext("name")) for label in content.iter("label")]
     return []

@@ -23,7 +23,16 @@ from medisseg.convention import InputConvention
 from medisseg.data import masks as conventions
 from medisseg.data import splits
 from medisseg.data.annotations import Annotations, find_annotations
-from medisseg.data.layout import IMAGE_FOLDER, MASK_ENDING, natural, normal, pair
+from medisseg.data.layout import (
+    IMAGE_FOLDER,
+    MASK_ENDING,
+    UNNAMED,
+    natural,
+    normal,
+    pair,
+    walk,
+)
+from medisseg.data.lists import misread
 from medisseg.data.masks import MaskConvention
 from medisseg.data.options import UNMASKED
 from medisseg.data.reading import (
@@ -32,6 +41,7 @@ from medisseg.data.reading import (
     Range,
     Value,
     frames_of,
+    is_image,
     orient,
     read_header,
     read_image,
@@ -199,8 +209,18 @@ class SegmentationFolder(Sequence[Sample]):
                 f"{self.root}: no mask for {listed(bare)} ({len(bare)} of {len(self.names)}); "
                 "expected the image's name, optionally with _mask, _segmentation or _anno, or an "
                 "annotation; unmasked=negative says that there is nothing on them, unmasked=skip "
-                "leaves them out"
+                "leaves them out" + self._strangers(bare[0])
             )
+
+    def _strangers(self, name: str) -> str:
+        """Return which files may be meant as the masks that are missing, for a message."""
+        stem = normal(name.rsplit("/", 1)[-1])
+        others = [p for p in walk(self.root) if normal(p.name).startswith(f"{stem}.")]
+        others = [path for path in others if not is_image(path)]
+        if others:
+            return f"; {others[0]} is of a kind that is not read"
+        loose = [path for path, why in self.contents.left_out.items() if why == UNNAMED]
+        return f"; of {loose[0]} the name is no image's ({len(loose)} such masks)" if loose else ""
 
     def notes(self) -> list[str]:
         """Return what was understood of the folder, in words.
@@ -209,6 +229,7 @@ class SegmentationFolder(Sequence[Sample]):
             BadFile: The masks' values or the images' ranges cannot be understood.
         """
         found = [*self.contents.notes, *self.convention.notes]
+        found += misread(self.root, self.images())
         if self.range is not None:
             low, high = self.range.low, self.range.high
             found.append(f"more than 8 bits: {low:g} to {high:g} become 0 to 255")
@@ -378,7 +399,11 @@ def find_contents(root: Path) -> Contents:
         return Contents({n: Files(part.path, (), part) for n, part in slices.items()}, {}, {})
     if not paired.images:
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-        raise UserError(f"no images in {root}; expected images/ and masks/ with files of {kinds}")
+        loose = [path for path in walk(root) if path.suffix.lower() in (".json", ".xml", ".csv")]
+        hint = f"; annotations such as {loose[0]} need their images beside them" if loose else ""
+        raise UserError(
+            f"no images in {root}; expected images/ and masks/ with files of {kinds}{hint}"
+        )
     names = _names(paired.images, root)
     images = {name: path for path, name in names.items()}
     drawn = Annotations()

@@ -63,7 +63,8 @@ KNOWN_PAIRS = (
     ("1st_manual", "mask"),
     ("1st_manual", "2nd_manual"),
 )
-HELD = "(set|data|dataset|imgs?|images?|masks?|annot|labels?)?"
+UNNAMED = "a mask whose name is no image's"
+HELD = "(set|data|dataset|imgs?|images?|masks?|annot|labels?|s?daten|s?bilder|s?satz)?"
 SPLIT_WORDS = {
     "train": re.compile("(train|training|trn)" + HELD),
     "val": re.compile("(val|valid|validation|dev)" + HELD),
@@ -235,9 +236,10 @@ class _Matching:
                 unnamed.append(mask)
             else:
                 given[image].append(mask)
+        unnamed = self._by_start(unnamed, given)
         unnamed = self._by_number(unnamed, given)
         unnamed = self._by_case(unnamed, given)
-        self.left_out.update(dict.fromkeys(unnamed, "a mask whose name is no image's"))
+        self.left_out.update(dict.fromkeys(unnamed, UNNAMED))
         return self._settle(given)
 
     def _named(self, mask: Path) -> Path | None:
@@ -262,6 +264,22 @@ class _Matching:
         mine, other = (path.parent.relative_to(self.root).parts for path in (mask, image))
         shared = sum((Counter(mine) & Counter(other)).values())
         return part_of(mask, self.root) == part_of(image, self.root), shared
+
+    def _by_start(self, masks: list[Path], given: dict[Path, list[Path]]) -> list[Path]:
+        """Pair ``p12_polyp1`` with ``p12``, the longest such name of an image without a mask."""
+        bare = {key: [p for p in paths if p not in given] for key, paths in self.keys.items()}
+        left, found = [], []
+        for mask in masks:
+            stem = normal(mask.stem)
+            starts = [stem[: match.start()] for match in re.finditer(r"[ _.-]", stem)]
+            images = next((bare[start] for start in starts[::-1] if bare.get(start)), [])
+            if images and in_mask_folder(mask, self.root):
+                found.append((max(images, key=lambda image: self.nearness(mask, image)), mask))
+            else:
+                left.append(mask)
+        for image, mask in found:
+            given[image].append(mask)
+        return left
 
     def _by_number(self, masks: list[Path], given: dict[Path, list[Path]]) -> list[Path]:
         """Pair ``p12`` with ``12`` where numbers alone tell the files of two folders apart."""
@@ -310,7 +328,7 @@ class _Matching:
             kept = [mask for mask in masks if self.nearness(mask, image) == nearest]
             self.left_out.update(dict.fromkeys(set(masks) - set(kept), "another mask is nearer"))
             kept = self._without_known(kept, notes)
-            if len(kept) > 1 and not _parts_of_one(kept):
+            if len(kept) > 1 and not _parts_of_one(kept, image):
                 conflicts[image] = tuple(kept)
             else:
                 found[image] = tuple(kept)
@@ -350,12 +368,16 @@ def _nearest_folder(mask: Path, images: Sequence[Path], matching: _Matching) -> 
     return near.parent if near else None
 
 
-def _parts_of_one(masks: Sequence[Path]) -> bool:
+def _parts_of_one(masks: Sequence[Path], image: Path) -> bool:
     """Whether files are the numbered parts of one mask: one folder, names that differ by number."""
     if len({mask.parent for mask in masks}) > 1 or any(READER.search(m.stem) for m in masks):
         return False
     if len({mask.stem for mask in masks}) < len(masks):
         return False  # one name, two suffixes
+    start = normal(image.stem)
+    if all(normal(mask.stem).startswith(start) for mask in masks):
+        rests = {normal(mask.stem).removeprefix(start) for mask in masks}
+        return len({re.sub(r"[ _.-]*\(?\d*\)?$", "", rest) for rest in rests}) == 1
     bare = {
         NUMBERED.sub("", re.sub(r"\d+$", "", normal(mask.stem)).rstrip(" _.-(")) for mask in masks
     }

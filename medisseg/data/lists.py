@@ -6,113 +6,23 @@ columns are found by what is in them. Nothing is drawn here.
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from medisseg.data.layout import natural, normal, split_word
+from medisseg.data.names import MOST_LIST, Names, Part, existing, read_text, shown, stem
+from medisseg.data.tables import ENOUGH, odd_column, read_json, read_json_lines, read_table
 from medisseg.errors import UserError
-from medisseg.untrusted import Excessive, parse_json, read_bytes
+from medisseg.untrusted import Excessive
 from medisseg.untrusted import read_yaml as read_bounded_yaml
 
-EXTENSION = re.compile(
-    r"\.(jpe?g|png|bmp|tiff?|webp|gif|jp2|j2k|dcm|npz|h5|npy\.h5|nii(\.gz)?)$", re.I
-)
 FOLDERS = (
     "", "splits", "split", "lists", "imagesets", "imagesets/segmentation", "imagesets/main",
     "imageset", "segmentation", "partitions", "folds", "annotations",
 )  # fmt: skip
+LIKE_SPLIT = re.compile("train|test|valid", re.I)
 TEXT, TABLE = (".txt", ".lst"), (".csv", ".tsv")
-# At least this share of a list's lines must name images of the folder.
-ENOUGH = 0.5
-NAME_KEYS = ("image", "img", "file_name", "filename", "name", "path")
-MOST_LIST = 50_000_000  # bytes
-MASK_KEYS = ("label", "mask", "seg", "segmentation", "annotation")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One split: its names, where it comes from, and the masks that a list gives them."""
-
-    names: tuple[str, ...]
-    origin: str
-    masks: Mapping[str, Path] = field(default_factory=dict)
-
-
-class Names:
-    """The images of a folder, found by what a list calls them.
-
-    Args:
-        root: Data folder.
-        images: Every image's name, with its path where there is one.
-    """
-
-    def __init__(self, root: Path, images: Mapping[str, Path] | Sequence[str]) -> None:
-        self.root = root
-        self.paths: Mapping[str, Path] = images if isinstance(images, Mapping) else {}
-        self.known: dict[str, str] = {}
-        for name in images:
-            self.known.setdefault(normal(name), name)
-        shared = Counter(self.paths.values())
-        for name, path in self.paths.items():
-            if root in path.parents and shared[path] == 1:  # not a slice of a volume
-                relative = EXTENSION.sub("", path.relative_to(root).as_posix())
-                self.known.setdefault(normal(relative), name)
-        self.cases = {normal(n.rsplit("_slice", 1)[0]) for n in images if "_slice" in n}
-
-    def find(self, text: str) -> str | None:
-        """Return the name of an entry such as ``images\\a.jpg``; None: no such image."""
-        entry = text.strip().strip("\"'").replace("\\", "/").removeprefix("./")
-        bare = EXTENSION.sub("", entry)
-        parts = bare.split("/")
-        for start in range(len(parts)):
-            if (key := normal("/".join(parts[start:]))) in self.known:
-                return self.known[key]
-        return None
-
-    def names_something(self, text: str) -> bool:
-        """Whether an entry is an image or a volume's case."""
-        return self.find(text) is not None or normal(stem(text)) in self.cases
-
-
-def stem(text: str) -> str:
-    """Return an entry without folders and extension."""
-    last = text.strip().strip("\"'").replace("\\", "/").rsplit("/", 1)[-1]
-    return EXTENSION.sub("", last)
-
-
-def read_text(path: Path, most: int = MOST_LIST) -> str:
-    """Return a text file of UTF-8, or of UTF-16 as PowerShell writes lists.
-
-    Raises:
-        UserError: Neither, no regular file, or one of more than ``most`` bytes.
-    """
-    content = read_bytes(path, most)
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8; store it as UTF-8") from error
-
-
-def read_rows(path: Path) -> list[list[str]]:
-    """Return the fields of a table, separated by commas, semicolons, tabs or bars."""
-    text = read_text(path)
-    first = text.splitlines()[0] if text.strip() else ""
-    mark = max(",;\t|", key=first.count)
-    try:
-        rows = [
-            [cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=mark)
-        ]
-    except csv.Error as error:
-        raise UserError(f"{path} is not a table of separated values: {error}") from error
-    return [row for row in rows if any(row) and not row[0].startswith("#")]
 
 
 def read_list(path: Path, names: Names) -> Part:
@@ -133,7 +43,7 @@ def read_list(path: Path, names: Names) -> Part:
     for entry in entries:
         name = names.find(entry[0]) or stem(entry[0])
         found.append(name)
-        mask = _existing(entry[1], path, names.root) if len(entry) > 1 else None
+        mask = existing(entry[1], path, names.root) if len(entry) > 1 else None
         if mask is not None and mask != names.paths.get(name):
             masks[name] = mask
     twice = (
@@ -141,7 +51,7 @@ def read_list(path: Path, names: Names) -> Part:
     )
     if twice:
         raise UserError(f"{path} names {sorted(twice)[0]} twice ({len(twice)} such names)")
-    return Part(tuple(found), _shown(path, names.root), masks)
+    return Part(tuple(found), shown(path, names.root), masks)
 
 
 def _fields(line: str, names: Names) -> list[str]:
@@ -158,95 +68,6 @@ def _fields(line: str, names: Names) -> list[str]:
 
 def _is_header(first: str, second: str, names: Names) -> bool:
     return not names.names_something(first) and names.names_something(second)
-
-
-def _existing(text: str, listing: Path, root: Path) -> Path | None:
-    relative = text.strip().strip("\"'").replace("\\", "/")
-    if not relative or EXTENSION.sub("", relative) == relative:
-        return None
-    places = (root / relative, listing.parent / relative)
-    return next((path for path in places if path.is_file()), None)
-
-
-def _shown(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if root in path.parents else str(path)
-
-
-def read_table(path: Path, names: Names) -> dict[str, Part]:
-    """Return the splits of a table, by the word in its column of splits or the file's own name.
-
-    Empty where no column names images, or where nothing says which split they are.
-    """
-    rows = read_rows(path)
-    if not rows:
-        return {}
-    width = min(map(len, rows))
-    body = rows[1:] if len(rows) > 1 else rows
-    shares = [sum(names.find(row[k]) is not None for row in body) / len(body) for k in range(width)]
-    column = max(range(width), key=shares.__getitem__)
-    if shares[column] < ENOUGH and split_word(path.stem) is None:
-        return {}
-    if names.find(rows[0][column]) is not None:
-        body = rows  # no header
-    others = [k for k in range(width) if k != column]
-    word = next((k for k in others if _says_splits(body, k)), None)
-    if word is None and split_word(path.stem) is None:
-        return {}
-    mask = next((k for k in others if _existing(body[0][k], path, names.root)), None)
-    found: dict[str, dict[str, Path | None]] = {}
-    for row in body:
-        part = path.stem if word is None else (split_word(row[word]) or row[word].lower())
-        name = names.find(row[column]) or stem(row[column])
-        if part:
-            given = None if mask is None else _existing(row[mask], path, names.root)
-            found.setdefault(part, {})[name] = given
-    origin = _shown(path, names.root)
-    return {
-        part: Part(tuple(given), origin, {n: m for n, m in given.items() if m is not None})
-        for part, given in found.items()
-    }
-
-
-def _says_splits(rows: Sequence[Sequence[str]], column: int) -> bool:
-    values = {row[column] for row in rows if row[column]}
-    return 0 < len(values) <= 5 and all(split_word(value) for value in values)
-
-
-def read_json(path: Path, names: Names) -> dict[str, Part]:
-    """Return the splits of a JSON file: ``{"train": [names or {"image": ..., "label": ...}]}``.
-
-    Of a list of such tables (``splits_final.json``) the first is taken.
-    """
-    try:
-        content: Any = parse_json(read_text(path), path)
-    except ValueError:
-        return {}
-    if isinstance(content, list) and content and isinstance(content[0], dict):
-        content = content[0]
-    if not isinstance(content, dict):
-        return {}
-    found = {}
-    coco = {path.stem: content["images"]} if isinstance(content.get("images"), list) else {}
-    for key, entries in (coco or content).items():
-        word = split_word(str(key))
-        if word is None or not isinstance(entries, list) or not entries:
-            continue
-        pairs = [_entry(entry) for entry in entries]
-        images = {names.find(image): mask for image, mask in pairs if names.find(image)}
-        if len(images) >= ENOUGH * len(pairs):
-            masks = {n: _existing(m, path, names.root) for n, m in images.items()}
-            found[word] = Part(
-                tuple(n for n in images if n), _shown(path, names.root),
-                {n: m for n, m in masks.items() if n and m},
-            )  # fmt: skip
-    return found
-
-
-def _entry(entry: Any) -> tuple[str, str]:
-    if not isinstance(entry, dict):
-        return str(entry), ""
-    image = next((str(entry[key]) for key in NAME_KEYS if key in entry), "")
-    return image, next((str(entry[key]) for key in MASK_KEYS if key in entry), "")
 
 
 def read_yaml(path: Path, names: Names) -> dict[str, Part]:
@@ -274,7 +95,7 @@ def read_yaml(path: Path, names: Names) -> dict[str, Part]:
                 inside = [
                     n for n, p in names.paths.items() if place.resolve() in p.resolve().parents
                 ]
-                found |= {key: Part(tuple(inside), _shown(path, names.root))} if inside else {}
+                found |= {key: Part(tuple(inside), shown(path, names.root))} if inside else {}
             elif place.is_file():
                 found[key] = read_list(place, names)
     return found
@@ -293,6 +114,30 @@ def find_parts(root: Path, images: Mapping[str, Path] | Sequence[str]) -> dict[s
         for part, content in read(names):
             found.setdefault(part, content)
     return found or _folder_parts(names) or _prefix_parts(names)
+
+
+def misread(root: Path, images: Mapping[str, Path]) -> list[str]:
+    """Return what looks like a split of a folder in which none is found, in words."""
+    if find_parts(root, images):
+        return []
+    names = Names(root, images)
+    found = []
+    for path in list_files(root, TABLE):
+        if (title := odd_column(path, names)) is not None:
+            found.append(
+                f"{shown(path, root)} has a column {title!r} that is not understood as a split; "
+                "expected train, val and test in it"
+            )
+    inside = [
+        path.parent.relative_to(root).parts for path in images.values() if root in path.parents
+    ]
+    odd = sorted({part for parts in inside for part in parts if LIKE_SPLIT.search(part)})
+    if odd:
+        found.append(
+            f"the folders {', '.join(odd[:5])} look like splits, but are not understood as such; "
+            "call them train, val and test"
+        )
+    return found
 
 
 def list_files(root: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -334,7 +179,7 @@ def _table_parts(names: Names) -> Iterator[tuple[str, Part]]:
 
 def _json_parts(names: Names) -> Iterator[tuple[str, Part]]:
     readers: dict[str, Callable[[Path, Names], dict[str, Part]]] = {
-        ".json": read_json, ".yaml": read_yaml, ".yml": read_yaml,
+        ".json": read_json, ".jsonl": read_json_lines, ".yaml": read_yaml, ".yml": read_yaml,
     }  # fmt: skip
     for path in list_files(names.root, tuple(readers)):
         if path.stat().st_size < MOST_LIST:

@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from medisseg.data.reading import BadFile, frames_of, orient, read_header
+from medisseg.data.reading import BadFile, frames_of, open_picture, orient, read_header
 
 # Files that decide for a folder, spread evenly over it.
 LOOKED_AT = 500
@@ -92,8 +92,6 @@ def read_stored(path: str | Path, frame: int | None = None) -> Stored:
     Raises:
         BadFile: Not readable as an image, too large, or of several frames.
     """
-    from PIL import Image
-
     found = read_header(path)
     if found.frames > 1 and frame is None:
         raise BadFile(f"{path} holds {found.frames} images; expected one mask")
@@ -102,19 +100,22 @@ def read_stored(path: str | Path, frame: int | None = None) -> Stored:
 
         return Stored(_grey_if_grey(dicom_pixels(path, frame), 0))
     try:
-        with Image.open(path) as file:
+        with open_picture(path) as file:
             file.seek(frame or 0)
             lossy = file.format in ("JPEG", "WEBP", "JPEG2000")
             orientation = 1 if file.format == "TIFF" else found.orientation  # Pillow turns TIFF
             palette = None
-            mode = None
+            mode, scale = None, 1
             if file.mode == "P" and file.info.get("transparency", 0) != 0:
                 mode = "RGBA"
             elif file.mode == "P":
                 palette = np.array(file.getpalette("RGB"), np.uint8).reshape(-1, 3)
+            elif file.mode == "L" and file.format == "PNG":
+                scale = _packed_scale(path)
             elif file.mode in ("CMYK", "LAB", "YCbCr", "HSV", "PA", "RGBX", "RGBa"):
                 mode = "RGB"
             pixels = np.asarray(file.convert(mode) if mode else file)
+            pixels = pixels // scale if scale > 1 else pixels
     except (OSError, ValueError, SyntaxError) as error:
         raise BadFile(f"{path} is not a readable mask (cut off, or of another format?)") from error
     alpha = None
@@ -126,6 +127,13 @@ def read_stored(path: str | Path, frame: int | None = None) -> Stored:
     if pixels.ndim == 3:
         pixels = _grey_if_grey(pixels, 64 if lossy else 0)
     return Stored(pixels, palette, alpha, lossy, orientation)
+
+
+def _packed_scale(path: str | Path) -> int:
+    """Return by what Pillow multiplies the grey values of a PNG of 2 or 4 bits."""
+    with open(path, "rb") as file:
+        depth = file.read(25)[24]
+    return 255 // (2**depth - 1) if depth < 8 else 1
 
 
 def _grey_if_grey(pixels: npt.NDArray[np.number], tolerance: int) -> npt.NDArray[np.number]:

@@ -6,17 +6,22 @@ EXIF orientation says, so that every part sees an image as a viewer shows it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from medisseg.data.header import BadFile, Header, check_size, most
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
 
 Value = TypeVar("Value", bound=np.generic)
 
@@ -199,11 +204,24 @@ def _pixels(path: str | Path, found: Header, frame: int | None = None) -> npt.ND
     return np.ascontiguousarray(orient(image[:, :, ::-1], turn))
 
 
+@contextlib.contextmanager
+def open_picture(path: str | Path) -> Iterator[ImageFile]:
+    """Open a file with Pillow, as a stream.
+
+    Pillow 13 maps an uncompressed TIFF that it opens by its path, and mixes up the rows of one that
+    is stored on its side (orientation 5 to 8).
+    """
+    from PIL import Image
+
+    with open(path, "rb") as stream, Image.open(stream) as file:
+        yield file
+
+
 def _by_pillow(path: str | Path, frame: int = 0) -> npt.NDArray[np.number]:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
-        with Image.open(path) as file:
+        with open_picture(path) as file:
             file.seek(frame)
             picture = ImageOps.exif_transpose(file)
             if picture.mode.startswith(("I", "F")):

@@ -9,18 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medisseg.data.layout import normal, split_word
-from medisseg.data.lists import (
-    TABLE,
-    TEXT,
-    Names,
-    Part,
-    find_parts,
-    list_files,
-    read_list,
-    read_rows,
-    read_table,
-    stem,
-)  # fmt: skip
+from medisseg.data.lists import TABLE, TEXT, find_parts, list_files, read_list
+from medisseg.data.names import Names, Part, stem
+from medisseg.data.tables import read_rows, read_table
 from medisseg.data.volumes import SLICE, expand
 from medisseg.errors import UserError
 

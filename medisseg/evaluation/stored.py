@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from medisseg.convention import InputConvention
 from medisseg.data.folder import Sample, resize_mask
-from medisseg.data.reading import IMAGE_SUFFIXES, BadFile
+from medisseg.data.reading import IMAGE_SUFFIXES, BadFile, open_picture
 from medisseg.errors import UserError
 from medisseg.evaluation.evaluate import Evaluation, Row, score
 from medisseg.picture import Picture
@@ -180,7 +180,7 @@ def _read(path: Path) -> npt.NDArray[np.integer]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             values = np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadFile(f"{path} is not a readable mask: {error}") from error
