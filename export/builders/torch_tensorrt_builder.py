@@ -78,10 +78,10 @@ def _convolutions(module: torch.nn.Module, typed: str) -> dict[str, int]:
     """
     counts: Counter[str] = Counter()
     for part in module.modules():
-        if hasattr(part, "get_layer_info"):
-            for layer in from_inspector(part.get_layer_info()):
-                if "convolution" in layer.name.lower():
-                    counts[layer.computes if layer.on_device else typed] += 1
+        inspect = getattr(part, "get_layer_info", None)
+        for layer in from_inspector(inspect()) if callable(inspect) else ():
+            if "convolution" in layer.name.lower():
+                counts[layer.computes if layer.on_device else typed] += 1
     return dict(counts)
 
 
