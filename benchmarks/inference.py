@@ -31,7 +31,7 @@ from benchmarks.common import machine, parser, percentiles, show, timed, write
 from benchmarks.network import straightforward
 from export.builders import registry
 from export.builders.spec import Spec
-from export.graph import trace
+from export.graph import export_graph, trace
 from export.runtime.engine import BaseEngine
 from export.runtime.onnx_engine import OnnxEngine
 from export.runtime.openvino_engine import OpenVinoEngine
@@ -146,7 +146,7 @@ def cpu_cases(model: Network, traits: Traits, options: argparse.Namespace) -> It
     size, threads = traits.convention.size, options.threads
     network = for_inference(model, portable=False)
     yield Case("pytorch", "fp32", lambda: TorchEngine(network, traits, "cpu", "fp32", threads))
-    graphs = {"": lambda: trace(for_inference(model), size, ("logits",), 20).SerializeToString()}
+    graphs = {"": lambda: export_graph(for_inference(model), size).SerializeToString()}
     if not options.no_peer:
         graphs[", straightforward"] = lambda: straight_graph(model, size)
     for suffix, made in graphs.items():
@@ -192,7 +192,7 @@ def tensorrt_cases(model: Network, traits: Traits, options: argparse.Namespace) 
             raise UserError(f"{backend} engines run on NVIDIA GPUs; use --device cuda")
         shape = (3, *traits.convention.size)
         network = for_inference(model)
-        graph = trace(network, traits.convention.size, ("logits",), 20)
+        graph = export_graph(network, traits.convention.size)
         settled = replace(settle(graph, "fp16", [pictures(1, shape)]), network=network)
         spec = Spec("fp16", (1, 1, traits.max_batch), "images", shape)
         built = registry.BUILDERS[backend](settled, spec, Steps(quiet=True).task)

@@ -28,7 +28,7 @@ from torch import nn
 
 from benchmarks.common import Row, cores, machine, show, write
 from benchmarks.summaries import RUNS
-from export.graph import trace
+from export.graph import export_graph
 from export.runtime.onnx_engine import OnnxEngine
 from export.runtime.openvino_engine import OpenVinoEngine
 from export.traits import Traits, parse_size
@@ -84,7 +84,7 @@ def peers(networks: Mapping[str, nn.Module], size: tuple[int, int]) -> Iterator[
 
 def graph_of(network: nn.Module, size: tuple[int, int]) -> bytes:
     """Return the ONNX graph of a network that answers one map."""
-    return trace(network, size, ("logits",), 20).SerializeToString()
+    return export_graph(network, size).SerializeToString()
 
 
 def count(model: nn.Module) -> int:

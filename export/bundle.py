@@ -262,11 +262,14 @@ def _check_signature(place: Path, manifest: bytes, key: Path) -> None:
 
 
 def refuse_other(place: Path) -> None:
-    """Refuse to replace a folder or a file that is not a bundle.
+    """Refuse to replace a folder or a file that is not a bundle, and a place that cannot be.
 
     Raises:
-        UserError: ``place`` holds something else.
+        UserError: ``place`` holds something else, or would lie inside a file.
     """
+    for parent in place.absolute().parents:
+        if parent.exists() and not parent.is_dir():
+            raise UserError(f"cannot write {place}: {parent} is a file; choose another --out")
     if place.is_dir():
         wrong = place.suffix == SUFFIX or (any(place.iterdir()) and not (place / MANIFEST).exists())
     else:

@@ -21,6 +21,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 
+from export.rewrites import merge_projections
 from medisseg.errors import UserError
 
 OPSET = 20
@@ -53,6 +54,8 @@ def export_graph(
         UserError: The network holds an operator that engines refuse.
     """
     model = trace(network, size, outputs, opset)
+    merge_projections(model)
+    drop_unused(model)
     check(model)
     return model
 
@@ -85,6 +88,7 @@ def trace(
     tidy(model)
     free_batch(model)
     drop_unused(model)
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)  # older parsers read it
     return model
 
 

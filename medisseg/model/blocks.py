@@ -90,13 +90,24 @@ class CBT(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """The convolution alone."""
-        out: Tensor = self.conv(self.depthwise(x) if self.separable else x)
-        return out
+        return convolve(self.conv, convolve(self.depthwise, x) if self.separable else x)
 
     def finish(self, x: Tensor) -> Tensor:
         """BatchNorm and activation."""
         out: Tensor = self.act(self.norm(x))
         return out
+
+
+def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """``conv(x)``; a 3 x 3 whose dilation is no smaller than the map by its centre tap alone.
+
+    The other eight taps read nothing but padding there, as at the coarsest level with the dilations
+    of the multi-receptive-field blocks.
+    """
+    if conv.kernel_size == (3, 3) and min(conv.dilation) >= max(x.shape[-2:]):
+        return F.conv2d(x, conv.weight[:, :, 1:2, 1:2], conv.bias, groups=conv.groups)
+    out: Tensor = conv(x)
+    return out
 
 
 class ChannelGate(nn.Module):

@@ -125,3 +125,42 @@ def test_polygraphy_reads_and_compares(graph: onnx.ModelProto, tmp_path: Path) -
     out = polygraphy("run", "b.onnx", "--onnxrt", "--load-inputs", "in.json",
                      "--load-outputs", "a.json", "--atol", "0.05", "--rtol", "0.01")  # fmt: skip
     assert "nsupported" not in out
+
+
+class Pair(nn.Module):
+    """What stands at the end of a CDFA: a 1 x 1 convolution that a 3 x 3 reads."""
+
+    def __init__(self, middle: int = 8, bias: bool = True, dilation: int = 1) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(8, middle, 1, bias=bias)
+        self.after = nn.Conv2d(middle, 8, 3, padding=dilation, dilation=dilation, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = F.pad(x, (0, 0, 0, 0, 0, 5)).exp()
+        answer: torch.Tensor = self.after(self.project(first)).tanh()
+        return answer
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_projection_is_merged_into_the_convolution_that_reads_it(bias: bool, dilation: int) -> None:
+    torch.manual_seed(0)
+    network = Pair(bias=bias, dilation=dilation)
+    merged = G.export_graph(network, SIZE)
+    kinds = [node.op_type for node in merged.graph.node]
+    assert kinds.count("Conv") == 1 and kinds.count("Add") == bias
+    batch = images(2)
+    wanted = network(torch.from_numpy(batch)).detach().numpy()
+    np.testing.assert_allclose(infer_with(merged)(batch), wanted, atol=1e-5)
+
+
+def test_projection_that_saves_work_stays() -> None:
+    """Through two channels a 3 x 3 of eight is cheaper than without them."""
+    merged = G.export_graph(Pair(middle=2), SIZE)
+    assert [node.op_type for node in merged.graph.node].count("Conv") == 2
+
+
+def test_graph_carries_the_oldest_ir_version_of_its_operators(graph: onnx.ModelProto) -> None:
+    """A parser refuses an IR version that it does not know, whatever the operators are."""
+    (opset,) = graph.opset_import
+    assert (opset.version, graph.ir_version) == (20, 9)

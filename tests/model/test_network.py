@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from medisseg.errors import UserError
-from medisseg.model.blocks import TeLU
+from medisseg.model.blocks import CBT, TeLU, upsample
 from medisseg.model.cdfa import CDFA, positions_innermost
 from medisseg.model.create import create_model
+from medisseg.model.decoder import Decoder
 from medisseg.model.inference import for_inference
 from medisseg.model.network import StageOneHead
 from medisseg.model.options import PRESETS, NetworkOptions
@@ -152,6 +153,39 @@ def test_stage_one_head_projects_first_and_equals_the_literal_form() -> None:
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_decoder_joins_before_it_enlarges_and_equals_the_literal_form() -> None:
+    torch.manual_seed(2)
+    decoder = Decoder(16, nn.Identity(), "telu", separable=False)
+    shake(decoder)
+    maps = [torch.randn(2, 16, side, side, requires_grad=True) for side in (5, 10)]
+    ours = decoder.joined(*maps)
+    expected = decoder.join.conv(torch.cat([upsample(maps[0]), maps[1]], 1))
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    for a, b in zip(
+        torch.autograd.grad(ours.square().sum(), maps),
+        torch.autograd.grad(expected.square().sum(), maps),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize(("dilation", "side", "taps"), [(8, 8, 1), (9, 8, 1), (7, 8, 9)])
+def test_dilation_as_large_as_the_map_is_its_centre_tap(
+    separable: bool, dilation: int, side: int, taps: int
+) -> None:
+    torch.manual_seed(2)
+    block = CBT(6, 6, 3, dilation, separable=separable)
+    x = torch.randn(2, 6, side, side - 1)
+    expected = block.conv(block.depthwise(x)) if separable else block.conv(x)
+    torch.testing.assert_close(block.project(x), expected, rtol=1e-5, atol=1e-6)
+    with FlopCounterMode(display=False) as counter:
+        block.project(x)
+    positions = 2 * 2 * side * (side - 1)
+    wanted = positions * (6 * taps + 36 if separable else 36 * taps)
+    assert counter.get_total_flops() == wanted
 
 
 @pytest.mark.parametrize("portable", [False, True])
