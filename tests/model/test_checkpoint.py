@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,11 +129,16 @@ def test_no_code_is_in_a_checkpoint(saved: tuple) -> None:
         assert json.loads(file.metadata()["medisseg"])["data"] == "made up"
 
 
-def test_a_full_disk_is_said_in_one_line_and_the_file_before_it_stays(saved: tuple) -> None:
+def test_a_full_disk_is_said_in_one_line_and_the_file_before_it_stays(
+    saved: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, path = saved
     before = path.read_bytes()
-    # What is written beside the file first goes to a device that is always full.
-    path.with_name(f".{path.name}.{os.getpid()}.part").symlink_to("/dev/full")
+    # What is written before it takes the file's place goes to a device that is always full.
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / path.name).symlink_to("/dev/full")
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *_: str(full))
     with pytest.raises(UserError, match="no space left"):
         save_checkpoint(path, model, model.info)
     assert path.read_bytes() == before
