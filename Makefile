@@ -1,5 +1,6 @@
 # make demo   train, build an engine and stream a video, all on generated data; DATA=, VIDEO= and TRUTH= take your own,
 #             MINUTES= trains longer
+# make constraints   pins and hashes anew after a change of pyproject.toml; UPGRADE=--upgrade takes the newest versions
 # make test   the whole test suite
 # make lint   ruff and mypy
 PYTHON  ?= python3
@@ -12,6 +13,7 @@ MINUTES ?=
 TESTS   ?= tests
 READY   := $(VENV)/ready
 BIN     := $(VENV)/bin
+PINNED  := constraints.txt requirements.lock tools/build-requirements.lock
 
 .PHONY: demo test lint setup constraints clean
 .DEFAULT_GOAL := demo
@@ -28,13 +30,16 @@ lint: setup
 
 setup: $(READY)
 
-$(READY): constraints.txt pyproject.toml setup.py CMakeLists.txt tools/setup.sh $(wildcard kernels/csrc/*)
+$(READY): $(PINNED) pyproject.toml setup.py CMakeLists.txt tools/setup.sh $(wildcard kernels/csrc/*)
 	@bash tools/setup.sh "$(PYTHON)" "$(VENV)"
 
+LOCK   := $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-annotate \
+  --custom-compile-command "make constraints"
+
 constraints:
-	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile -q --universal --python-version 3.10 --upgrade \
-	  pyproject.toml --extra dev tools/build-requirements.txt --no-annotate \
-	  --custom-compile-command "make constraints" -o constraints.txt
+	@$(BIN)/pip install -q uv && $(LOCK) $(UPGRADE) pyproject.toml --extra dev tools/build-requirements.txt -o constraints.txt
+	@grep -v '^torch==\|^nvidia-\|^cuda-' constraints.txt | $(LOCK) --no-deps --generate-hashes - -o requirements.lock
+	@$(LOCK) --generate-hashes --constraint constraints.txt tools/build-requirements.txt -o tools/build-requirements.lock
 
 clean:
 	@rm -rf "$(VENV)" build runs/demo

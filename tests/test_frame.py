@@ -167,6 +167,9 @@ def test_convention_refuses_sizes(size: tuple[int, ...]) -> None:
         InputConvention(size=size)  # type: ignore[arg-type]
 
 
+BUILD_LOCK = ROOT / "tools" / "build-requirements.lock"
+
+
 def setup(tmp_path: Path, python: str, **environment: str) -> subprocess.CompletedProcess[str]:
     script = ROOT / "tools" / "setup.sh"
     command = ["bash", str(script), python, str(tmp_path / "venv")]
@@ -200,3 +203,19 @@ def test_set_up_goes_on_from_one_that_was_killed(tmp_path: Path) -> None:
     lines = shown.stderr.strip().splitlines()
     assert shown.returncode == 2 and len(lines) == 1 and "could not be fetched" in lines[0]
     assert (venv / "bin" / "pip").is_file()  # what stood stays
+
+
+def test_set_up_refuses_a_wheel_that_is_not_the_pinned_one(tmp_path: Path) -> None:
+    venv, wheels = tmp_path / "venv", tmp_path / "wheels"
+    wheels.mkdir()
+    for pin in re.findall(r"^(\w+)==([\d.]+)", BUILD_LOCK.read_text(), re.MULTILINE):
+        (wheels / f"{'-'.join(pin)}-py3-none-any.whl").write_bytes(b"another program")
+    offline = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
+    }
+    shown = setup(tmp_path, sys.executable, **offline, CXX="c++ -O2")
+    lines = shown.stderr.strip().splitlines()
+    assert shown.returncode == 2 and len(lines) == 1 and "SHA-256 differs" in lines[0]
+    assert lines[0].startswith("error: cmake==") and not venv.exists()

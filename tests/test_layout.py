@@ -216,3 +216,29 @@ def test_what_is_imported_is_declared() -> None:
         and name not in {*ALLOWED, "typing_extensions", "pydantic_core"}  # of torch, of pydantic
     }
     assert not undeclared
+
+
+def pinned(name: str) -> dict[str, list[str]]:
+    """Return the requirements of a file of pins, each with its hashes."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    found: dict[str, list[str]] = {}
+    for words in lines:
+        hashes = [word for word in words if word.startswith("--hash=sha256:")]
+        found[" ".join(word for word in words if word not in hashes)] = hashes
+    return found
+
+
+def test_what_set_up_installs_is_pinned_and_hashed() -> None:
+    """``make constraints`` makes all three files; PyTorch's build differs by machine."""
+    pins, lock = pinned("constraints.txt"), pinned("requirements.lock")
+    build = pinned("tools/build-requirements.lock")
+    apart = ("torch==", "nvidia-", "cuda-")
+    assert {pin for pin in pins if not pin.startswith(apart)} == lock.keys()
+    assert build.keys() <= lock.keys()
+    assert not {pin for pin, hashes in (lock | build).items() if not hashes}
+    names = {pin.split("==")[0] for pin in pins}
+    toml = (ROOT / "pyproject.toml").read_text()
+    wanted = re.findall(r"^dependencies = \[.*?^\]|^dev = \[.*?^\]", toml, re.M | re.S)
+    quoted = re.findall(r'^    "([\w.-]+)', "\n".join(wanted), re.M)
+    assert len(wanted) == 2 and {re.sub(r"[-_.]+", "-", name).lower() for name in quoted} <= names

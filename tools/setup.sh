@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Make the virtual environment: pinned packages, the C++ extension, this checkout in editable form.
+# Every package must have the SHA-256 that a lock file names. PyTorch, whose build differs by machine, and the
+# NVIDIA libraries that it brings have their versions pinned only.
 # Usage: tools/setup.sh PYTHON VENV. Every failure is one line and exit code 2.
 set -u
 cd "$(dirname "$0")/.." || exit 2
@@ -36,7 +38,10 @@ fi
 unfetched="NewConnectionError|NameResolutionError|ProxyError|ReadTimeout|No matching distribution"
 unfetched+=${PIP_NO_INDEX:+|ResolutionImpossible} # what pip says of a folder that lacks a pinned wheel
 explain() { # what pip printed -> the one line that helps
-  if grep -q "No space left" "$log"; then
+  if grep -q "DO NOT MATCH THE HASHES" "$log"; then
+    other=$(grep -m 1 -oE "[A-Za-z0-9._-]+ ?==[^ ;]+" "$log")
+    fail "${other:-a package} is not the file that the lock names (its SHA-256 differs); it was not installed: check the index or folder it came from"
+  elif grep -q "No space left" "$log"; then
     fail "the disk is full; free $needed_mb MB and repeat"
   elif grep -qE "$unfetched" "$log"; then
     fail "packages could not be fetched; check the network, or install from a folder of wheels (docs/guide/install.md)"
@@ -48,16 +53,16 @@ install() {
   echo "  $1"
   local what=$1
   shift
-  "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --retries 2 \
-    --constraint constraints.txt "$@" >"$log" 2>&1 || explain "$what"
+  "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --retries 2 "$@" >"$log" 2>&1 || explain "$what"
 }
 
 echo "setting up in $venv (once)"
 rm -f "$venv/ready"
 [ -z "$lacking" ] || "$python" -m venv "$venv" >"$log" 2>&1 || explain "the virtual environment"
-install "build tools" --requirement tools/build-requirements.txt
-install "PyTorch" torch
-install "Med-DisSeg with its packages and C++ extension" --no-build-isolation --editable ".[dev]"
+install "build tools" --require-hashes --no-deps --requirement tools/build-requirements.lock
+install "packages" --require-hashes --no-deps --no-build-isolation --requirement requirements.lock
+install "PyTorch" --constraint constraints.txt torch
+install "Med-DisSeg with its C++ extension" --no-deps --no-build-isolation --editable .
 "$venv/bin/python" -c "from kernels import frames; frames.build_info()" >"$log" 2>&1 || explain "the C++ extension"
 touch "$venv/ready"
 rm -f "$log"
