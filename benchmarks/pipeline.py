@@ -1,12 +1,12 @@
 """The runner beside the loop that people write, with the same engine in the same run.
 
-    python -m benchmarks.pipeline --out FOLDER [--quick] [--device cpu] [--soak MINUTES]
+    python -m benchmarks.pipeline --out FOLDER [--quick] [--device cpu]
 
 ``runs``: a whole file at 640 x 480 through the engine alone, the loop (``cv2.VideoCapture``,
 resize, infer, ``addWeighted``, writer) and the runner, in turns, so that a busy machine is busy for
 all; ``own_share`` is the part of a frame's time that is not the engine's. ``own``: both with an
 engine that costs nothing. ``slow``: a model slower than the video, both at the video's own rate.
-``streams``: one stream and four. ``soak``: a live source, memory, threads and descriptors watched.
+``streams``: one stream and four. What stays flat over an hour: ``benchmarks.soak``.
 """
 
 from __future__ import annotations
@@ -249,7 +249,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser("pipeline", __doc__)
     given.add_argument("--model", default="edge-kvasir", help="checkpoint or bundle (edge-kvasir)")
     given.add_argument("--backend", default="auto", help="the engine's backend")
-    given.add_argument("--soak", type=float, metavar="MINUTES", help="only the soak, so long")
     args = given.parse_args(argv)
     from export.runtime import load_engine
 
@@ -258,23 +257,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         ThreadPoolExecutor(1) as thread,
         thread.submit(load_engine, args.model, args.device, args.backend).result() as opened,
     ):
-        engine, folder = Shared(opened, thread), Path(temporary)
-        if args.soak:
-            from benchmarks.pipeline_soak import measure_soak
-
-            tables = {"soak": [measure_soak(run_runner, engine, args.soak, folder)]}
-        else:
-            tables = measure(engine, folder, args.quick)
+        engine = Shared(opened, thread)
+        tables = measure(engine, Path(temporary), args.quick)
     for title, rows in tables.items():
         show(title, rows)
     named = [{"table": title, **row} for title, rows in tables.items() for row in rows]
-    name = "pipeline-soak" if args.soak else "pipeline"
-    write(args.out, name, machine(args.device), named, engine=engine.name, model=args.model)
+    write(args.out, "pipeline", machine(args.device), named, engine=engine.name, model=args.model)
     return 0
 
 
 def measure(engine: Shared, folder: Path, quick: bool) -> dict[str, list[Row]]:
-    """Return all tables but the soak's."""
+    """Return all tables."""
     frames, turns = (12, 1) if quick else (200, 3)
     video = write_video(folder / "video.mp4", frames)
     slow = write_video(folder / "slow.mp4", 20 if quick else 250)

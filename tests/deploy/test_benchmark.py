@@ -52,9 +52,30 @@ def test_the_tables(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "engine alone" in capsys.readouterr().out
 
 
-def test_a_soak(bench: Any) -> None:
-    (row,) = bench("pipeline-soak", "--soak", "0.12")
-    assert row["in"] == row["processed"] + row["dropped"] + row["failed"] > 50
-    assert row["in_flight"] == 0 and row["mb_late"] > 50
-    assert row["threads_late"] == row["threads_early"] > 5
-    assert abs(row["descriptors_late"] - row["descriptors_early"]) < 5  # it is a short one
+def test_a_soak(tmp_path: Path) -> None:
+    from benchmarks import soak
+
+    assert soak.main(["--out", str(tmp_path), "--quick"]) == 0
+    run, kill = json.loads((tmp_path / "soak.json").read_text())["rows"]
+    assert run["in"] == run["processed"] + run["dropped"] + run["failed"] > 50
+    assert run["accounts"] == kill["accounts"] == "exact" and run["pictures_watched"] > 5
+    assert run["mb_late"] > 50 and run["descriptors_late"] > 5 < run["threads_late"]
+    assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_soak_notices_what_a_killed_run_lost(tmp_path: Path) -> None:
+    from benchmarks import soak
+
+    def results(*ids: int) -> str:
+        lines = [
+            {"stream": 0, "id": i, "time_s": i, "monotonic_s": i, "outcome": "dropped"} for i in ids
+        ]
+        return "".join(json.dumps(line) + "\n" for line in lines)
+
+    path = tmp_path / "results.jsonl"
+    path.write_text(results(0, 2, 1, 3) + '{"stream": 0, "id"')
+    assert soak.left_behind(tmp_path) == {"in": 4, "missing_at_end": 0, "accounts": "exact"}
+    path.write_text(results(0, 2, 3, 4))
+    assert "has no line" in soak.left_behind(tmp_path)["accounts"]
+    path.write_text(results(0, 1, 1, 2))
+    assert "has two lines" in soak.left_behind(tmp_path)["accounts"]
