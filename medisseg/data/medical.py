@@ -105,6 +105,21 @@ def _windowed(values: npt.NDArray[np.float32], data: object) -> npt.NDArray[np.u
     return grey
 
 
+def nifti_spacing(path: Path) -> tuple[float, ...]:
+    """Return the millimetres between slices, rows and columns, in the order of the slices' axes.
+
+    Raises:
+        BadFile: Not NIfTI.
+    """
+    import nibabel
+
+    try:
+        zooms = nibabel.load(path).header.get_zooms()  # type: ignore[attr-defined]
+    except Exception as error:
+        raise BadFile(f"{path} is not a readable NIfTI volume ({error})") from error
+    return tuple(float(side) for side in zooms[2::-1])
+
+
 def nifti_volume(path: Path) -> npt.NDArray[np.float32]:
     """Return a volume as slices [D, H, W], rows from the front (the file's second axis).
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medisseg.data.layout import in_mask_folder, walk
-from medisseg.data.medical import nifti_volume
+from medisseg.data.medical import nifti_spacing, nifti_volume
 from medisseg.data.reading import BadFile
 from medisseg.errors import UserError
 
@@ -93,6 +93,39 @@ def _nifti_slices(paths: Sequence[Path], root: Path) -> dict[str, Slice]:
         for k in range(len(_volume(path, other)[0])):
             found[f"{case}_slice{k:03}"] = Slice(path, case, k, None, other)
     return found
+
+
+def spacing_of(part: Slice) -> tuple[float, float, float] | None:
+    """Return the millimetres between a volume's slices, rows and columns; None: the file is silent.
+
+    NIfTI says them in its header; of ``.npz`` and ``.h5`` an array ``spacing`` of three is taken.
+
+    Raises:
+        BadFile: Not three positive numbers.
+    """
+    path = part.path
+    if _suffix(path).startswith(".nii"):
+        found = nifti_spacing(path)
+    elif part.index is None:
+        return None
+    elif (stored := _array(path, "spacing")) is not None:
+        found = tuple(float(value) for value in stored.ravel())
+    else:
+        return None
+    if len(found) != 3 or not all(0 < value < 1000 for value in found):
+        raise BadFile(f"{path} has the spacing {found}; expected three positive millimetres")
+    return found
+
+
+def _array(path: Path, name: str) -> npt.NDArray[np.number] | None:
+    """Return an array of ``.npz`` or ``.h5``; None where there is none of that name."""
+    if _suffix(path) == ".npz":
+        with np.load(path) as file:
+            return file[name] if name in file.files else None
+    import h5py
+
+    with h5py.File(path) as file:
+        return file[name][:] if name in file else None
 
 
 def expand(names: Iterable[str], available: Iterable[str]) -> list[str]:

@@ -21,6 +21,7 @@ from medisseg.convention import InputConvention
 from medisseg.data.folder import Sample, resize_mask
 from medisseg.evaluation import metrics
 from medisseg.evaluation.detection import Detection, detect, summarize, sweep
+from medisseg.evaluation.volumes import VolumeScores
 from medisseg.files import replacing
 from medisseg.picture import Picture
 from medisseg.predictor import Logits, Prediction, Predictor
@@ -72,13 +73,18 @@ class Evaluation:
 
     rows: tuple[Row, ...]
     seed: int = 0
+    volumes: VolumeScores | None = None
 
     def summary(self) -> Json:
-        """Return what ``metrics.json`` holds: averages with 95 % intervals, and ``native``."""
+        """Return what ``metrics.json`` holds: averages with 95 % intervals, and ``native``.
+
+        Of slices of volumes ``volumes``, too: the scores of whole volumes.
+        """
         network, native = (self._averages(where) for where in ("network", "native"))
         bounds = network.pop("intervals")
         counted = {"images": len(self.rows), "intervals": bounds, "native": native}
-        return {**network, **counted, "detection": self.detection()}
+        whole = {} if self.volumes is None else {"volumes": self.volumes.summary()}
+        return {**network, **counted, "detection": self.detection(), **whole}
 
     def detection(self) -> Json:
         """Return lesions found and false regions, at the images' own size."""
@@ -133,6 +139,7 @@ def evaluate(
     batch: int = 8,
     seed: int = 0,
     advance: Callable[[int], object] = lambda images: None,
+    volumes: VolumeScores | None = None,
 ) -> Evaluation:
     """Score a predictor on labelled samples.
 
@@ -143,6 +150,7 @@ def evaluate(
         batch: Images per run of the network.
         seed: Of the bootstrap.
         advance: Told the number of images after each batch.
+        volumes: Collects slices, and scores the volumes that they are of.
 
     Raises:
         UserError: An image or mask cannot be used.
@@ -157,9 +165,9 @@ def evaluate(
         logits = predictor.logits(images)
         for sample, answer, picture in zip(part, logits, pictures, strict=True):
             group = (groups or {}).get(sample.name, "")
-            rows.append(score(predictor, sample, answer, group, picture))
+            rows.append(score(predictor, sample, answer, group, picture, volumes))
         advance(len(part))
-    return Evaluation(tuple(rows), seed)
+    return Evaluation(tuple(rows), seed, volumes)
 
 
 class Answers(Protocol):
@@ -184,10 +192,12 @@ def score(
     logits: npt.NDArray[np.float32],
     group: str = "",
     picture: Picture | None = None,
+    volumes: VolumeScores | None = None,
 ) -> Row:
     """Score one image's logits [K, h, w] at the network's and at the image's own resolution.
 
-    At the network's resolution only the picture that it was given counts.
+    At the network's resolution only the picture that it was given counts. ``volumes`` gets the
+    mask of the image's own.
     """
     size = (sample.mask.shape[0], sample.mask.shape[1])
     place = picture or Picture.whole(size)
@@ -205,6 +215,8 @@ def score(
     same = (height, width) == size and place.fills(size)
     restored = small if same else predictor.restore(logits, size, place)
     native = network if same else _score(restored, sample.mask, predictor.classes, void)
+    if volumes is not None:
+        volumes.add(sample.name, restored.mask, sample.mask)
     found = restored.mask > 0
     regions = detect(found if void is None else found & ~void, sample.mask > 0)
     foreground = small.foreground
@@ -258,6 +270,14 @@ def write_results(
                 told["classes"][str(index)]["name"] = label["name"]
         temporary.write_text(json.dumps(told, indent=2) + "\n")
     _write_rows(evaluation, out / "per_image.csv")
+    if evaluation.volumes is not None:
+        with (
+            replacing(out / "per_volume.csv") as temporary,
+            open(temporary, "w", newline="") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["volume", "class", "dice", f"hd95_{evaluation.volumes.unit}"])
+            writer.writerows(evaluation.volumes.rows())
 
 
 def _write_rows(evaluation: Evaluation, path: Path) -> None:

@@ -14,11 +14,11 @@ from medisseg.errors import UserError
 from medisseg.schema import Json
 
 if TYPE_CHECKING:
-    from medisseg.predictor import Predictor
+    from rich.table import Table as RichTable
 
-if TYPE_CHECKING:
     from medisseg.data.folder import Sample
-    from medisseg.predictor import Prediction
+    from medisseg.evaluation.volumes import VolumeScores
+    from medisseg.predictor import Prediction, Predictor
 
 EXAMPLE = "medisseg evaluate edge-polyp --data data/kvasir-seg --split val --out runs/val"
 
@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also measure under codecs, noise, blur, light and screens (corruptions.md)",
     )
+    parser.add_argument(
+        "--spacing", metavar="MM", help="slices,rows,columns of volumes whose files say none"
+    )
+    parser.add_argument(
+        "--class-names", default="", help="of --predictions, without background: liver,spleen"
+    )
     parser.add_argument("--batch", type=int, default=8, help="images per run (default: 8)")
     parser.add_argument("--threshold", type=float, help="default: the checkpoint's own")
     parser.add_argument(
@@ -82,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
     from medisseg.evaluation.opening import open_predictor
     from medisseg.evaluation.progress import progress
+    from medisseg.evaluation.volumes import find_volumes
     from medisseg.text import console as terminal
     from medisseg.text import plain
 
@@ -103,6 +110,9 @@ def run(args: argparse.Namespace) -> int:
     samples = SegmentationFolder(
         args.data, args.split, classes=predictor.classes, unmasked=args.unmasked
     )
+    volumes = find_volumes(
+        samples, predictor.classes, args.spacing, [label.name for label in predictor.labels]
+    )
     for note in samples.notes():
         print(plain(note))
     negatives = Negatives(args.negatives) if args.negatives else None
@@ -110,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         warn_of_training_images(checkpoint, samples.names)
     groups = group_table(samples.root, None, samples.names)
     with progress("evaluating", len(samples)) as advance:
-        result = evaluate(predictor, samples, groups, args.batch, args.seed, advance)
+        result = evaluate(predictor, samples, groups, args.batch, args.seed, advance, volumes)
     clean = None
     if negatives:
         with progress("images without lesion", len(negatives)) as advance:
@@ -122,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
     told = about(args, predictor)
     console = terminal()
     console.print(_table(told, result.summary(), result.groups()))
+    if volumes is not None:
+        console.print(_volumes(volumes))
     console.print(_regions(result, clean))
     if args.out:
         write_results(result, told, args.out, clean)
@@ -150,6 +162,7 @@ def run_stored(args: argparse.Namespace) -> int:
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
     from medisseg.evaluation.progress import progress
     from medisseg.evaluation.stored import StoredMasks
+    from medisseg.evaluation.volumes import find_volumes
     from medisseg.text import console as terminal
 
     used = [f"--{name}" for name in ("ensemble", "corruptions", "negatives") if getattr(args, name)]
@@ -169,10 +182,12 @@ def run_stored(args: argparse.Namespace) -> int:
     samples = SegmentationFolder(
         args.data, args.split, classes=args.classes, unmasked=args.unmasked
     )
+    named = [name.strip() for name in args.class_names.split(",") if name.strip()]
+    volumes = find_volumes(samples, args.classes, args.spacing, named)
     stored.check(samples.names)
     groups = group_table(samples.root, None, samples.names)
     with progress("evaluating", len(samples)) as advance:
-        result = stored.evaluate(samples, groups, args.seed, advance)
+        result = stored.evaluate(samples, groups, args.seed, advance, volumes)
     told = {
         "model": stored.name,
         "architecture": "masks of another system",
@@ -186,6 +201,8 @@ def run_stored(args: argparse.Namespace) -> int:
     }
     console = terminal()
     console.print(_table(told, result.summary(), result.groups()))
+    if volumes is not None:
+        console.print(_volumes(volumes))
     console.print(_regions(result, None))
     if args.out:
         write_results(result, told, args.out)
@@ -244,6 +261,20 @@ def _table(told: Json, summary: Json, groups: list[str] | None) -> Any:
         table.add_row(*row)
     whole = f", drawing whole sequences or patients ({len(set(groups))})" if groups else ""
     table.caption = f"95 % bootstrap intervals in brackets{whole}"
+    return table
+
+
+def _volumes(volumes: VolumeScores) -> RichTable:
+    from rich.table import Table
+
+    from medisseg.evaluation.evaluate_page import volume_rows
+
+    headers, rows = volume_rows(volumes.summary())
+    table = Table(*headers, title="whole volumes, at the slices' own size")
+    for row in rows:
+        table.add_row(*row)
+    if volumes.partial:
+        table.caption = f"of {', '.join(volumes.partial[:3])} the split holds some slices only"
     return table
 
 

@@ -53,6 +53,12 @@ REGIONS_TEXT = (
 )
 
 
+VOLUMES_TEXT = (
+    "Slices are put together again and each class is scored once a volume, in 3D at the slices' "
+    "own size; the means are over the volumes, and of these over the classes."
+)
+
+
 def region_rows(evaluation: Evaluation, negatives: Evaluation | None) -> list[list[str]]:
     """Return a line for the labelled images and one for those without lesion."""
     rows = []
@@ -73,6 +79,17 @@ def region_rows(evaluation: Evaluation, negatives: Evaluation | None) -> list[li
             ]
         )
     return rows
+
+
+def volume_rows(told: Json) -> tuple[list[str], list[list[str]]]:
+    """Return headers and a line for each class and for their mean."""
+    lines = {**told["classes"], "mean of the classes": {**told, "dice": told["mdsc"]}}
+    rows = [
+        [name, str(one["volumes"]), f"{one['dice']:.4f}",
+         "" if one["hd95"] is None else f"{one['hd95']:.2f}"]
+        for name, one in lines.items()
+    ]  # fmt: skip
+    return ["class", "volumes", "Dice", f"HD95, {told['unit']}"], rows
 
 
 def write_froc(evaluation: Evaluation, path: Path, negatives: Evaluation | None = None) -> None:
@@ -128,6 +145,9 @@ def write_page(
         ]
         headers = ["class", "images", *(t for k, t in LABELS.items() if k != "calibration_error")]
         page.heading("Classes").table(headers, rows, "Over the images where the class occurs.")
+    if evaluation.volumes is not None:
+        headers, lines = volume_rows(evaluation.volumes.summary())
+        page.heading("Whole volumes").table(headers, lines, VOLUMES_TEXT)
     page.heading("Regions").table(REGIONS, region_rows(evaluation, negatives), REGIONS_TEXT)
     page.figure(froc(evaluation.sweeps(), negatives.sweeps() if negatives else None))
     page.heading("Distributions").figure(

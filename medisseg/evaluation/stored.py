@@ -3,6 +3,7 @@
 Whatever made them (a commercial detector, SAM 3, an official release): one file an image, named as
 it. For one class, files of 0 and 1 are masks and all others grey values of a probability; for
 several classes, files of class indices. The value range is decided once for the whole folder.
+Of slices of volumes a NIfTI file a case will do, too, on the voxels of its image.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ import numpy.typing as npt
 
 from medisseg.convention import InputConvention
 from medisseg.data.folder import Sample, resize_mask
+from medisseg.data.medical import nifti_volume
 from medisseg.data.reading import IMAGE_SUFFIXES, BadFile, open_picture
+from medisseg.data.volumes import SLICE
 from medisseg.errors import UserError
 from medisseg.evaluation.evaluate import Evaluation, Row, score
+from medisseg.evaluation.volumes import VolumeScores
 from medisseg.picture import Picture
 from medisseg.predictor import Logits, Prediction
 
 ENDINGS = re.compile(
     r"[_-](pred|prediction|predicted|mask|seg|segmentation|output|out|result|prob)$", re.I
 )
+NIFTI = re.compile(r"\.nii(\.gz)?$", re.I)
 # Probabilities of 8-bit files are multiples of 1 / 255; certainty is given a finite logit.
 CERTAIN = 1e-4
 
@@ -71,7 +76,11 @@ class StoredMasks:
         ]
         self.files = {ENDINGS.sub("", path.stem): path for path in found}
         self.files |= {path.stem: path for path in found}
-        if not found:
+        volumes = sorted(p for p in self.folder.rglob("*") if NIFTI.search(p.name))
+        self.volumes = {ENDINGS.sub("", NIFTI.sub("", path.name)): path for path in volumes}
+        self.volumes |= {NIFTI.sub("", path.name): path for path in volumes}
+        self._volume: tuple[Path, npt.NDArray[np.float32]] | None = None  # the last one read
+        if not found and not volumes:
             raise UserError(f"{folder} holds no masks; expected files {', '.join(IMAGE_SUFFIXES)}")
 
     def check(self, names: Sequence[str]) -> None:
@@ -80,7 +89,7 @@ class StoredMasks:
         Raises:
             UserError: Masks are missing; the first is named, with the file that is nearest.
         """
-        missing = [name for name in names if name.rsplit("/", 1)[-1] not in self.files]
+        missing = [name for name in names if self._source(name) is None]
         if missing:
             near = difflib.get_close_matches(missing[0], self.files, n=1)
             hint = f" (nearest: {self.files[near[0]].name})" if near else ""
@@ -92,8 +101,34 @@ class StoredMasks:
     @cached_property
     def top(self) -> float:
         """The value that means certainty: 1, 255 or 65535, by the folder's largest value."""
-        largest = max(int(_read(path).max()) for path in dict.fromkeys(self.files.values()))
+        reads = ((_read, self.files), (nifti_volume, self.volumes))
+        largest = max(
+            int(read(path).max()) for read, table in reads for path in dict.fromkeys(table.values())
+        )
         return 1.0 if largest <= 1 else 255.0 if largest <= 255 else 65535.0
+
+    def _source(self, name: str) -> tuple[Path, int | None] | None:
+        """Return the file that an image's mask is in, and its place in a volume."""
+        short = name.rsplit("/", 1)[-1]
+        if short in self.files:
+            return self.files[short], None
+        match = SLICE.match(short)
+        path = self.volumes.get(match["case"]) if match else None
+        return (path, int(match["number"])) if match and path else None
+
+    def _values(self, name: str) -> tuple[Path, npt.NDArray[np.number]]:
+        source = self._source(name)
+        if source is None:
+            raise UserError(f"{self.folder} has no mask of {name}")
+        path, place = source
+        if place is None:
+            return path, _read(path)
+        if self._volume is None or self._volume[0] != path:
+            self._volume = path, nifti_volume(path)
+        volume = self._volume[1]
+        if place >= len(volume):
+            raise BadFile(f"{path} has {len(volume)} slices, but {name} is one of its image")
+        return path, volume[place]
 
     def predict(self, sample: Sample) -> Prediction:
         """Return the stored mask of an image at the image's size, as logits [K, H, W].
@@ -101,8 +136,7 @@ class StoredMasks:
         Raises:
             UserError: Not readable, of another shape, or of a class that is none.
         """
-        path = self.files[sample.name.rsplit("/", 1)[-1]]
-        values = _read(path)
+        path, values = self._values(sample.name)
         height, width = sample.mask.shape
         if abs(values.shape[0] * width - values.shape[1] * height) > max(values.shape) * 2:
             raise BadFile(
@@ -126,6 +160,7 @@ class StoredMasks:
         groups: Mapping[str, str] | None = None,
         seed: int = 0,
         advance: Callable[[int], object] = lambda images: None,
+        volumes: VolumeScores | None = None,
     ) -> Evaluation:
         """Score every sample's stored mask; as :func:`medisseg.evaluation.evaluate.evaluate`."""
 
@@ -134,10 +169,11 @@ class StoredMasks:
                 native = self.predict(sample)
                 small = self._at_network(native)
                 one = _Answer(self.convention, self.classes, self.threshold, native)
-                yield score(one, sample, small, (groups or {}).get(sample.name, ""))
+                group = (groups or {}).get(sample.name, "")
+                yield score(one, sample, small, group, volumes=volumes)
                 advance(1)
 
-        return Evaluation(tuple(rows()), seed)
+        return Evaluation(tuple(rows()), seed, volumes)
 
     def _at_network(self, native: Prediction) -> Logits:
         """Return logits at the protocol's resolution; a hard mask is resized as references are."""

@@ -13,12 +13,17 @@ the three rules agree but for what a network misses altogether.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
+from medisseg.data.folder import SegmentationFolder
+from medisseg.data.volumes import SLICE, spacing_of
+from medisseg.errors import UserError
 
 Labels = npt.NDArray[np.integer]
 Spacing = tuple[float, float, float]  # millimetres between slices, rows and columns
@@ -72,11 +77,107 @@ def hd95(
     return float(max(np.percentile(side, 95) for side in distances))
 
 
-def put_together(
-    slices: Mapping[str, npt.NDArray[np.number]], order: Sequence[str]
-) -> npt.NDArray[np.number]:
-    """Return the volume [D, H, W] of slices [H, W] by name, in an order of names."""
-    return np.stack([slices[name] for name in order])
+class VolumeScores:
+    """Scores whole volumes while their slices come by, and forgets each once it is scored.
+
+    Args:
+        folder: Samples that are slices of volumes.
+        classes: With the background; 1 means one foreground class.
+        spacing: In millimetres, for files that say none.
+        names: Of the foreground classes.
+
+    Raises:
+        UserError: Some volumes have a spacing and others none.
+
+    Example:
+        >>> volumes = VolumeScores(SegmentationFolder("synapse", "test", classes=9), 9)
+        >>> evaluate(predictor, folder, keep=volumes.add)
+        >>> volumes.summary()["mdsc"]
+    """
+
+    def __init__(
+        self,
+        folder: SegmentationFolder,
+        classes: int,
+        spacing: Spacing | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
+        parts = {name: part for name in folder.names if (part := folder.files[name].slice)}
+        self.classes = classes
+        self.names = ("background", *names)
+        self.case_of = {name: part.case for name, part in parts.items()}
+        self.missing = Counter(self.case_of.values())
+        whole = Counter(f.slice.case for f in folder.files.values() if f.slice)
+        self.partial = [case for case, count in self.missing.items() if count < whole[case]]
+        first = {part.case: part for part in reversed(parts.values())}
+        self.spacing = {case: spacing_of(part) or spacing for case, part in first.items()}
+        silent = [case for case, known in self.spacing.items() if known is None]
+        if silent and len(silent) < len(self.spacing):
+            raise UserError(
+                f"{silent[0]} says no spacing, but others do ({len(silent)} of {len(self.spacing)} "
+                "volumes); --spacing SLICES,ROWS,COLUMNS gives it in millimetres"
+            )
+        self.unit = "voxels" if silent else "mm"
+        self.waiting: dict[str, dict[str, tuple[Labels, Labels]]] = {}
+        self.cases: dict[str, dict[int, dict[str, float]]] = {}
+
+    def add(self, name: str, pred: Labels, true: Labels) -> None:
+        """Take a slice's class indices [H, W]; the last slice of a case scores it."""
+        case = self.case_of[name]
+        there = self.waiting.setdefault(case, {})
+        there[name] = pred.astype(np.uint8), true.astype(np.uint8)
+        if len(there) == self.missing[case]:
+            order = sorted(there, key=_number)
+            volumes = [np.stack([there[name][side] for name in order]) for side in (0, 1)]
+            self.cases[case] = volume_metrics(*volumes, self.classes, self.spacing[case])
+            del self.waiting[case]
+
+    def summary(self) -> dict[str, Any]:
+        """Return :func:`summarize` of all cases, and the ``unit`` of their distances."""
+        return {"unit": self.unit, **summarize(self.cases, self.names)}
+
+    def rows(self) -> list[list[str]]:
+        """Return a line a case and class: case, class, Dice, HD95 (empty: there is none)."""
+        return [
+            [case, self.name(index), f"{one['dice']:.6f}",
+             "" if np.isnan(one["hd95"]) else f"{one['hd95']:.6f}"]
+            for case, found in self.cases.items() for index, one in found.items()
+        ]  # fmt: skip
+
+    def name(self, index: int) -> str:
+        """Return what a class is called."""
+        return self.names[index] if index < len(self.names) else str(index)
+
+
+def find_volumes(
+    folder: SegmentationFolder, classes: int, spacing: str | None, names: Sequence[str] = ()
+) -> VolumeScores | None:
+    """Return the collector of a folder of volumes; None where its samples are images.
+
+    Raises:
+        UserError: ``spacing`` is not such as "3,0.7,0.7", or goes with images.
+    """
+    given: list[float] = []
+    if spacing is not None:
+        try:
+            given = [float(value) for value in spacing.split(",")]
+        except ValueError:
+            given = []
+        if len(given) != 3 or not all(0 < value < 1000 for value in given):
+            raise UserError(
+                f"--spacing is {spacing!r}; expected millimetres of slices, rows and columns, "
+                "such as 3,0.75,0.75"
+            )
+    if not all(folder.files[name].slice for name in folder.names):
+        if given:
+            raise UserError(f"--spacing is of volumes; {folder.root} holds images")
+        return None
+    return VolumeScores(folder, classes, (given[0], given[1], given[2]) if given else None, names)
+
+
+def _number(name: str) -> int:
+    match = SLICE.match(name)
+    return int(match["number"]) if match else 0
 
 
 def summarize(
