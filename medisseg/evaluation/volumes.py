@@ -128,8 +128,8 @@ class VolumeScores:
         there[name] = pred.astype(np.uint8), true.astype(np.uint8)
         if len(there) == self.missing[case]:
             order = sorted(there, key=_number)
-            volumes = [np.stack([there[name][side] for name in order]) for side in (0, 1)]
-            self.cases[case] = volume_metrics(*volumes, self.classes, self.spacing[case])
+            pred, true = (np.stack([there[name][side] for name in order]) for side in (0, 1))
+            self.cases[case] = volume_metrics(pred, true, self.classes, self.spacing[case])
             del self.waiting[case]
 
     def summary(self) -> dict[str, Any]:
