@@ -49,7 +49,7 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """Return half-precision values as float32, others as they are."""
+    """Return half-precision values as float32, others as they are; of any shape."""
     return tensor.to(compute_dtype(tensor))
 
 

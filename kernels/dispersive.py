@@ -159,7 +159,7 @@ def forward(h: Tensor, *values: Unpack[Values]) -> tuple[Tensor, Tensor]:
 def backward(
     gradient: Tensor, h: Tensor, loss: Tensor, matrix: Tensor, *values: Unpack[Values]
 ) -> Tensor:
-    """The gradient by h, contiguous."""
+    """The gradient by h [N, D], contiguous; ``gradient`` and ``loss`` are scalars."""
     options = Options(*values)
     if len(h) < 2:
         return h.new_zeros(h.shape)

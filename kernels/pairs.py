@@ -53,7 +53,7 @@ class Options(NamedTuple):
 
 
 def finish_infonce(log_sum: Tensor, n: int, options: Options) -> Tensor:
-    """The loss from the log-sum-exp of -D / tau over all ordered pairs i != j."""
+    """The loss from the log-sum-exp, a scalar, of -D / tau over all ordered pairs i != j."""
     if options.include_diagonal:
         log_sum = torch.logaddexp(log_sum, log_sum.new_full((), math.log(n)))
     mean = log_sum - math.log(options.count(n))
@@ -75,7 +75,7 @@ def few_forward(h: Tensor, options: Options) -> tuple[Tensor, Tensor]:
 
 
 def few_finish(gram: Tensor, squares: Tensor, d: int, options: Options) -> tuple[Tensor, Tensor]:
-    """The loss and M from the Gram matrix and the sum over columns of squared squares."""
+    """The loss and M [N, N] from the Gram matrix [N, N] and the columns' sum of squared squares."""
     n = len(gram)
     if options.variant == "covariance":
         unit = 1 / (n - 1) ** 2
@@ -107,7 +107,7 @@ def few_finish(gram: Tensor, squares: Tensor, d: int, options: Options) -> tuple
 
 
 def few_backward(gradient: Tensor, h: Tensor, matrix: Tensor, options: Options) -> Tensor:
-    """Return M h times the upstream ``gradient``, with the columns' means kept apart from M."""
+    """Return M h [N, D] times the upstream ``gradient``; the columns' means are added apart."""
     n = len(h)
     out = h.new_empty(h.shape)
     matrix = matrix * gradient
@@ -152,7 +152,7 @@ class Rows(NamedTuple):
 
 
 def prepare(h: Tensor, variant: str) -> Rows:
-    """Centre the rows, of unit length for the cosine, in float32 or wider."""
+    """Centre the rows of h [N, D], of unit length for the cosine, in float32 or wider."""
     x, inverse = wide(h), None
     if variant == "infonce_cosine":
         length = x.norm(dim=1)
@@ -168,7 +168,7 @@ def prepare(h: Tensor, variant: str) -> Rows:
 
 
 def finish_gradient(found: Tensor, rows: Rows, dtype: torch.dtype) -> Tensor:
-    """Turn the gradient by the prepared rows into that by h."""
+    """Turn the gradient [N, D] by the prepared rows into that by h."""
     if rows.inverse is not None:
         unit = rows.x + rows.mean
         found = (found - unit * (unit * found).sum(1, keepdim=True)) * rows.inverse[:, None]
@@ -176,7 +176,7 @@ def finish_gradient(found: Tensor, rows: Rows, dtype: torch.dtype) -> Tensor:
 
 
 def many_forward(h: Tensor, options: Options) -> Tensor:
-    """Return the loss, tile by tile of the upper triangle."""
+    """Return the loss of h [N, D], tile by tile of the pairs' upper triangle."""
     n, d = h.shape
     rows = prepare(h, options.variant)
     if options.variant == "covariance":
@@ -198,7 +198,7 @@ def many_forward(h: Tensor, options: Options) -> Tensor:
 
 
 def many_backward(gradient: Tensor, h: Tensor, loss: Tensor, options: Options) -> Tensor:
-    """Return the gradient by h, computing every tile again."""
+    """Return the gradient by h [N, D], computing every tile of pairs again."""
     n, d = h.shape
     rows = prepare(h, options.variant)
     if options.variant == "covariance":

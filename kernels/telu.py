@@ -39,7 +39,7 @@ def telu(x: Tensor) -> Tensor:
 
 
 def telu_reference(x: Tensor) -> Tensor:
-    """The definition in plain operators, for export: arrives in ONNX as Min, Exp, Tanh, Mul."""
+    """The definition in plain operators, of any shape; in ONNX it is Min, Exp, Tanh, Mul."""
     highest = torch.full((), HIGHEST, dtype=x.dtype, device=x.device)
     return x * torch.tanh(torch.exp(torch.minimum(x, highest)))
 
@@ -49,7 +49,7 @@ torch.library.define("medisseg::telu_backward", "(Tensor gradient, Tensor x) -> 
 
 
 def forward(x: Tensor) -> Tensor:
-    """The value on any device, chunk by chunk: every pass but the first and last is in cache."""
+    """The value, of any shape and device, in chunks that stay in cache between passes."""
     out = torch.empty_like(x)
     for y, v, spare, t in _chunks(out, x):
         held = _clamp(v, y if y.dtype == t.dtype else spare, max=None)
@@ -61,7 +61,7 @@ def forward(x: Tensor) -> Tensor:
 
 
 def backward(gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient x derivative, on any device, chunk by chunk."""
+    """gradient x derivative, both of the shape of x, on any device, in chunks as above."""
     out = torch.empty_like(x)
     for d, v, g, spare, t in _chunks(out, x, gradient):
         held = _clamp(v, d if d.dtype == t.dtype else spare, max=HIGHEST)

@@ -47,7 +47,7 @@ torch.library.define("medisseg::upsample_concat", "(Tensor[] maps, SymInt[] size
 
 
 def forward(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """The same in PyTorch's own operators, on any device."""
+    """The same in PyTorch's own operators: maps [N, C, h, w] -> [N, sum of C, *size]."""
     out, first = empty_joined(maps, size), 0
     for x in maps:
         same = list(x.shape[2:]) == list(size)

@@ -122,7 +122,7 @@ torch.library.define(
 
 
 def forward(logits: Tensor, values: Tensor) -> Tensor:
-    """The filter form in PyTorch's own operators, on any device."""
+    """The filter form in PyTorch's own operators, on any device: [N, C, H, W], as ``values``."""
     attention, padded = _prepare(logits, values)
     filters = _filters(attention)
     out = torch.zeros_like(padded[..., 2:-2, 2:-2])
@@ -132,7 +132,7 @@ def forward(logits: Tensor, values: Tensor) -> Tensor:
 
 
 def backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients by logits and values, with the filters computed again."""
+    """Gradients by logits [N, heads * 81, H, W] and values [N, C, H, W]; filters are remade."""
     attention, padded = _prepare(logits, values)
     filters = _filters(attention)
     flowing = gradient.to(padded.dtype).contiguous().view(padded[..., 2:-2, 2:-2].shape)

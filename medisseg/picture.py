@@ -69,7 +69,7 @@ class Picture:
         return image[self.slices]
 
     def hide_rest(self, image: Image) -> None:
-        """Make everything outside black, in place."""
+        """Make an image uint8 [H, W, 3] black outside, in place."""
         image[: self.top] = 0
         image[self.top + self.height :] = 0
         image[:, : self.left] = 0

@@ -61,7 +61,10 @@ def find_picture(image: Image) -> Picture:
 
 
 def look(image: Image) -> Picture | None:
-    """Return where the picture stands, the whole frame if it is cropped, None if nobody can say."""
+    """Return the picture's rectangle in a frame uint8 RGB [H, W, 3].
+
+    The whole frame where it is cropped already; None where no rectangle is certain.
+    """
     import cv2
 
     height, width = image.shape[:2]

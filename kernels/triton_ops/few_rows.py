@@ -61,7 +61,7 @@ def forward(h: Tensor, options: Options) -> tuple[Tensor, Tensor]:
 
 
 def backward(gradient: Tensor, h: Tensor, matrix: Tensor, options: Options) -> Tensor:
-    """The gradient by h, contiguous."""
+    """The gradient by h [N, D], contiguous; ``matrix`` [N, N] is from the forward pass."""
     n, d = h.shape
     out = torch.empty(n, d, dtype=h.dtype, device=h.device)
     grid, steps, sizes = _launch(h, options)

@@ -31,7 +31,7 @@ _LN_2 = tl.constexpr(math.log(2))
 
 
 def forward(h: Tensor, options: Options) -> Tensor:
-    """The loss."""
+    """The loss of h [N, D], a float32 scalar."""
     n, d = h.shape
     rows = pairs.prepare(h, options.variant)
     hinge = options.variant == "hinge"
@@ -53,7 +53,7 @@ def forward(h: Tensor, options: Options) -> Tensor:
 
 
 def backward(gradient: Tensor, h: Tensor, loss: Tensor, options: Options) -> Tensor:
-    """The gradient by h, contiguous."""
+    """The gradient by h [N, D], contiguous."""
     n, d = h.shape
     rows = pairs.prepare(h, options.variant)
     found = torch.empty_like(rows.x)

@@ -15,7 +15,7 @@ TILE = 1024  # numbers a program: 8 a thread
 
 
 def takes(maps: Sequence[Tensor]) -> bool:
-    """Whether the kernel serves the maps: channels innermost, nothing empty."""
+    """Whether the kernel serves the maps [N, C, h, w]: channels innermost, nothing empty."""
     return all(
         x.dtype in DTYPES
         and x.numel() > 0

@@ -36,7 +36,7 @@ def takes(logits: Tensor, values: Tensor) -> bool:
 
 
 def forward(logits: Tensor, values: Tensor) -> Tensor:
-    """Return the mixed values in the layout of ``values``."""
+    """Return the mixed values in the layout of ``values`` [N, C, H, W]."""
     out = torch.empty_like(values)
     with device_of(values):
         half = values.dtype != torch.float32
@@ -46,7 +46,7 @@ def forward(logits: Tensor, values: Tensor) -> Tensor:
 
 
 def backward(gradient: Tensor, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients by logits and values, each in its own layout."""
+    """Return the gradients by logits and values, each in its own shape and layout."""
     dlogits, dvalues = torch.empty_like(logits), torch.empty_like(values)
     with device_of(values):
         filters = _filters(logits, torch.float32)

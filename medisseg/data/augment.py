@@ -181,7 +181,10 @@ def normalize(images: Tensor, convention: InputConvention) -> Tensor:
 
 
 def to_size(images: Tensor, masks: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Resize a batch: images bilinear without antialiasing, masks nearest (half-pixel centres)."""
+    """Resize images [B, 3, h, w] and masks [B, h, w] to ``size`` (height, width).
+
+    Images bilinear without antialiasing, masks nearest (half-pixel centres).
+    """
     if tuple(images.shape[2:]) == size:
         return images, masks
     images = functional.interpolate(images, size, mode="bilinear", align_corners=False)

@@ -1,9 +1,10 @@
-"""What cables, codecs, processors and light do to an endoscope's picture, at random, on the CPU.
+"""Random degradations of endoscopic images, as light, camera, processor and codec cause them.
 
-In the order in which a picture meets it: light (gamma, white balance), camera (motion blur, noise),
-fields woven while the camera moves, the round or octagonal picture, the processor's screen with
-text and a small second picture, and at last the codec. The mask follows the geometry; the small
-second picture is background. With OpenCV and, for H.264, the real encoder (PyAV).
+On the CPU; images are uint8 RGB [H, W, 3], masks uint8 class indices [H, W]. In the order in which
+they arise: light (gamma, white balance), camera (motion blur, noise), interlaced fields of a moving
+camera, the round or octagonal picture, the processor's screen with text and a small second picture,
+the codec. The mask follows the geometry; the small second picture is background. With OpenCV and,
+for H.264, the real encoder (PyAV).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def white_balance(image: Pixels, gains: npt.NDArray[np.float64]) -> Pixels:
 
 
 def motion_blur(image: Pixels, length: float, angle: float) -> Pixels:
-    """Average along a line of ``length`` pixels at ``angle`` degrees."""
+    """Average an image [H, W, 3] along a line of ``length`` pixels at ``angle`` degrees."""
     import cv2
 
     side = 2 * math.ceil(length / 2) + 1
@@ -118,7 +119,7 @@ def motion_blur(image: Pixels, length: float, angle: float) -> Pixels:
 
 
 def noise(image: Pixels, sigma: float, random: Random) -> Pixels:
-    """Add Gaussian noise of ``sigma`` of 255, independent in every pixel and channel."""
+    """Add Gaussian noise of ``sigma`` of 255, independent in every element of [H, W, 3]."""
     added = image + sigma * random.standard_normal(image.shape, dtype=np.float32)
     return np.clip(np.rint(added), 0, 255).astype(np.uint8)
 
@@ -135,7 +136,7 @@ def interlace(image: Pixels, shift: float) -> Pixels:
 
 
 def outline(image: Pixels, mask: Pixels, random: Random) -> tuple[Pixels, Pixels]:
-    """Blacken what lies outside a circle (an ellipse here) or outside cut corners."""
+    """Blacken image [H, W, 3] and mask [H, W] outside an ellipse or an octagon."""
     height, width = mask.shape
     y = np.abs(np.linspace(-1, 1, height))[:, None]
     x = np.abs(np.linspace(-1, 1, width))[None]
@@ -166,7 +167,7 @@ def screen(
 
 
 def inset(image: Pixels, mask: Pixels, picture: Pixels, random: Random) -> tuple[Pixels, Pixels]:
-    """Put a small second picture at a border; what it covers is background."""
+    """Put ``picture`` [h, w, 3] small at a border of [H, W, 3]; what it covers is background."""
     import cv2
 
     height, width = mask.shape
@@ -198,7 +199,7 @@ def text(image: Pixels, random: Random) -> Pixels:
 
 
 def jpeg(image: Pixels, quality: int) -> Pixels:
-    """Store as JPEG of ``quality`` 1 to 100 and read back."""
+    """Store an image [H, W, 3] as JPEG of ``quality`` 1 to 100 and read it back."""
     import cv2
 
     _, stored = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -208,7 +209,7 @@ def jpeg(image: Pixels, quality: int) -> Pixels:
 
 
 def h264(image: Pixels, quantizer: int) -> Pixels:
-    """Encode as an H.264 key frame of ``quantizer`` 0 to 51 (4:2:0, deblocked) and decode.
+    """Encode [H, W, 3] as an H.264 key frame of ``quantizer`` 0 to 51 (4:2:0), and decode.
 
     Raises:
         UserError: PyAV was built without an H.264 encoder.

@@ -24,8 +24,8 @@ def collapse(features: npt.NDArray[np.floating]) -> dict[str, float]:
 def effective_rank(features: npt.NDArray[np.floating]) -> float:
     """Return exp of the entropy of the singular values' shares (Roy and Vetterli 2007).
 
-    The rows are centred first. 1 means that all variation lies on one line; the most is
-    min(N - 1, D). Rows that are all equal have 0.
+    The rows of ``features`` [N, D] are centred first. 1 means that all variation lies on one line;
+    the most is min(N - 1, D). Rows that are all equal have 0.
     """
     rows = _rows(features)
     values = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
@@ -39,7 +39,8 @@ def effective_rank(features: npt.NDArray[np.floating]) -> float:
 def uniformity(features: npt.NDArray[np.floating], t: float = 2.0) -> float:
     """Return log mean_{i < j} exp(-t ||z_i - z_j||^2) of the normalised rows (Wang, Isola 2020).
 
-    0 means collapsed to one direction; lower is more evenly spread over the sphere.
+    ``features``: [N, D]. 0 means collapsed to one direction; lower is more evenly spread over the
+    sphere.
     """
     above = -2 * t * (1 - _cosines(features))
     largest = above.max()

@@ -126,7 +126,7 @@ def _random(image: Pixels) -> np.random.Generator:
 
 
 def blur(image: Pixels, sigma: float = 3.0) -> Pixels:
-    """Blur with a Gaussian of ``sigma`` pixels."""
+    """Blur an image [H, W, 3] with a Gaussian of ``sigma`` pixels."""
     import cv2
 
     blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
@@ -134,7 +134,7 @@ def blur(image: Pixels, sigma: float = 3.0) -> Pixels:
 
 
 def hue(image: Pixels, degrees: float) -> Pixels:
-    """Turn the hue circle."""
+    """Turn the hue of an RGB image [H, W, 3] by ``degrees`` of 360."""
     import cv2
 
     turned = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.int16)
@@ -143,7 +143,7 @@ def hue(image: Pixels, degrees: float) -> Pixels:
 
 
 def contrast(image: Pixels, factor: float = 0.5) -> Pixels:
-    """Draw intensities towards the image's mean."""
+    """Scale intensities of [H, W, 3] about the image's mean by ``factor``; 1 changes nothing."""
     mean = image.mean()
     drawn: Pixels = np.clip(np.rint(mean + factor * (image - mean)), 0, 255).astype(np.uint8)
     return drawn

@@ -94,7 +94,7 @@ def mean_over_classes(found: Mapping[int, Mapping[str, float]]) -> dict[str, flo
 
 
 def hd95(pred: Mask, true: Mask) -> float:
-    """Return the 95th-percentile Hausdorff distance of the outlines, in pixels."""
+    """Return the 95th-percentile Hausdorff distance of the outlines of masks [H, W], in pixels."""
     pred, true = _pair(pred, true)
     if not pred.any() or not true.any():
         return float(np.hypot(*pred.shape)) if pred.any() or true.any() else 0.0
@@ -109,7 +109,10 @@ def hd95(pred: Mask, true: Mask) -> float:
 
 
 def boundary_iou(pred: Mask, true: Mask, dilation: float = 0.02) -> float:
-    """Return the IoU of the masks' inner borders: ``dilation`` times the diagonal wide, min. 1."""
+    """Return the IoU of the inner borders of masks [H, W].
+
+    Borders are ``dilation`` times the diagonal wide, at least one pixel.
+    """
     pred, true = _pair(pred, true)
     width = max(1, round(dilation * float(np.hypot(*pred.shape))))
     one, two = _inner_border(pred, width), _inner_border(true, width)

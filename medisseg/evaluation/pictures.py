@@ -63,7 +63,13 @@ def class_color(index: int, labels: Sequence[Label] = ()) -> Color:
 def paint(
     image: Picture, areas: Sequence[tuple[Color, npt.NDArray[np.bool_]]], alpha: float
 ) -> Picture:
-    """Return a copy with each area tinted in its colour and outlined, the line within the area."""
+    """Return a copy with each area tinted in its colour and outlined, the line within the area.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        areas: RGB colour and mask bool [H, W] of each; later ones lie over earlier ones.
+        alpha: Strength of the tint, 0 to 1.
+    """
     painted = image.astype(np.float32)
     line = max(1, round(min(image.shape[:2]) / 250))
     for color, area in areas:
@@ -75,7 +81,7 @@ def paint(
 
 
 def beside(*pictures: Picture, gap: int = 4) -> Picture:
-    """Put pictures of one height side by side, separated by a white gap of ``gap`` pixels."""
+    """Join pictures [H, W, 3] of one height from left to right, with a white gap in pixels."""
     height = pictures[0].shape[0]
     space = np.full((height, gap, 3), 255, np.uint8)
     parts = [part for picture in pictures for part in (picture, space)]
@@ -83,7 +89,7 @@ def beside(*pictures: Picture, gap: int = 4) -> Picture:
 
 
 def shrink(picture: Picture, side: int = 512) -> Picture:
-    """Return the picture with its longer side at most ``side`` pixels, averaged, for a page."""
+    """Return a picture [H, W, 3] with its longer side at most ``side`` pixels, averaged."""
     from PIL import Image
 
     height, width = picture.shape[:2]

@@ -63,8 +63,9 @@ def hd95(
 ) -> float:
     """Return the larger of the two directed 95th-percentile distances between the surfaces.
 
-    As MONAI's ``compute_hausdorff_distance(percentile=95)``: surfaces are the voxels that erosion
-    by a cross takes away. NaN where one of the two is empty.
+    Of masks of one shape, [D, H, W] for volumes; in the unit of ``spacing``, else in voxels. As
+    MONAI's ``compute_hausdorff_distance(percentile=95)``: surfaces are the voxels that erosion by a
+    cross takes away. NaN where one of the two is empty.
     """
     if not pred.any() or not true.any():
         return float("nan")

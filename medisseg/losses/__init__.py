@@ -1,7 +1,7 @@
 """What training minimises: mask terms, the dispersive term, and the two stages' sums.
 
-Here stand the names that the dispersive term's options may take, for whoever must know them
-without PyTorch.
+The names that options of the losses may take are defined here, so that configurations can be
+checked without importing PyTorch.
 """
 
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")  # kernels.dispersive.VARIANTS

@@ -23,6 +23,13 @@ SMOOTH = 1.0  # pixels; an empty mask answered empty has Dice 1
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy + soft Dice loss: sigmoid for one map, softmax for K classes.
 
+    Args:
+        logits: [N, K, H, W]; K = 1 is binary.
+        target: Class indices [N, H, W] or [N, 1, H, W]; void pixels count for nothing.
+
+    Returns:
+        The loss, a float32 scalar.
+
     Example:
         >>> mask_loss(torch.zeros(2, 1, 64, 64), torch.ones(2, 64, 64))
     """
@@ -58,7 +65,7 @@ class MaskLoss(nn.Module):
         return MaskLoss(self.kind, self.gamma, self.tversky, self.boundary)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, a scalar."""
+        """Return the loss, a scalar, of logits [N, K, H, W] and class indices [N, (1,) H, W]."""
         if self.kind == "cross_entropy_dice":
             total = cross_entropy(logits, target, self.class_weights) + dice_loss(logits, target)
         elif self.kind == "focal_dice":
@@ -118,7 +125,7 @@ def _of_monai(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: 
 
 
 def without_void(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits and target in which void pixels are background beyond doubt in both."""
+    """Return logits [N, K, H, W] and target [N, H, W] with void pixels as certain background."""
     void = target == VOID
     sure = logits.new_full((1, logits.shape[1], 1, 1), -SURE)
     if logits.shape[1] > 1:
@@ -135,7 +142,13 @@ def _valid_share(target: Tensor) -> Tensor:
 def cross_entropy(
     logits: Tensor, target: Tensor, class_weights: tuple[float, ...] | None = None
 ) -> Tensor:
-    """Mean over valid pixels of binary (K = 1) or multi-class cross-entropy."""
+    """Mean over valid pixels of binary (K = 1) or multi-class cross-entropy.
+
+    Args:
+        logits: [N, K, H, W].
+        target: Class indices [N, H, W] or [N, 1, H, W].
+        class_weights: Of each class, the background first; None: all 1.
+    """
     scale = _valid_share(target)
     logits, target = without_void(logits.float(), indices(target))
     if logits.shape[1] == 1:
@@ -150,7 +163,8 @@ def cross_entropy(
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """1 - soft Dice (Milletari et al. 2016), per image and foreground class, then the mean.
 
-    Of K classes the first is the background, which is left out of the mean.
+    Logits [N, K, H, W], class indices [N, H, W] or [N, 1, H, W]. Of K classes the first is the
+    background, which is left out of the mean.
     """
     logits, target = without_void(logits.float(), indices(target))
     if logits.shape[1] == 1:

@@ -56,7 +56,7 @@ class StageOneObjective(nn.Module):
         return weighted_sum(self.terms(view1, view2, target))
 
     def terms(self, view1: TrainingOutput, view2: TrainingOutput, target: Tensor) -> Terms:
-        """Return every term of the sum, by name, with its weight."""
+        """Return every term of the sum, by name, with its weight; target [N, H, W] indices."""
         terms: Terms = {
             "mask": (self.mask(view1.logits, target) + self.mask(view2.logits, target), 1.0),
             "consistency": (consistency_loss(view1.logits, view2.logits), self.consistency),
@@ -97,7 +97,7 @@ class StageTwoObjective(nn.Module):
         return weighted_sum(self.terms(output, target))
 
     def terms(self, output: TrainingOutput, target: Tensor) -> Terms:
-        """Return every term of the sum, by name, with its weight."""
+        """Return every term of the sum, by name, with its weight; target [N, H, W] indices."""
         terms: Terms = {"mask": (self.mask(output.logits, target), 1.0)}
         if output.others:
             further = [self.mask(logits, target) for logits in output.others]
@@ -164,7 +164,10 @@ def complementary_loss(foreground: Tensor, background: Tensor, uncertainty: Tens
 
 
 def area_weight(logits: Tensor, largest: float) -> Tensor:
-    """1 / tanh(mean probability of the joint batch), at most ``largest``, without gradient."""
+    """1 / tanh(mean probability of the joint batch), at most ``largest``, without gradient.
+
+    Logits [N, 1, H, W] of this process; the mean is over all of them.
+    """
     mean = torch.sigmoid(logits.detach().float()).mean()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)

@@ -45,9 +45,10 @@ def upsample(x: Tensor, scale: int = 2) -> Tensor:
 
 
 def resize(x: Tensor, **to: Any) -> Tensor:
-    """Resize to ``size`` or by ``scale_factor``, bilinear with aligned corners, in x's precision.
+    """Resize [N, C, H, W] to ``size`` or by ``scale_factor``, bilinear with aligned corners.
 
-    Autocast alone would answer in float32 and double what all that follows moves.
+    In x's own precision: autocast alone would answer in float32 and double what all that follows
+    moves.
     """
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
@@ -89,17 +90,17 @@ class CBT(nn.Module):
         return self.finish(self.project(x))
 
     def project(self, x: Tensor) -> Tensor:
-        """The convolution alone."""
+        """The convolution alone: [N, in, H, W] -> [N, out, H, W]."""
         return convolve(self.conv, convolve(self.depthwise, x) if self.separable else x)
 
     def finish(self, x: Tensor) -> Tensor:
-        """BatchNorm and activation."""
+        """BatchNorm and activation, of [N, out, H, W]."""
         out: Tensor = self.act(self.norm(x))
         return out
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """``conv(x)``; a 3 x 3 whose dilation is no smaller than the map by its centre tap alone.
+    """``conv(x)`` of [N, C, H, W]; a 3 x 3 dilated beyond the map by its centre tap alone.
 
     The other eight taps read nothing but padding there, as at the coarsest level with the dilations
     of the multi-receptive-field blocks.

@@ -79,7 +79,7 @@ class CDFA(nn.Module):
 
 
 def positions_innermost(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A 1 x 1 convolution whose output is contiguous, whatever the layout of ``x``."""
+    """A 1 x 1 convolution of ``x`` [N, C, H, W], in any layout, whose output is contiguous."""
     filters = weight.flatten(1).expand(len(x), -1, -1)
     flat = torch.baddbmm(bias[:, None], filters, x.flatten(2))
     out: Tensor = flat.unflatten(2, x.shape[2:])

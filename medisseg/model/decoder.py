@@ -54,7 +54,9 @@ class Decoder(nn.Module):
         return gated
 
     def joined(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """The 1 x 1 convolution of both side by side, of ``coarse`` before it is enlarged.
+        """The 1 x 1 convolution of both, concatenated, of ``coarse`` before it is enlarged.
+
+        ``coarse``: [N, C, H / 2, W / 2]; ``skip``: [N, D, H, W]; the result: [N, out, H, W].
 
         The release enlarges first. Both are linear and the weights of a bilinear sample sum to one,
         so the values are the same; at its own size ``coarse`` costs a quarter, and nothing is

@@ -54,7 +54,7 @@ class AuxiliaryHead(nn.Module):
         }
 
     def one(self, branch: Any, x: Tensor) -> Tensor:
-        """The logits of one branch at its own resolution."""
+        """The logits [N, 1, h, w] of one branch at its own resolution."""
         for index, block in enumerate(branch["blocks"]):
             x = block(upsample(x) if index else x)
         logits: Tensor = branch["logits"](x)

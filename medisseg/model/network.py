@@ -99,14 +99,14 @@ class Network(nn.Module):
         return TrainingOutput(*maps) if isinstance(answer, TrainingOutput) else tuple(maps)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Return the encoder's features, finest first, gated where ``elat_encoder`` asks for it."""
+        """Return the encoder's features [N, C, h, w], finest first, gated by ``elat_encoder``."""
         found: list[Tensor] = self.encoder(x)
         if self.encoder_gates is None:
             return found
         return [gate(feature) for gate, feature in zip(self.encoder_gates, found, strict=True)]
 
     def answer(self, x: Tensor) -> Answer:
-        """Forward of an input whose sides are multiples of :attr:`multiple`."""
+        """Forward of an input [N, 3, H, W] whose sides are multiples of :attr:`multiple`."""
         raise NotImplementedError
 
 
