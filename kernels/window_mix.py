@@ -56,7 +56,7 @@ def window_mix(attention_logits: Tensor, values: Tensor) -> Tensor:
 
 
 def window_mix_convolution(attention_logits: Tensor, values: Tensor) -> Tensor:
-    """The same in standard operators, for export.
+    """The same in standard operators, for export: shapes as of :func:`window_mix`.
 
     The fixed sum A -> W is a depthwise 3 x 3 convolution that moves each weight to where it is
     read, and a matrix product that adds those of one displacement: 6.5 times fewer operations than

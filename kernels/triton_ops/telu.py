@@ -21,7 +21,7 @@ _LOWEST = tl.constexpr(-1000.0)  # exp is 0; keeps -inf * 0 from being NaN
 
 
 def takes(x: Tensor, gradient: Tensor | None = None) -> bool:
-    """Whether the kernels serve ``x``: not empty, dense in memory, like its gradient."""
+    """Whether the kernels serve ``x``, of any shape: not empty, dense, laid out as its gradient."""
     if gradient is None:
         return x.dtype in DTYPES and x.numel() > 0 and one_order(x)
     return takes(x) and gradient.dtype == x.dtype and one_order(x, gradient)

@@ -308,7 +308,9 @@ class SegmentationFolder(Sequence[Sample]):
 
 
 def fit(mask: npt.NDArray[Value], size: tuple[int, ...], path: Path) -> npt.NDArray[Value]:
-    """Return a mask at its image's size: up to two rows or columns are cut off, or repeated.
+    """Return a mask [h, w] at its image's ``size`` (height, width).
+
+    Up to two rows or columns are cut off, or repeated.
 
     Raises:
         BadFile: The sizes differ by more.

@@ -74,7 +74,7 @@ class Tally:
     border: dict[int, int] = field(default_factory=dict)
 
     def add(self, plane: npt.NDArray[np.integer]) -> Tally:
-        """Count a plane's values; return self."""
+        """Count the values of a plane [H, W]; return self."""
         inside = np.ones(plane.shape, bool)
         inside[:-1] &= plane[:-1] == plane[1:]
         inside[:, :-1] &= plane[:, :-1] == plane[:, 1:]
@@ -245,7 +245,10 @@ def _packed(palette: npt.NDArray[np.uint8], value: int) -> int:
 
 
 def color_plane(stored: Stored, lossy: bool = False) -> npt.NDArray[np.int64]:
-    """Return 0xRRGGBB of every pixel, 0 where it is transparent; lossy colours at their corner."""
+    """Return 0xRRGGBB of every pixel, int64 [H, W], 0 where it is transparent.
+
+    Colours of a lossy file are rounded to 0 or 255 in each channel.
+    """
     pixels = stored.pixels
     if stored.palette is not None:
         wide = np.zeros((256, 3), np.int64)
@@ -434,7 +437,7 @@ def _foreground(plane: Plane, convention: MaskConvention, stored: Stored) -> npt
 
 
 def nearest_level(plane: Plane, levels: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Return the position of each pixel's level, of the nearest one for a colour in between."""
+    """Return the position in ``levels`` of the nearest one to each pixel of [H, W] 0xRRGGBB."""
     values, inverse = np.unique(plane, return_inverse=True)
     parts = np.array([[v >> 16, v >> 8 & 255, v & 255] for v in values.tolist()])
     known = np.array([[v >> 16, v >> 8 & 255, v & 255] for v in levels])

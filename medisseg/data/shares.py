@@ -12,7 +12,7 @@ MOSTLY = 0.6
 
 
 def foreground_line(shares: npt.NDArray[np.float64] | Sequence[float]) -> str:
-    """Return mean foreground and the numbers of empty and full masks, in words."""
+    """Return mean foreground and the numbers of empty and full masks; shares [N] in [0, 1]."""
     values = np.asarray(shares, np.float64)
     if not values.size:
         return "no masks"
@@ -23,7 +23,7 @@ def foreground_line(shares: npt.NDArray[np.float64] | Sequence[float]) -> str:
 
 
 def doubts(shares: npt.NDArray[np.float64] | Sequence[float]) -> list[str]:
-    """Return warnings about foreground shares that no lesion's masks have."""
+    """Return warnings about foreground shares [N] in [0, 1] that no lesion's masks have."""
     values = np.asarray(shares, np.float64)
     if not values.size:
         return []

@@ -56,7 +56,7 @@ class Survey:
     duplicates: list[str] = field(default_factory=list)
 
     def shares(self) -> npt.NDArray[np.float64]:
-        """Return the foreground share of every image."""
+        """Return the foreground share of every image, [N] in [0, 1]."""
         return np.array([look.foreground for look in self.looks.values()])
 
     def classes(self) -> dict[str, float]:
@@ -202,9 +202,10 @@ def _kind(folder: SegmentationFolder, name: str) -> str:
 
 
 def fingerprint(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Return 256 bits that survive scaling and compression: is a cell brighter than its right one?
+    """Return the difference hash, bool [256], of an image uint8 RGB [H, W, 3] (Krawetz 2013).
 
-    The difference hash of Krawetz (2013), of 16 x 17 cells.
+    Of 16 x 17 cells: whether each is brighter than the one to its left. It survives scaling and
+    compression.
     """
     import cv2
 
@@ -236,7 +237,7 @@ def near_duplicates(looks: Mapping[str, Look], parts: Mapping[str, Sequence[str]
 
 
 def contact_sheet(folder: SegmentationFolder, survey: Survey) -> npt.NDArray[np.uint8]:
-    """Return a picture of up to :data:`SHEET` images with their masks, spread over the folder."""
+    """Return up to :data:`SHEET` images with their masks as one picture uint8 RGB [H, W, 3]."""
     from medisseg.evaluation.pictures import overlay, shrink
 
     usable = [i for i, name in enumerate(folder.names) if name in survey.looks]

@@ -140,7 +140,7 @@ def write(
 
 
 def stack(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Put pictures of several sizes above each other, on white."""
+    """Stack pictures uint8 RGB [h, w, 3] of several sizes from top to bottom, on white."""
     widest = max(picture.shape[1] for picture in pictures)
     rows = [
         np.pad(picture, ((0, 4), (0, widest - picture.shape[1]), (0, 0)), constant_values=255)

@@ -198,7 +198,7 @@ def _write(
 def mask_picture(
     mask: npt.NDArray[np.uint8], classes: int, labels: Sequence[Label] = ()
 ) -> Image.Image:
-    """Return a mask as it is stored: 0 and 255 for one class, else a palette of class indices."""
+    """Return class indices [H, W] as they are stored: 0 and 255 for one class, else a palette."""
     if classes == 1:
         return Image.fromarray(mask * np.uint8(255))
     picture = Image.fromarray(mask)

@@ -59,7 +59,7 @@ class Exposure:
 def look(
     place: npt.NDArray[np.floating], target: npt.NDArray[np.floating], roll: float = 0.0
 ) -> Pose:
-    """Return the pose at ``place`` that looks at ``target``, turned by ``roll`` radians."""
+    """Return the pose at ``place`` [3] that looks at ``target`` [3], turned by ``roll`` radians."""
     forward = (target - place) / np.linalg.norm(target - place)
     up = np.array([np.sin(roll), np.cos(roll), 0.0])
     right = np.cross(up, forward)

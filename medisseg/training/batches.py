@@ -239,10 +239,10 @@ def folder_names(
 def train_order(
     count: int, batch: int, key: Sequence[int], weights: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Return the batches of an epoch, the last incomplete one left out.
+    """Return the batches of an epoch, index arrays [batch], the last incomplete one left out.
 
-    Every index once, or as often as its weight says: a fraction is every so many epochs' part,
-    by systematic sampling. An index drawn again stands as index + k ``count``.
+    Every index is drawn once, or ``weights`` [count] times on average over the epochs, by
+    systematic sampling. An index drawn again stands as index + k ``count``.
     """
     order = np.arange(count)
     if weights is not None and np.any(weights != 1):
