@@ -3,6 +3,7 @@
 # make constraints   pins and hashes anew after a change of pyproject.toml; UPGRADE=--upgrade takes the newest versions
 # make test   the whole test suite
 # make lint   ruff and mypy
+# make triton the real Triton Inference Server for the tests, in an environment of its own (74 MB to fetch)
 PYTHON  ?= python3
 VENV    ?= .venv
 OUT     ?= runs/demo
@@ -15,7 +16,7 @@ READY   := $(VENV)/ready
 BIN     := $(VENV)/bin
 PINNED  := constraints.txt requirements.lock tools/build-requirements.lock
 
-.PHONY: demo test lint setup constraints clean
+.PHONY: demo test lint setup triton constraints clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -33,6 +34,11 @@ setup: $(READY)
 $(READY): $(PINNED) pyproject.toml setup.py CMakeLists.txt tools/setup.sh $(wildcard kernels/csrc/*)
 	@bash tools/setup.sh "$(PYTHON)" "$(VENV)"
 
+triton: .triton/ready
+
+.triton/ready: $(READY) tools/triton_server.sh
+	@bash tools/triton_server.sh "$(VENV)" .triton
+
 LOCK   := $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-annotate \
   --custom-compile-command "make constraints"
 
@@ -42,4 +48,4 @@ constraints:
 	@$(LOCK) --generate-hashes --constraint constraints.txt tools/build-requirements.txt -o tools/build-requirements.lock
 
 clean:
-	@rm -rf "$(VENV)" build runs/demo
+	@rm -rf "$(VENV)" .triton build runs/demo

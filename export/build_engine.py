@@ -3,6 +3,7 @@
     medisseg build CHECKPOINT --backend openvino --out runs/edge.mdsg
     medisseg build inspect BUNDLE
     medisseg build verify BUNDLE --data DIR
+    medisseg build BUNDLE --triton REPOSITORY
 
 Checkpoint -> inference network -> ONNX -> precision -> builder -> audit -> verification -> bundle.
 """
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # run as a script, from any folder
     sys.path[0] = str(ROOT)
 
-from export import proof, signing, verify  # noqa: E402
+from export import proof, signing, triton_repository, verify  # noqa: E402
 from export.builders import registry  # noqa: E402
 from export.builders.spec import Built, Spec  # noqa: E402
 from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: E402
@@ -37,6 +38,7 @@ from export.settle import Settled, settle  # noqa: E402
 from export.steps import Steps  # noqa: E402
 from export.subject import Source, Subject, open_source  # noqa: E402
 from export.traits import Traits  # noqa: E402
+from medisseg.checkpoint import is_bundle  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
 
@@ -347,14 +349,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="medisseg build",
         description=(__doc__ or "").splitlines()[0],
         epilog="medisseg build inspect BUNDLE | medisseg build verify BUNDLE [--data DIR] | "
-        "medisseg build new-key FILE\n\n"
+        "medisseg build new-key FILE | medisseg build BUNDLE --triton REPOSITORY\n\n"
         "example:\n  medisseg build edge-polyp --backend openvino "
         "--data kvasir-seg --out edge.mdsg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
+    triton_repository.add_arguments(parser)
     args = parser.parse_args(words)
-    build(args.checkpoint, args.out, args.sign, args.trusted_key, **from_arguments(args))
+    target, options = triton_repository.target_of(args), from_arguments(args)
+    if target is not None and is_bundle(args.checkpoint):
+        bundle = Bundle.open(args.checkpoint, args.trusted_key)
+    else:
+        bundle = build(args.checkpoint, args.out, args.sign, args.trusted_key, **options)
+    if target is not None:
+        place, version = triton_repository.write_model(bundle, target)
+        print(f"wrote {place}: version {version} is served")
     return 0
 
 

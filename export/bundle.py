@@ -102,28 +102,7 @@ class Bundle:
         text = _part(place, MANIFEST, MOST_MANIFEST)
         if key is not None:
             _check_signature(place, text, key)
-        try:
-            manifest = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{place}: {MANIFEST} is not JSON ({error}); build it again") from error
-        if not isinstance(manifest, dict) or manifest.get("digest") != digest(manifest):
-            raise UserError(
-                f"{place}: {MANIFEST} was changed or damaged since it was built; build it again"
-            )
-        if manifest.get("format") != FORMAT:
-            raise UserError(
-                f"{place}: bundle format {manifest.get('format')}, this version reads {FORMAT}; "
-                f"build it again: {manifest.get('command')}"
-            )
-        missing = [key for key in _TYPES if key not in manifest]
-        known = manifest.get("backend") in BACKENDS and manifest.get("precision") in PRECISIONS
-        if missing or not known:
-            lacking = ", ".join(missing) or "a known backend and precision"
-            raise UserError(f"{place}: {MANIFEST} lacks {lacking}; build it again")
-        wrong = _wrong_field(manifest)
-        if wrong:
-            raise UserError(f"{place}: {MANIFEST} has a wrong {wrong}; build it again")
-        return cls(place, manifest, key)
+        return cls(place, read_manifest(text, str(place)), key)
 
     def read(self, name: str) -> bytes:
         """Return one part's bytes, after its SHA-256 was found to be the manifest's.
@@ -172,6 +151,41 @@ class Bundle:
             frame_size=tuple(raw["size"]) if raw else None,
             frame_color=raw.get("color", "RGB"),
         )
+
+
+def read_manifest(text: bytes, place: str, name: str = MANIFEST) -> dict[str, Any]:
+    """Return a manifest, checked.
+
+    Args:
+        text: JSON as it was written.
+        place: The bundle or the server that has it, for errors.
+        name: Of the file or parameter, for errors.
+
+    Raises:
+        UserError: No JSON, changed since it was written, of a newer format, or with wrong fields.
+    """
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: {name} is not JSON ({error}); build it again") from error
+    if not isinstance(manifest, dict) or manifest.get("digest") != digest(manifest):
+        raise UserError(
+            f"{place}: {name} was changed or damaged since it was built; build it again"
+        )
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{place}: bundle format {manifest.get('format')}, this version reads {FORMAT}; "
+            f"build it again: {manifest.get('command')}"
+        )
+    missing = [key for key in _TYPES if key not in manifest]
+    known = manifest.get("backend") in BACKENDS and manifest.get("precision") in PRECISIONS
+    if missing or not known:
+        lacking = ", ".join(missing) or "a known backend and precision"
+        raise UserError(f"{place}: {name} lacks {lacking}; build it again")
+    wrong = _wrong_field(manifest)
+    if wrong:
+        raise UserError(f"{place}: {name} has a wrong {wrong}; build it again")
+    return manifest
 
 
 def _wrong_field(manifest: dict[str, Any]) -> str:

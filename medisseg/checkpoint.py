@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KEY = "medisseg"
 BUNDLE_SUFFIX, BUNDLE_MANIFEST = ".mdsg", "manifest.json"
+SERVED = ("grpc", "grpcs", "http", "https")  # schemes of a model on a Triton server
 # Bounds of a header: what it names is made in memory before a tensor of the file is read.
 MOST_CLASSES, LONGEST_SIDE, MOST_OPTION = 256, 4096, 8192
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -160,6 +161,11 @@ def is_bundle(source: object) -> bool:
         return False
     path = Path(source)
     return path.suffix == BUNDLE_SUFFIX or (path / BUNDLE_MANIFEST).is_file()
+
+
+def is_served(source: object) -> bool:
+    """Whether a model is named by the address of a Triton server, as in grpc://HOST:8001/NAME."""
+    return isinstance(source, str) and source.partition("://")[0] in SERVED and "://" in source
 
 
 def resolve(path_or_name: str | Path) -> Path:

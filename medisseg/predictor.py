@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from medisseg.checkpoint import is_bundle
+from medisseg.checkpoint import is_bundle, is_served
 from medisseg.convention import InputConvention
 from medisseg.device import pick_device
 from medisseg.errors import UserError
@@ -100,7 +100,8 @@ class Predictor:
 
     Args:
         source: Checkpoint (path or name such as "edge-polyp"), bundle (a folder or ``.mdsg``
-            file that ``medisseg build`` wrote), or a network with ``info``.
+            file that ``medisseg build`` wrote), address of a model on a Triton server
+            ("grpc://HOST:8001/NAME"), or a network with ``info``.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         threshold: Probability above which a pixel is foreground; None: the checkpoint's own.
         precision: "fp32", "fp16" or "bf16"; a bundle has its own.
@@ -223,7 +224,7 @@ def logit(probability: float) -> float:
 
 
 def _open(source: str | Path | nn.Module, device: str, precision: str) -> Engine:
-    if is_bundle(source):
+    if is_bundle(source) or is_served(source):
         return _bundle_loader()(source, device=device)
     if precision not in ("fp32", "fp16", "bf16"):
         raise UserError(f"precision is {precision!r}; expected fp32, fp16 or bf16")

@@ -2,8 +2,9 @@
 
 An engine that raises, answers nonsense or hangs is replaced by a new one, at most five times a
 minute. One that is only slow keeps working; its late answer is thrown away, because it belongs to a
-frame that has been shown already. Where the process has lost its GPU no new engine helps, and the
-run is told to end, so that whatever started it starts it again.
+frame that has been shown already. A server that is away is asked for every second and counts as no
+restart. Where the process has lost its GPU no new engine helps, and the run is told to end, so that
+whatever started it starts it again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 
 from export.runtime.engine import Engine, Values
 from medisseg.device import lost
+from medisseg.errors import UserError
 from medisseg.labels import Label
 
 log = logging.getLogger(__name__)
@@ -227,6 +229,15 @@ class EngineSupervisor:
             self.restarts += 1
             try:
                 worker = self._open()
+                self._refuse_another(worker)
+            except ConnectionError as error:  # a server that is away: nothing was started
+                self._restarts.pop()
+                self.restarts -= 1
+                if not self.reason.startswith("engine away"):
+                    log.error("engine away, asked for every second: %s", error)
+                self.reason = f"engine away: {error}"  # not "off": a file waits for it
+                self._closing.wait(1.0)
+                continue
             except Exception as error:  # whatever it is, it is shown, and tried again
                 reason = str(error)
                 self.reason = f"engine off: {reason}"
@@ -240,6 +251,14 @@ class EngineSupervisor:
                     log.warning("engine restarted")
                     return
             worker.stop(10.0)
+
+    def _refuse_another(self, worker: _Worker) -> None:
+        """Refuse an engine that wants other inputs: frames are prepared for the first one's."""
+        engine = worker.engine
+        ours, theirs = (self.convention, self.classes), (engine.convention, engine.classes)
+        if ours != theirs:
+            worker.stop(10.0)
+            raise UserError(f"{engine.name} is another network than before; start the run again")
 
     def close(self) -> None:
         """Close the engine; a hung one is left behind."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from export.bundle import Bundle
 from export.runtime.engine import BaseEngine
 from export.traits import BACKENDS, Traits
-from medisseg.checkpoint import is_bundle
+from medisseg.checkpoint import is_bundle, is_served
 from medisseg.device import check_device, pick_device
 from medisseg.errors import UserError
 
@@ -41,8 +41,8 @@ def load_engine(
     ONNX graph ("openvino", "onnx"). A checkpoint runs in PyTorch, on a GPU where there is one.
 
     Args:
-        source: Folder or ``.mdsg`` file of a bundle, ``.safetensors`` file, or a name such as
-            "edge-polyp".
+        source: Folder or ``.mdsg`` file of a bundle, ``.safetensors`` file, a name such as
+            "edge-polyp", or the address of a model on a Triton server, "grpc://HOST:8001/NAME".
         device: "auto", "cpu", "cuda" or "cuda:N".
         backend: "auto" or one of ``BACKENDS``.
         threads: CPU threads of one run; None for all cores.
@@ -62,7 +62,9 @@ def load_engine(
     if threads is not None and threads < 1:
         raise UserError(f"threads is {threads}; expected 1 or more")
     check_device(device)
-    if is_bundle(source):
+    if is_served(source):
+        engine = _from_server(str(source), device, backend, threads, precision, trusted_key)
+    elif is_bundle(source):
         opened = Bundle.open(source, trusted_key)
         engine = _from_bundle(opened, device, backend, threads, precision)
     else:
@@ -128,6 +130,28 @@ def _from_checkpoint(
     model = load_checkpoint(source, device="cpu")
     network = for_inference(model, portable=place == "cpu")
     return TorchEngine(network, traits_of(model.info), place, precision, threads)
+
+
+def _from_server(
+    source: str,
+    device: str,
+    backend: str,
+    threads: int | None,
+    precision: str,
+    trusted_key: str | Path | None,
+) -> BaseEngine:
+    chosen = {"--device": device, "--backend": backend, "--precision": precision}
+    given = [f"{option} {value}" for option, value in chosen.items() if value != "auto"]
+    given += [] if threads is None else [f"--threads {threads}"]
+    given += [] if trusted_key is None else [f"--trusted-key {trusted_key}"]
+    if given:
+        raise UserError(
+            f"{given[0]} does not go with {source}: the server decides what its models run on and "
+            "which it loads; leave it out"
+        )
+    from export.runtime.triton_engine import open_triton
+
+    return open_triton(source)
 
 
 def runs_here(bundle: Bundle) -> str | None:

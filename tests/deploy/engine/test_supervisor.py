@@ -93,6 +93,47 @@ def test_at_most_five_restarts_a_minute(fake: Any) -> None:
     supervisor.close()
 
 
+def test_a_server_that_is_away_is_asked_until_it_is_back(fake: Any) -> None:
+    opened: list[float] = []
+
+    def open_engine() -> Any:
+        opened.append(time.monotonic())
+        if 1 < len(opened) < 9:  # more often than an engine is restarted in a minute
+            raise ConnectionRefusedError("grpc://rack:8001/polyps cannot be reached now")
+        return fake.FakeEngine(Faulty({1: ConnectionResetError("gone")} if len(opened) < 2 else {}))
+
+    supervisor = EngineSupervisor(open_engine)
+    supervisor._closing = Hasty()
+    with pytest.raises(EngineOff, match="gone"):
+        supervisor.infer(BATCH)
+    assert supervisor.wait()  # a file waits for it, too
+    assert supervisor.infer(BATCH).max() == -6
+    assert len(opened) == 9 and supervisor.restarts == 1 and not supervisor.reason
+    supervisor.close()
+
+
+class Hasty(threading.Event):
+    """An event whose waiting takes a hundredth of the time."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(None if timeout is None else timeout / 100)
+
+
+def test_another_network_is_refused(fake: Any) -> None:
+    class Other(fake.FakeEngine):
+        classes = 3
+
+    engines = iter([fake.FakeEngine(Faulty({1: RuntimeError("updated")})), Other()])
+    supervisor = EngineSupervisor(lambda: next(engines))
+    with pytest.raises(EngineOff, match="updated"):
+        supervisor.infer(BATCH)
+    while "another network than before" not in supervisor.reason:
+        time.sleep(0.01)
+    with pytest.raises(EngineOff, match="another network than before; start the run again"):
+        supervisor.infer(BATCH)
+    supervisor.close()
+
+
 def test_a_late_answer_is_thrown_away(fake: Any) -> None:
     release = threading.Event()
 
