@@ -113,6 +113,14 @@ def notice(status: StreamStatus) -> str:
     return ", ".join(words)[:60]
 
 
+def fault_of(status: StreamStatus) -> str:
+    """Return why a stream's frames are not segmented; empty where they are, or are not to be."""
+    turned_off = status.state == AI_OFF and not status.settings.ai
+    if status.state == LIVE or turned_off:
+        return ""
+    return f"stream {status.stream}: {status.state} {notice(status)}".rstrip()
+
+
 def accounts(status: StreamStatus) -> str:
     """Return the counters and the latency as one line."""
     frames = status.frames

@@ -1,4 +1,4 @@
-"""The page's routes: three files, one WebSocket, snapshots, status and metrics."""
+"""The page's routes: three files, one WebSocket, snapshots, status, health and metrics."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
+from deploy.status import fault_of
 from deploy.watch.page.session import Pictures, Player, Session
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
         shown = [live.status(stream).to_dict() for stream in range(live.streams)]
         return Response(json.dumps(shown), media_type="application/json")
 
+    async def health(request: Request) -> Response:
+        shown = [live.status(stream) for stream in range(live.streams)]
+        faults = [fault for fault in map(fault_of, shown) if fault]
+        return PlainTextResponse("\n".join(faults or ["ok"]) + "\n", 503 if faults else 200)
+
     async def metrics(request: Request) -> Response:
         data = await anyio.to_thread.run_sync(live.metrics)
         return Response(data, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -84,6 +90,7 @@ def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
     routes += [
         Route("/snapshot/{stream}.png", snapshot),
         Route("/status", status),
+        Route("/healthz", health),
         Route("/metrics", metrics),
         WebSocketRoute("/live", socket),
     ]
