@@ -40,7 +40,6 @@ from deploy.sources.opening import open_source  # noqa: E402
 from deploy.watch.prometheus import prometheus_text  # noqa: E402
 from deploy.watch.watchers import Watchers  # noqa: E402
 from export.runtime.engine import Engine  # noqa: E402
-from kernels.frames import set_threads  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.picture import parse_picture  # noqa: E402
 from medisseg.text import log_to_stderr, plain, safe  # noqa: E402
@@ -90,6 +89,8 @@ def run(
     if any(source.live for source in sources):
         # Beside other work two threads have the later tail: p99 of a 1080p frame 12 ms against 1.4
         # (benchmarks/results/cpu/frames_threads.json).
+        from kernels.frames import set_threads  # brings PyTorch, which --help does without
+
         set_threads(1)
     truth = Truth(options.truth) if options.truth else None
     patience = options.too_slow_ms / 1e3 if any(source.live for source in sources) else None

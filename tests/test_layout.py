@@ -179,6 +179,24 @@ def test_importing_a_package_is_light(package: str) -> None:
     assert shown.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "data", "doctor", "run"])
+def test_the_help_of_a_command_needs_no_heavy_library(name: str) -> None:
+    """PyTorch alone takes longer to import than all the rest of a command's help."""
+    heavy = ["torch", "onnx", "cv2", "av", "openvino", "scipy", "matplotlib"]
+    code = f"""
+import sys
+from medisseg.cli import main
+try:
+    main(["{name}", "--help"])
+except SystemExit as end:
+    print([m for m in {heavy!r} if m in sys.modules], end.code)
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines()[-1] == "[] 0"
+
+
 def outside_imports(source: str) -> set[str]:
     """Return the top-level modules that ``source`` imports, wherever in it."""
     named: set[str] = set()
