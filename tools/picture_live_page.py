@@ -3,7 +3,8 @@
     python tools/picture_live_page.py --out docs/pictures/live-page.webp [--model edge-kvasir]
 
 A generated colonoscopy is streamed at its own rate, headless Chromium shows the page, and its
-screenshots become an animated WebP. Needs chromium, chromedriver and selenium.
+screenshots become an animated WebP. A page that was not LIVE throughout, as on a busy machine, is
+refused. Needs chromium, chromedriver and selenium.
 """
 
 from __future__ import annotations
@@ -50,17 +51,22 @@ def main() -> None:
                     sys.exit(f"the runner ended before it served a page:\n{said}")
                 said += line
             try:
-                pictures = watch(found[0], args.seconds, args.rate)
+                pictures, states = watch(found[0], args.seconds, args.rate)
             finally:
                 p.terminate()
+    if states != {"LIVE"}:
+        sys.exit(
+            f"the page showed {', '.join(sorted(states))}; expected LIVE throughout: nothing was "
+            "written; close what else this machine does and record again"
+        )
     first, *others = pictures
     each = round(1000 / args.rate)
     first.save(args.out, save_all=True, append_images=others, duration=each, loop=0, quality=60)
     print(f"{args.out}: {len(pictures)} pictures, {args.out.stat().st_size / 1e6:.2f} MB")
 
 
-def watch(address: str, seconds: float, rate: float) -> list[Image.Image]:
-    """Open the page and return its screenshots, after five seconds to come to rest."""
+def watch(address: str, seconds: float, rate: float) -> tuple[list[Image.Image], set[str]]:
+    """Open the page; return its screenshots, after five seconds to come to rest, and its states."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -73,13 +79,14 @@ def watch(address: str, seconds: float, rate: float) -> list[Image.Image]:
     try:
         browser.get(address)
         time.sleep(5)
-        pictures, due = [], time.monotonic()
+        pictures, states, due = [], set(), time.monotonic()
         for _ in range(round(seconds * rate)):
             shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+            states.add(browser.execute_script("return document.body.dataset.state"))
             pictures.append(shot.resize((WIDTH, round(WIDTH * shot.height / shot.width))))
             due += 1 / rate
             time.sleep(max(0.0, due - time.monotonic()))
-        return pictures
+        return pictures, states
     finally:
         browser.quit()
 
