@@ -1,5 +1,7 @@
 # make demo   train, build an engine and stream a video, all on generated data; DATA=, VIDEO= and TRUTH= take your own,
 #             MINUTES= trains longer
+# make fuzz   fuzz what reads untrusted input, SECONDS= each (60)
+# make sbom   build/medisseg.cdx.json: every installed package, as CycloneDX
 # make constraints   pins and hashes anew after a change of pyproject.toml; UPGRADE=--upgrade takes the newest versions
 # make test   the whole test suite
 # make lint   ruff and mypy
@@ -16,7 +18,7 @@ READY   := $(VENV)/ready
 BIN     := $(VENV)/bin
 PINNED  := constraints.txt requirements.lock tools/build-requirements.lock
 
-.PHONY: demo test lint setup triton constraints clean
+.PHONY: demo test lint setup triton fuzz sbom constraints clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -29,6 +31,13 @@ test: setup
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+fuzz: setup
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(HASHED) --requirement tools/fuzz-requirements.lock
+	@$(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) $(FUZZ)
+
+sbom: setup
+	@bash tools/sbom.sh "$(VENV)" build/medisseg.cdx.json
+
 setup: $(READY)
 
 $(READY): $(PINNED) pyproject.toml setup.py CMakeLists.txt tools/setup.sh $(wildcard kernels/csrc/*)
@@ -39,13 +48,15 @@ triton: .triton/ready
 .triton/ready: $(READY) tools/triton_server.sh
 	@bash tools/triton_server.sh "$(VENV)" .triton
 
+HASHED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 LOCK   := $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-annotate \
   --custom-compile-command "make constraints"
 
 constraints:
 	@$(BIN)/pip install -q uv && $(LOCK) $(UPGRADE) pyproject.toml --extra dev tools/build-requirements.txt -o constraints.txt
 	@grep -v '^torch==\|^nvidia-\|^cuda-' constraints.txt | $(LOCK) --no-deps --generate-hashes - -o requirements.lock
-	@$(LOCK) --generate-hashes --constraint constraints.txt tools/build-requirements.txt -o tools/build-requirements.lock
+	@for what in build fuzz sbom; do $(LOCK) --generate-hashes --constraint constraints.txt \
+	  tools/$$what-requirements.txt -o tools/$$what-requirements.lock || exit 1; done
 
 clean:
 	@rm -rf "$(VENV)" .triton build runs/demo

@@ -132,20 +132,21 @@ def compared(a: RecordedRun, b: RecordedRun, first: Entry, second: Entry) -> Row
     one, two = a.line(first), b.line(second)
     if not one.get("rle") or not two.get("rle"):
         return None
-    same = one["rle"] == two["rle"]
-    value = 1.0 if same else dice(decode_rle(one["rle"]) > 0, decode_rle(two["rle"]) > 0)
-    return Row(
-        first.stream,
-        first.id,
-        first.time_s,
-        float(value),
-        one["area"],
-        two["area"],
-        one["confidence"],
-        two["confidence"],
-        one["alarm"],
-        two["alarm"],
-    )
+    with a.using(first), b.using(second):
+        same = one["rle"] == two["rle"]
+        value = 1.0 if same else dice(decode_rle(one["rle"]) > 0, decode_rle(two["rle"]) > 0)
+        return Row(
+            first.stream,
+            first.id,
+            first.time_s,
+            float(value),
+            int(one["area"]),
+            int(two["area"]),
+            float(one["confidence"]),
+            float(two["confidence"]),
+            bool(one["alarm"]),
+            bool(two["alarm"]),
+        )
 
 
 def summarize(

@@ -26,7 +26,7 @@ from deploy.outputs.drawing import draw_mask, draw_status, draw_tag
 from deploy.outputs.pixels import rgb_to_yuv
 from deploy.outputs.recording import CLOCK
 from deploy.pipeline.live import Controls, Live
-from deploy.replay.recorded import Entry, Picture, RecordedRun
+from deploy.replay.recorded import Entry, Picture, RecordedRun, said_where_damaged
 from deploy.status import Settings, StreamStatus
 from medisseg.errors import UserError
 from medisseg.files import replacing
@@ -132,6 +132,7 @@ def fitted(picture: Picture, size: tuple[int, int]) -> Picture:
     return out
 
 
+@said_where_damaged
 def draw(run: RecordedRun, entry: Entry, opacity: float | None = None) -> Picture:
     """Return a recorded frame, uint8 RGB [H, W, 3], as it was shown, with "REPLAY" on it."""
     picture, line = run.picture(entry), run.line(entry)
@@ -167,6 +168,7 @@ def labels_of(line: dict[str, Any]) -> tuple[Label, ...]:
     return tuple(Label(one["name"], tuple(one["color"])) for one in line.get("classes", ()))
 
 
+@said_where_damaged
 def status_of(run: RecordedRun, entry: Entry, line: dict[str, Any]) -> StreamStatus:
     """Return the status as it was when a frame was shown."""
     counted = dict(zip(("processed", "dropped", "failed"), entry.counts, strict=True))

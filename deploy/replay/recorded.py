@@ -6,12 +6,15 @@ cut off. Only small facts of every frame are kept in memory; its line is read ag
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +22,18 @@ import numpy.typing as npt
 from deploy.outputs.pixels import to_rgb
 from deploy.pipeline.state import OUTCOMES
 from medisseg.errors import UserError
+from medisseg.schema import require
+from medisseg.untrusted import MOST_TEXT, read_bytes
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Picture = npt.NDArray[np.uint8]
+LONGEST_LINE = 64 << 20  # bytes of one frame's results
+MOST_FRAMES, MOST_STREAMS = 2**40, 1024
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,7 @@ class RecordedRun:
         if not self._path.is_file():
             raise UserError(f"{folder} holds no run: there is no results.jsonl in it")
         try:
-            report = folder / "report.json"
-            self.report: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
+            self.report = read_report(folder / "report.json")
             self._file = self._path.open("rb")
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: the run cannot be read ({error})") from error
@@ -83,7 +91,23 @@ class RecordedRun:
     def source(self, stream: int) -> str:
         """Return what a stream was read from, as far as the report tells."""
         parts = self.report.get("streams", [])
-        return str(parts[stream]["source"]) if stream < len(parts) else f"stream {stream + 1}"
+        unnamed = f"stream {stream + 1}"
+        return str(parts[stream].get("source", unnamed)) if stream < len(parts) else unnamed
+
+    @contextlib.contextmanager
+    def using(self, entry: Entry) -> Iterator[None]:
+        """Say where the results are damaged, whatever use of a frame's line stumbles over it.
+
+        Raises:
+            UserError: Within the block something is absent or of another kind than it was written.
+        """
+        import cv2
+
+        wrong = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, cv2.error)
+        try:
+            yield
+        except wrong as error:
+            raise UserError(f"{self._damaged(entry.offset)}: {error!r}"[:400]) from error
 
     def line(self, entry: Entry) -> dict[str, Any]:
         """Return a frame's line of ``results.jsonl``."""
@@ -105,7 +129,9 @@ class RecordedRun:
         frame = self.video(entry.stream).read(entry.raw)
         if frame is None:
             return None
-        height, width = self.line(entry)["size"]  # odd sizes were padded for the encoder
+        with self.using(entry):
+            height, width = self.line(entry)["size"]  # odd sizes were padded for the encoder
+            require(type(height) is type(width) is int and min(height, width) > 0, "its size")
         return np.ascontiguousarray(to_rgb(frame)[:height, :width])
 
     def recorded(self, entry: Entry) -> bool:
@@ -118,29 +144,80 @@ class RecordedRun:
         for video in self._videos.values():
             video.close()
 
+    def _damaged(self, offset: int) -> str:
+        return f"{self._path} is damaged at byte {offset}"
+
     def _index(self) -> Iterator[Entry]:
         counts: dict[int, list[int]] = {}
         offset = 0
-        for text in self._file:
+        for text in iter(lambda: self._file.readline(LONGEST_LINE), b""):
             try:
-                line = json.loads(text)
-                settled = counts.setdefault(line["stream"], [0, 0, 0])
-                settled[OUTCOMES.index(line["outcome"])] += 1
-                yield Entry(
-                    line["stream"],
-                    line["id"],
-                    line["time_s"],
-                    line["outcome"],
-                    line.get("raw"),
-                    line.get("alarm", False),
-                    (settled[0], settled[1], settled[2]),
-                    offset,
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                if text.endswith(b"\n"):
-                    raise UserError(f"{self._path} is damaged at byte {offset}") from error
+                yield indexed(json.loads(text), counts, offset)
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                if text.endswith(b"\n") or len(text) == LONGEST_LINE:
+                    raise UserError(self._damaged(offset)) from error
                 return  # the last line of a killed run
             offset += len(text)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return a run's report; empty where there is none.
+
+    Raises:
+        ValueError: Not a report.
+        OSError: It cannot be read.
+    """
+    if not path.exists():
+        return {}
+    try:
+        report = json.loads(read_bytes(path, MOST_TEXT))
+        for part in (report, *report.get("streams", [])):
+            require(isinstance(part.get("source", ""), str), "a source is no text")
+            times = [part.get("fps", 0.0), *part.get("latency_ms", {}).values()]
+            require(all(type(time) in (int, float) for time in times), "a time is no number")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no report of a run: {error}") from error
+    return dict(report)
+
+
+def indexed(line: dict[str, Any], counts: dict[int, list[int]], offset: int) -> Entry:
+    """Return what is kept of a line, and count it for its stream.
+
+    Raises:
+        ValueError, KeyError, TypeError, OverflowError: Not a line of results.
+    """
+    require(isinstance(line, dict), "no table")
+    raw = line.get("raw")
+    numbers = line["stream"], line["id"], 0 if raw is None else raw
+    if any(type(number) is not int or not 0 <= number < MOST_FRAMES for number in numbers):
+        raise ValueError(f"stream, id and raw are {numbers}")
+    if numbers[0] >= MOST_STREAMS or not math.isfinite(line["time_s"]):
+        raise ValueError("a stream or a time that no run has")
+    settled = counts.setdefault(line["stream"], [0, 0, 0])
+    settled[OUTCOMES.index(line["outcome"])] += 1
+    return Entry(
+        line["stream"],
+        line["id"],
+        line["time_s"],
+        line["outcome"],
+        raw,
+        line.get("alarm", False),
+        (settled[0], settled[1], settled[2]),
+        offset,
+    )
+
+
+def said_where_damaged(
+    function: Callable[Concatenate[RecordedRun, Entry, P], T],
+) -> Callable[Concatenate[RecordedRun, Entry, P], T]:
+    """Let a function of a frame's line raise :class:`UserError` where the line is damaged."""
+
+    @functools.wraps(function)
+    def wrapped(run: RecordedRun, entry: Entry, /, *more: P.args, **named: P.kwargs) -> T:
+        with run.using(entry):
+            return function(run, entry, *more, **named)
+
+    return wrapped
 
 
 class RawVideo:
