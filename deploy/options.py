@@ -40,7 +40,9 @@ class Options:
     """The runner's options; ``help`` of every field is what ``--help`` prints."""
 
     sources: tuple[str, ...] = ()
-    model: str = option("", "bundle, checkpoint, or name of a checkpoint")
+    model: str = option(
+        "", "bundle, checkpoint or its name, or a Triton server's grpc://HOST:8001/NAME"
+    )
     out: Path | None = option(None, "folder for all that is written; nothing is written without")
     truth: Path | None = option(None, "folder of masks, one a frame in natural order: reports Dice")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -111,7 +113,9 @@ class Options:
         if not self.sources:
             raise UserError(f"no source given; for example: {EXAMPLE.splitlines()[1].strip()}")
         if not self.model:
-            raise UserError("no --model given: a bundle, a checkpoint or a checkpoint's name")
+            raise UserError(
+                "no --model given: a bundle, a checkpoint, its name, or a server's address"
+            )
         if self.truth is not None and len(self.sources) > 1:
             raise UserError(f"--truth goes with one source; got {len(self.sources)}")
 

@@ -28,6 +28,7 @@ DEPLOY = {
     "options": {"status"},
     "analysis": {"status"},
     "engine": set(),
+    "gstreamer": {"engine", "outputs"},
     "sources": {"options"},
     "outputs": {"analysis", "audit", "sources", "status"},
     "pipeline": {"analysis", "engine", "options", "outputs", "sources", "status"},

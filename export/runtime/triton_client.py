@@ -101,9 +101,14 @@ class Client:
         to = self.address
         if not to.tls:
             return limits
-        context = ssl.create_default_context(cafile=to.ca and str(to.ca))
-        if to.cert is not None:
-            context.load_cert_chain(to.cert, to.key)
+        try:
+            context = ssl.create_default_context(cafile=to.ca and str(to.ca))
+            if to.cert is not None:
+                context.load_cert_chain(to.cert, to.key)
+        except OSError as error:
+            raise UserError(
+                f"{to}: a certificate or its key cannot be read ({_line(error)}); expected PEM"
+            ) from error
         return {**limits, "ssl": True, "ssl_context_factory": lambda: context}
 
     def describe(self) -> tuple[Json, Json, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import time
@@ -29,6 +30,7 @@ from medisseg.schema import Json
 log = logging.getLogger(__name__)
 # Four of these bytes are a NaN: an answer that was not written is no number, and not an old mask.
 UNWRITTEN = b"\xff" * 4
+MOST_VALUES = 1 << 28  # of one image's input or output: a server's word for a size is not believed
 
 
 class TritonEngine(BaseEngine):
@@ -71,6 +73,11 @@ class TritonEngine(BaseEngine):
             f"{name}{self._version} ({digest[:12]})",
         )
         self.max_batch = min(self.max_batch, int(config["max_batch_size"]))
+        maps = self._outputs.get("logits", ("", [0]))[1][0]
+        if maps != self.classes:
+            raise ServerError(
+                f"{self.address} gives {maps} maps of logits; expected {self.classes}"
+            )
         if self.address.local and self.address.shared_memory:
             self._memory = _share(client, self._input, self._outputs, self.max_batch)
 
@@ -158,13 +165,13 @@ class _Memory:
         """Copy the images in, wipe the last answer, and return where everything lies."""
         source, target = self._blocks["in"], self._blocks["out"]
         np.ndarray(images.shape, images.dtype, source.buf)[:] = images
-        np.ndarray(target.size, np.uint8, target.buf).fill(UNWRITTEN[0])
         places: dict[str, Region | None] = {}
         offset = 0
         for name, (kind, shape) in outputs.items():
             size = len(images) * _size(kind, shape)
             places[name] = Region(target.name, size, offset)
             offset += size
+        np.ndarray(offset, np.uint8, target.buf).fill(UNWRITTEN[0])
         return Region(source.name, images.nbytes), places
 
     def read(self, place: Region) -> bytes:
@@ -259,9 +266,9 @@ def _interface(
             for group in ("input", "output")
         }
         (given,) = tensors["input"]
-        if not all(kind in KINDS and min(dims) > 0 for both in tensors.values()
-                   for _, kind, dims in both):  # fmt: skip
-            raise ValueError("a type or a size that no engine of ours has")
+        for name, kind, dims in (given, *tensors["output"]):
+            if kind not in KINDS or min(dims) < 1 or math.prod(dims) > MOST_VALUES:
+                raise ValueError(f"{name!r} is {kind} {dims}")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ServerError(f"{address}: the model's interface is not ours ({error})") from error
     return given, {name: (kind, dims) for name, kind, dims in tensors["output"]}

@@ -213,6 +213,40 @@ def test_what_is_no_server_of_ours_is_one_line(serve) -> None:
         load_engine(serve(damaged).url())
 
 
+INTERFACES = {
+    "huge": ("output", "dims", [1, 1 << 20, 1 << 20], "the model's interface is not ours"),
+    "open": ("output", "dims", [1, -1, -1], "the model's interface is not ours"),
+    "text": ("input", "data_type", "TYPE_STRING", "the model's interface is not ours"),
+    "other classes": ("output", "dims", [3, 256, 256], "gives 3 maps of logits; expected 1"),
+}
+
+
+@pytest.mark.parametrize("case", INTERFACES)
+def test_a_servers_word_for_a_size_is_not_believed(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    import json
+
+    side, key, value, message = INTERFACES[case]
+    tensors = {
+        "input": [{"name": "images", "data_type": "TYPE_FP32", "dims": [3, 256, 256]}],
+        "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [1, 256, 256]}],
+    }
+    tensors[side][0][key] = value
+    manifest = {"medisseg": {"string_value": json.dumps(bundle.manifest)}}
+    config = {**tensors, "max_batch_size": 4, "parameters": manifest}
+    answer = (config, {"versions": ["1"]}, "2.51.0")
+    monkeypatch.setattr("export.runtime.triton_client.Client.describe", lambda _: answer)
+    with pytest.raises(ServerError, match=message):
+        load_engine("grpc://127.0.0.1:9/edge-polyp?shared_memory=off")
+
+
+def test_a_certificate_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    with pytest.raises(UserError, match="cannot be read .* expected PEM"):
+        load_engine(f"https://127.0.0.1:9/edge-polyp?ca={tmp_path}/ca.pem")
+
+
 ADDRESSES = {
     "grpc://rack": "does not name a host and a model",
     "grpc:///edge": "does not name a host and a model",
