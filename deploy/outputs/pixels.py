@@ -10,9 +10,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import av
 
-# What libswscale converts (ISO/IEC 23091-2): BT.709, none, FCC, BT.601, 240M, BT.2020.
-KNOWN_MATRICES = (1, 2, 4, 5, 6, 7, 9, 10)
-
 
 def to_rgb(picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
     """Return a picture upright as uint8 RGB [H, W, 3], writable; rows may be padded.
@@ -32,21 +29,6 @@ def to_rgb(picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
     return upright(pixels, picture.rotation)
-
-
-def readable_colors(picture: av.VideoFrame) -> str:
-    """Give a picture whose colour matrix FFmpeg cannot convert one that it can, in place.
-
-    Returns:
-        What is assumed instead of what (BT.709 from 720 lines on, else BT.601); empty: nothing.
-    """
-    matrix = int(picture.colorspace)
-    rgb = picture.format.name.startswith(("gbr", "rgb", "bgr"))
-    if matrix in KNOWN_MATRICES or rgb:
-        return ""
-    high = picture.height >= 720
-    picture.colorspace = 1 if high else 6
-    return f"colour matrix {matrix} is not known here: read as BT.{709 if high else 601}"
 
 
 def upright(pixels: npt.NDArray[np.uint8], rotation: int) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.outputs.pixels import readable_colors
 from deploy.sources.fields import AUTO, Deinterlacer
 from deploy.sources.source import SQUARE, Arrival
 from medisseg.errors import UserError
@@ -26,6 +25,8 @@ MOST_PIXELS = 64_000_000  # 8K has 33 million; a file can claim any number
 TOO_LARGE = "too large"
 # Formats without time stamps: FFmpeg makes them up at 25 frames a second.
 UNTIMED = ("mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo", "jpeg_pipe", "png_pipe")
+# What libswscale converts (ISO/IEC 23091-2): BT.709, none, FCC, BT.601, 240M, BT.2020.
+KNOWN_MATRICES = (1, 2, 4, 5, 6, 7, 9, 10)
 _said: set[tuple[str, str]] = set()  # what was said about a source, once
 
 
@@ -137,6 +138,21 @@ class Clock:
         """Return the time of a frame that carries none."""
         self.newest += self._period
         return self.newest
+
+
+def readable_colors(picture: av.VideoFrame) -> str:
+    """Give a picture whose colour matrix FFmpeg cannot convert one that it can, in place.
+
+    Returns:
+        What is assumed instead of what (BT.709 from 720 lines on, else BT.601); empty: nothing.
+    """
+    matrix = int(picture.colorspace)
+    rgb = picture.format.name.startswith(("gbr", "rgb", "bgr"))
+    if matrix in KNOWN_MATRICES or rgb:
+        return ""
+    high = picture.height >= 720
+    picture.colorspace = 1 if high else 6
+    return f"colour matrix {matrix} is not known here: read as BT.{709 if high else 601}"
 
 
 def choose_track(container: InputContainer, name: str) -> VideoStream:
