@@ -47,7 +47,7 @@ def test_the_configuration_says_what_the_manifest_says(bundle: Bundle, tmp_path:
     assert (group.count, group.kind) == (2, model_config_pb2.ModelInstanceGroup.KIND_CPU)
     policy = config.dynamic_batching.default_queue_policy
     assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
-    assert (policy.default_timeout_microseconds, policy.max_queue_size) == (1_000_000, 32)
+    assert (policy.default_timeout_microseconds, policy.max_queue_size) == (5_000_000, 32)
     assert policy.allow_timeout_override and not config.dynamic_batching.preferred_batch_size
     assert [(warm.batch_size, list(warm.inputs)) for warm in config.model_warmup] == [
         (1, ["images"]), (4, ["images"])]  # fmt: skip
