@@ -12,17 +12,18 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx_ir
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxscript import optimizer
 
 from export.rewrites import merge_projections
 from medisseg.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 OPSET = 20
 OPSET_BF16 = 22  # the first in which Conv and pooling take bfloat16
@@ -33,7 +34,7 @@ REFUSED = ("Col2Im", "Dropout", "BatchNormalization", "RandomNormalLike", "If", 
 
 
 def export_graph(
-    network: torch.nn.Module,
+    network: nn.Module,
     size: tuple[int, int],
     outputs: tuple[str, ...] = ("logits",),
     opset: int = OPSET,
@@ -61,9 +62,13 @@ def export_graph(
 
 
 def trace(
-    network: torch.nn.Module, size: tuple[int, int], outputs: tuple[str, ...], opset: int
+    network: nn.Module, size: tuple[int, int], outputs: tuple[str, ...], opset: int
 ) -> onnx.ModelProto:
     """Return the graph of a network as it is, see :func:`export_graph`."""
+    import onnx_ir
+    import torch
+    from onnxscript import optimizer
+
     with torch.no_grad():
         network(torch.zeros(1, 3, 64, 64))  # constants made on first use must not become traced
     # zeros() of this size is never touched, so it costs no memory: the trace runs on shapes.

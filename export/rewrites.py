@@ -6,9 +6,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import torch
 from onnx import helper, numpy_helper
-from torch.nn import functional as F
 
 
 def merge_projections(model: onnx.ModelProto) -> int:
@@ -79,6 +77,9 @@ def _through(
     constant: np.ndarray, weight: np.ndarray, sides: list[int], how: dict[str, list[int]]
 ) -> np.ndarray:
     """Return the convolution of a map of ``constant`` [C] as [O, H, W]."""
+    import torch
+    from torch.nn import functional as F
+
     top, left, bottom, right = how.get("pads", [0, 0, 0, 0])
     flat = torch.from_numpy(constant.astype(np.float64))[None, :, None, None].expand(-1, -1, *sides)
     padded = F.pad(flat, (left, right, top, bottom))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import NamedTuple
 
 import medisseg
@@ -60,6 +60,8 @@ ADDED = ("build", "run")  # by the packages export and deploy, where they are in
 
 def commands() -> dict[str, Command]:
     """Return every subcommand by name, those of other packages last."""
+    from importlib import metadata
+
     added = {point.name: point.load() for point in metadata.entry_points(group=GROUP)}
     return COMMANDS | added
 
@@ -71,15 +73,17 @@ def parser(known: Mapping[str, Command]) -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:18} {one.help}" for name, one in known.items())
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     top.epilog = f"commands:\n{listed}\n\nmedisseg COMMAND --help shows an example of each."
-    top.add_argument("command", choices=[*known, *ADDED], metavar="COMMAND")
+    top.add_argument("command", choices=list(dict.fromkeys([*known, *ADDED])), metavar="COMMAND")
     top.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run one subcommand; return its exit code."""
-    known = commands()
-    chosen = parser(known).parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Entry points are read from every installed package: 0.09 of the 0.31 s of `train --help`.
+    known = COMMANDS if words and words[0] in COMMANDS else commands()
+    chosen = parser(known).parse_args(words)
     name = chosen.command
     if name not in known:
         raise UserError(
