@@ -21,10 +21,12 @@ from export.builders.tensorrt_config import (
     open_timing_cache,
     refuse,
     save_timing_cache,
+    version_of,
     weakly_typed,
 )
 from export.builders.tensorrt_layers import Kernel
 from export.builders.tensorrt_watch import monitor
+from export.older_opset import lowered
 from export.runtime import tensorrt_log
 from export.runtime.tensorrt_log import made, ok
 from export.settle import Settled
@@ -60,7 +62,8 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
         kind = trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH
     network: T.INetworkDefinition = made(builder.create_network(1 << int(kind)), log, "network")
     parser: T.OnnxParser = made(trt.OnnxParser(network, log), log, "parser")
-    if not parser.parse(settled.model.SerializeToString()):
+    graph = settled.model if version_of(trt) >= (10,) or is_rtx(trt) else lowered(settled.model)
+    if not parser.parse(graph.SerializeToString()):
         errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise UserError(f"{module} {trt.__version__} cannot parse the graph: {errors}")
     config: T.IBuilderConfig = made(builder.create_builder_config(), log, "configuration")

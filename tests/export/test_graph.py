@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from export import graph as G
 from export.layers import infer_with, session_of
+from export.older_opset import lowered
+from export.precision import typed
 from export.raw_frames import with_frames
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
@@ -158,6 +160,25 @@ def test_projection_that_saves_work_stays() -> None:
     """Through two channels a 3 x 3 of eight is cheaper than without them."""
     merged = G.export_graph(Pair(middle=2), SIZE)
     assert [node.op_type for node in merged.graph.node].count("Conv") == 2
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_graph_in_the_operators_of_tensorrt_8_answers_the_same(
+    graph: onnx.ModelProto, kind: str
+) -> None:
+    model = graph if kind == "fp32" else typed(graph, "fp16", ())
+    before = model.SerializeToString()
+    older = lowered(model)
+    assert (older.opset_import[0].version, older.ir_version) == (17, 8)
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(older, full_check=True)
+    batch = images(2)
+    np.testing.assert_array_equal(infer_with(older)(batch), infer_with(model)(batch))
+
+
+def test_what_tensorrt_8_has_no_operator_for_is_said(graph: onnx.ModelProto) -> None:
+    with pytest.raises(UserError, match=r"no form in opset 17.*bfloat16.*--precision fp16"):
+        lowered(typed(graph, "bf16", ()))
 
 
 def test_graph_carries_the_oldest_ir_version_of_its_operators(graph: onnx.ModelProto) -> None:

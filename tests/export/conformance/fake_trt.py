@@ -134,11 +134,22 @@ def build(signatures: Signatures, cuda: Cuda, version: str, name: str = "tensorr
             return True
 
         def set_device_memory(self, memory: int, size: int) -> None:
+            self._give(memory, size)
+
+        def _give(self, memory: int, size: int) -> None:
             if size < self._engine._plan["scratch"] or world.cuda.sizes[memory] < size:
                 raise Broken("scratch memory is too small")
             if world.cuda.homes[memory] != self._engine._device:
                 raise Broken("scratch memory lies on another device")
             self._memory = memory
+
+        @property
+        def device_memory(self) -> int:
+            raise AttributeError("unreadable attribute")
+
+        @device_memory.setter
+        def device_memory(self, memory: int) -> None:
+            self._give(memory, world.cuda.sizes[memory])
 
         def execute_async_v3(self, stream_handle: int) -> bool:
             stream = world.cuda.streams[stream_handle]

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-JETPACK_6, LAST_10, LAST_11 = "10.3.0", "10.16.1.11", "11.4.0.106"
+LAST_8, JETPACK_6, LAST_10, LAST_11 = "8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106"
 WHEELS = {
+    LAST_8: "tensorrt-bindings",
     JETPACK_6: "tensorrt-cu12-bindings",
     LAST_10: "tensorrt-cu13-bindings",
     LAST_11: "tensorrt-cu13-bindings",
@@ -29,6 +30,9 @@ NULLS(createInferBuilder_INTERNAL) NULLS(createInferRefitter_INTERNAL)
 NULLS(createInferRuntime_INTERNAL) NULLS(createNvOnnxParserRefitter_INTERNAL)
 NULLS(createNvOnnxParser_INTERNAL) NULLS(getBuilderPluginRegistry)
 NULLS(getNvOnnxParserVersion) NULLS(getPluginRegistry) NULLS(initLibNvInferPlugins)
+NULLS(_ZN11nvuffparser15createUffParserEv) NULLS(_ZN14nvcaffeparser117createCaffeParserEv)
+NULLS(_ZN11nvuffparser8FieldMapC1EPKcPKvNS_9FieldTypeEi)
+NULLS(_ZN14nvcaffeparser123shutdownProtobufLibraryEv)
 """
 FORWARD = """
 #include <dlfcn.h>
@@ -111,7 +115,8 @@ def module_path(folder: Path, version: str, forward: bool) -> Path:
         home = Path(real.__file__).parent
         for name in ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
             loads.append(f"ctypes.CDLL({str(home / name)!r}, ctypes.RTLD_GLOBAL)")
-    for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
+    names = ["nvinfer", "nvinfer_plugin", "nvonnxparser"]
+    for library in [*names, "nvparsers"] if version == LAST_8 else names:
         name = f"lib{library}.so.{version.split('.')[0]}"
         words = ["-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", "-o", str(libraries / name)]
         subprocess.run([compiler, *words, str(source), "-ldl"], check=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from libraries import JETPACK_6, LAST_10, LAST_11, ROOT, python
+from libraries import JETPACK_6, LAST_8, LAST_10, LAST_11, ROOT, python
 
 SOURCES = sorted(
     path
@@ -15,8 +15,14 @@ SOURCES = sorted(
     if path.stem.startswith("tensorrt") or path.stem == "kernel_cache"
 )
 # What only some versions have; our code asks for it behind a check of the version or of the name.
-OLD = (JETPACK_6, LAST_10)
+OLD = (LAST_8, JETPACK_6, LAST_10)
+SINCE_10 = (JETPACK_6, LAST_10, LAST_11, "rtx")
 ONLY = {
+    "ExecutionContextAllocationStrategy": SINCE_10,
+    "IBuilderConfig.progress_monitor": SINCE_10,
+    "IExecutionContext.set_device_memory": SINCE_10,
+    "IProgressMonitor": SINCE_10,
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED": SINCE_10,
     "BuilderFlag.FP16": OLD,
     "BuilderFlag.INT8": OLD,
     "BuilderFlag.OBEY_PRECISION_CONSTRAINTS": OLD,
@@ -89,7 +95,7 @@ def test_what_is_used_is_found() -> None:
     assert len(names) > 50
 
 
-@pytest.mark.parametrize("version", [JETPACK_6, LAST_10, LAST_11, "rtx"])
+@pytest.mark.parametrize("version", [LAST_8, JETPACK_6, LAST_10, LAST_11, "rtx"])
 def test_every_name_is_in_the_bindings(signatures: Callable[[str], Any], version: str) -> None:
     known = signatures(version)
     names = everything_used()
@@ -104,7 +110,7 @@ def test_every_name_is_in_the_bindings(signatures: Callable[[str], Any], version
     assert not {name for name in allowed if known.has(name)} - absent
 
 
-@pytest.mark.parametrize("version", [JETPACK_6, LAST_10, LAST_11])
+@pytest.mark.parametrize("version", [LAST_8, JETPACK_6, LAST_10, LAST_11])
 def test_bindings_without_a_driver_raise_type_error(
     places: Callable[..., Any], version: str
 ) -> None:

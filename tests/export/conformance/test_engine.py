@@ -12,7 +12,7 @@ import pytest
 import torch
 from fake_cuda import Cuda, Torch
 from fake_trt import Broken, plan
-from libraries import JETPACK_6, LAST_10, LAST_11
+from libraries import JETPACK_6, LAST_8, LAST_10, LAST_11
 
 from export.runtime.tensorrt_batch import batch_sizes
 from export.runtime.tensorrt_engine import TensorRTEngine
@@ -21,7 +21,7 @@ from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 
 SIZE = (64, 96)
-VERSIONS = [JETPACK_6, LAST_10, LAST_11, "rtx"]
+VERSIONS = [LAST_8, JETPACK_6, LAST_10, LAST_11, "rtx"]
 
 
 def traits(batch: int = 4, **more: Any) -> Traits:
