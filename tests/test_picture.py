@@ -64,7 +64,8 @@ def test_random_layouts_are_found(pictures: list[Pixels]) -> None:
 def check(found: Picture, layout: Layout, least: float) -> None:
     _, _, width, height = layout.box
     whole = (0, 0, layout.size[1], layout.size[0])
-    cropped = width * height > 0.64 * layout.size[0] * layout.size[1]
+    wide, high = width / layout.size[1], height / layout.size[0]
+    cropped = wide * high > 0.64 and min(wide, high) > 0.77
     reached = max(overlap(layout.box, box(found)), overlap(whole, box(found)) if cropped else 0)
     assert reached >= least, (found, layout.box)
 

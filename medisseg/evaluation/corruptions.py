@@ -81,6 +81,19 @@ class Screen:
         return aperture
 
 
+SCREENS = {
+    "full-HD screen, octagon, text, second picture": Screen(
+        (1920, 1080), (560, 0, 1350, 1080), corners=0.35, text=True, inset=True
+    ),
+    "the same with a picture of 720 x 576": Screen(
+        (1920, 1080), (1180, 252, 720, 576), corners=0.35, text=True, inset=True
+    ),
+    "round picture in 1280 x 1024": Screen((1280, 1024), (170, 32, 960, 960), round=True),
+    "pillar-boxed full HD": Screen((1920, 1080), (240, 0, 1440, 1080)),
+    "PAL with text": Screen((720, 576), (200, 40, 500, 496), corners=0.35, text=True),
+}
+
+
 def corruptions() -> dict[str, Change]:
     """Return every corruption by the name its row has, "clean" first."""
     return {
@@ -104,15 +117,7 @@ def corruptions() -> dict[str, Change]:
         "interlaced, 4 px a field": _pixels(lambda image: degrade.interlace(image, 4)),
         "interlaced, 10 px a field": _pixels(lambda image: degrade.interlace(image, 10)),
         "interlaced, 20 px a field": _pixels(lambda image: degrade.interlace(image, 20)),
-        "full-HD screen, octagon, text, second picture": Screen(
-            (1920, 1080), (560, 0, 1350, 1080), corners=0.35, text=True, inset=True
-        ),
-        "the same with a picture of 720 x 576": Screen(
-            (1920, 1080), (1180, 252, 720, 576), corners=0.35, text=True, inset=True
-        ),
-        "round picture in 1280 x 1024": Screen((1280, 1024), (170, 32, 960, 960), round=True),
-        "pillar-boxed full HD": Screen((1920, 1080), (240, 0, 1440, 1080)),
-        "PAL with text": Screen((720, 576), (200, 40, 500, 496), corners=0.35, text=True),
+        **SCREENS,
     }
 
 

@@ -86,3 +86,28 @@ def test_clock_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UserError, match="cannot be made a folder"):
         (tmp_path / "file").touch()
         common.write(tmp_path / "file" / "in", "x", {}, [])
+
+
+def test_pictures_on_screens(tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    from benchmarks import screens
+
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    shade = cv2.resize(random.random((5, 5, 1)), (200, 160), interpolation=cv2.INTER_CUBIC)
+    image = np.array([70, 95, 190]) * (0.45 + 0.5 * shade[..., None])  # BGR
+    image += 30 * (random.random((160, 200, 1)) - 0.5)
+    mask = cv2.circle(np.zeros((160, 200), np.uint8), (90, 80), 30, 255, -1)
+    cv2.imwrite(str(tmp_path / "data" / "images" / "0.png"), image.clip(0, 255).astype(np.uint8))
+    cv2.imwrite(str(tmp_path / "data" / "masks" / "0.png"), mask)
+    words = ["--data", str(tmp_path / "data"), "--split", "all", "--model", "edge-kvasir"]
+    assert not screens.main([*words, "--out", str(tmp_path / "out")])
+    rows = json.loads((tmp_path / "out" / "screens.json").read_text())["rows"]
+    assert [row["picture"] for row in rows] == ["full", "auto"] * 6
+    assert [row["left_whole"] for row in rows] == [1, 1, *[1, 0] * 5]
+    found = [row["overlap"] for row in rows if row["picture"] == "auto"]
+    assert min(found) > 0.95 and max(row["overlap"] for row in rows[2::2]) <= 0.7501
+    assert all(row["against_bare"] == pytest.approx(row["dice"] - rows[0]["dice"]) for row in rows)
