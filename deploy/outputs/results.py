@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from deploy.audit import utc_now
 from deploy.sources.source import IMAGES, is_image, natural_order
+from medisseg.data import masks
+from medisseg.data.reading import BadFile
 from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -96,11 +98,11 @@ def _create(path: Path) -> IO[str]:
 class Truth:
     """Masks to compare with: frame k's is the k-th in natural order.
 
-    They are read as ``medisseg evaluate`` reads them: 0 and 255, 0 and 1, palettes and indices.
-    Masks that mark classes by colour are foreground where a channel is above 127.
+    They are read as ``medisseg evaluate`` reads them: 0 and 255, 0 and 1, palettes, indices and
+    colours; what the values mean is decided once, for all files together.
 
     Raises:
-        UserError: No folder, or no masks in it.
+        UserError: No folder, no masks in it, or pictures that are no masks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -112,45 +114,29 @@ class Truth:
                 f"--truth {folder} holds no masks; expected some of {', '.join(IMAGES)}"
             )
         self.paths = natural_order(found)
+        try:
+            self._convention = masks.decide(self.paths)
+            self.mask(0, (16, 16))
+        except BadFile as error:
+            raise UserError(f"--truth: {error}") from error
+        for note in self._convention.notes:
+            log.info("--truth: %s", note)
 
     def mask(self, frame_id: int, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
-        """Return frame ``frame_id``'s mask at ``size`` (height, width); None beyond the last."""
+        """Return frame ``frame_id``'s mask at ``size`` (height, width); None beyond the last.
+
+        Raises:
+            UserError: The file cannot be read, or its values are not the folder's.
+        """
         import cv2
 
         if frame_id >= len(self.paths):
             return None
-        mask = _truth_mask(self.paths[frame_id])
+        path = self.paths[frame_id]
+        mask, _ = masks.apply(masks.read_stored(path), self._convention, path=path)
         if mask.shape != size:
             mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8)
         return mask > 0
-
-
-def _truth_mask(path: Path) -> npt.NDArray[np.uint8]:
-    """Return a mask uint8 [H, W]: not 0 where foreground.
-
-    Raises:
-        UserError: Not a mask.
-    """
-    from PIL import Image
-
-    from medisseg.data.masks import read_mask
-    from medisseg.data.reading import BadFile
-
-    try:
-        return read_mask(path)
-    except BadFile as refused:
-        try:
-            with Image.open(path) as image:
-                if image.mode not in ("RGB", "RGBA", "P"):
-                    raise
-                colors = np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError):
-            raise refused from None
-        pure = np.mean(np.minimum(colors, 255 - colors).max(2) < 64)
-        if pure < 0.95:  # a photograph, not colours that stand for classes
-            raise refused
-        mask: npt.NDArray[np.uint8] = (colors.max(2) > 127).astype(np.uint8)
-        return mask
 
 
 class VideoScore:
