@@ -74,7 +74,8 @@ class Gate:
     Args:
         address: Where the page listens.
         token: What the page demands. Off loopback one is made where none is given.
-        names: Further host names of the page, with commas between them.
+        names: Further host names of the page, with commas between them; with a port where a proxy
+            that serves it has another than 80 or 443.
 
     Raises:
         UserError: The token is too short, or holds what a URL cannot.
@@ -93,9 +94,13 @@ class Gate:
         self.address, self.token, self.port = address, token, address.port
         given = [name.strip().lower() for name in (names or "").split(",") if name.strip()]
         for name in given:
-            if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,252})", name):
-                raise UserError(f"--host-name is {name!r}; expected names such as tower.lan")
-        self._names = {"localhost", address.host.lower(), *given}
+            if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]{0,252}(:\d{1,5})?", name):
+                raise UserError(
+                    f"--host-name is {name!r}; expected names such as tower.lan or tower.lan:8443"
+                )
+        # A proxy may put its own Host in front of the page; the Origin stays the browser's.
+        self._origins = frozenset(given)
+        self._names = {"localhost", address.host.lower(), *(name.split(":")[0] for name in given)}
         self._failures: OrderedDict[str, dict[bytes, float]] = OrderedDict()
 
     def look_up_names(self) -> None:
@@ -125,7 +130,7 @@ class Gate:
         if len(hosts) != 1 or not self._knows(hosts[0]):
             return 403, "this name is not this page's: open it by the address that was printed"
         for origin in headers.get("origin", []):
-            if _netloc(origin) != hosts[0].lower():
+            if _netloc(origin) not in (hosts[0].lower(), *self._origins):
                 return 403, "another site's page asked for this"
         if any(site not in ("same-origin", "none") for site in headers.get("sec-fetch-site", [])):
             # A link may lead here; a picture, a script or a fetch of another site may not: six

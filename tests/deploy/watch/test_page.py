@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import logging
+import re
 import shutil
+import socket as socket_module
 import struct
 import threading
 import time
@@ -196,6 +198,149 @@ def test_a_port_that_is_taken_is_one_line(live: Live, spawn: Any, numbered: Path
         assert errors.decode() == (
             f"error: --serve {address}: another program listens there; choose another port\n"
         )
+
+
+# ---- a proxy, further names
+
+
+class Proxy:
+    """Serves a page under /med/, prefix stripped, byte for byte, as nginx or Traefik would.
+
+    Args:
+        target: Port of the page.
+        host: What it puts in place of the browser's Host header; None leaves it.
+    """
+
+    def __init__(self, target: int, host: str | None = None) -> None:
+        self._target, self._host = target, host
+        self._listener = socket_module.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                browser, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(browser,), daemon=True).start()
+
+    def _serve(self, browser: Any) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head and (more := browser.recv(65536)):
+            head += more
+        method, path, rest = head.split(b" ", 2)
+        if not path.startswith(b"/med/"):
+            browser.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            browser.close()
+            return
+        version, *lines = rest.split(b"\r\n")
+        if self._host:
+            lines = [b"Host: " + self._host.encode() if line.lower().startswith(b"host:") else line
+                     for line in lines]  # fmt: skip
+        if b"upgrade: websocket" not in rest.lower():  # one request a connection
+            lines = [line for line in lines if not line.lower().startswith(b"connection:")]
+            lines.insert(0, b"Connection: close")
+        try:
+            page = socket_module.create_connection(("127.0.0.1", self._target))
+        except OSError:  # the page is gone
+            browser.close()
+            return
+        page.sendall(b" ".join((method, path[4:], b"\r\n".join((version, *lines)))))
+        threading.Thread(target=self._pump, args=(browser, page), daemon=True).start()
+        self._pump(page, browser)
+
+    def _pump(self, source: Any, sink: Any) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket_module.SHUT_WR)
+
+
+def test_the_page_works_under_a_path(live: Live) -> None:
+    with serve(live, "127.0.0.1:0", TOKEN) as page, contextlib.closing(Proxy(page.port)) as proxy:
+        home = f"http://127.0.0.1:{proxy.port}/med/"
+        code, answer, _ = get(f"{home}?token={TOKEN}")
+        assert (code, answer["location"]) == (303, ".")  # of /med/: /med/ again
+        cookie = answer["set-cookie"]
+        assert "path" not in cookie.lower()  # the browser takes the page's own, /med/
+        cookies = {"Cookie": cookie.split(";")[0]}
+        code, _, body = get(home, **cookies)
+        assert code == 200
+        for name in ("page.css", "page.js", "status", "snapshot/0.png", "metrics"):
+            assert get(home + name, **cookies)[0] == 200, name
+        assert not re.search(rb"""(href|src|action)=["']/""", body)
+        script = get(home + "page.js", **cookies)[2]
+        assert b'new URL("live", location.href)' in script and b"fetch(`snapshot/" in script
+        origin = f"http://127.0.0.1:{proxy.port}"
+        from websockets.sync.client import connect
+
+        address = f"ws://127.0.0.1:{proxy.port}/med/live"
+        more: Any = {"max_size": None, "proxy": None, "additional_headers": cookies}
+        with connect(address, origin=origin, **more) as socket:
+            assert receive(socket)[0]["shown"]["frame_id"] == 1
+
+
+def test_a_browser_under_a_path(browser: Any, live: Live) -> None:
+    with serve(live, "127.0.0.1:0", TOKEN) as page, contextlib.closing(Proxy(page.port)) as proxy:
+        browser.get(f"http://127.0.0.1:{proxy.port}/med/?token={TOKEN}")
+        state = "return document.getElementById('state').textContent"
+        until(lambda: browser.execute_script(state) == LIVE, LIVE)
+        assert browser.current_url == f"http://127.0.0.1:{proxy.port}/med/"
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "status"),
+    [
+        ("tower.lan:8080", None, 403),
+        ("tower.lan:8080", "other.lan", 403),
+        ("tower.lan:8080", "tower.lan", 200),
+        ("TOWER.LAN", " tower.lan , med.example", 200),
+        ("med.example:8443", "tower.lan,med.example:8443", 200),
+        ("tower.lan.evil.example", "tower.lan", 403),
+        ("evil.example", "tower.lan", 403),
+    ],
+)
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "0.0.0.0:0"])
+def test_further_host_names(
+    live: Live, address: str, host: str, names: str | None, status: int
+) -> None:
+    with serve(live, address, TOKEN, names=names) as page:
+        home = f"http://127.0.0.1:{page.port}/status"
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        assert get(home, Host=host, **bearer)[0] == status
+        assert get(home, **bearer)[0] == 200  # the numbers stay
+        assert get(home, Host=host)[0] == (401 if status == 200 else 403)
+
+
+@pytest.mark.parametrize("names", ["a b", "http://tower.lan", "tower.lan/x", "*", "a:b", "-x"])
+def test_a_host_name_that_is_none(names: str) -> None:
+    with pytest.raises(UserError, match="--host-name is .* expected names such as tower.lan"):
+        Gate(Address.parse("127.0.0.1:80"), names=names)
+
+
+def test_a_proxy_that_puts_its_own_host_in(live: Live) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    names = "med.example,tower.lan:8443"
+    with (
+        serve(live, "127.0.0.1:0", TOKEN, names=names) as page,
+        contextlib.closing(Proxy(page.port, f"127.0.0.1:{page.port}")) as proxy,
+    ):
+        more: Any = {
+            "max_size": None,
+            "proxy": None,
+            "additional_headers": {"Cookie": f"medisseg-{page.port}={TOKEN}"},
+        }
+        address = f"ws://127.0.0.1:{proxy.port}/med/live"
+        for origin in ("https://med.example", "https://tower.lan:8443"):
+            with connect(address, origin=origin, **more) as socket:
+                assert receive(socket)[0]["shown"]["frame_id"] == 1
+        for origin in ("https://evil.example", "https://med.example:81", "https://tower.lan"):
+            with pytest.raises(InvalidStatus):
+                connect(address, origin=origin, **more)
 
 
 # ---- the socket
