@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import machine, parser, show, write
-from deploy.chaos.bench import decoded, scene
 from deploy.chaos.loopback import LoopbackSource
+from deploy.chaos.videos import decoded, scene
 from deploy.replay.recorded import RecordedRun
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError, command

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from deploy.status import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
-from medisseg.picture import parse_picture
+from medisseg.picture import FULL, parse_picture
 from medisseg.schema import build
 from medisseg.text import without_password
 from medisseg.untrusted import read_yaml
@@ -109,7 +109,10 @@ class Options:
             raise UserError(f"--crf is {self.crf}; expected 0 to 51")
         self.settings(0.5)
         self.raw_size()
-        parse_picture(self.picture)
+        if parse_picture(self.picture) == FULL and self.hide_outside:
+            raise UserError(
+                "--picture full and --hide-outside: nothing lies outside; choose auto or x,y,w,h"
+            )
         if not self.sources:
             raise UserError(f"no source given; for example: {EXAMPLE.splitlines()[1].strip()}")
         if not self.model:

@@ -108,6 +108,7 @@ def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
             figure = histogram(stream.timing.latency)
             page.figure(figure, "latency from arrival to shown, every frame after the warm-up")
         facts = {
+            "endoscopic picture": place(part["picture"]),
             "quality gate": part["quality"] or "every frame good",
             "alarms shown": part["alarms"],
             "warnings": part["warnings"] or "none",
@@ -123,6 +124,13 @@ def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
         ],
     )
     page.save(folder / "report.html")
+
+
+def place(picture: list[int] | None) -> str:
+    """Return where the picture stood at the end, in words."""
+    if picture is None:
+        return "no frame was shown"
+    return "{2} x {3} pixels, {0} from the left, {1} from the top".format(*picture)
 
 
 def stages(part: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deploy import options as options_module
-from deploy.chaos.loopback import FPS, Picture
+from deploy.chaos.loopback import Picture
+from deploy.chaos.videos import scene, write_video
 from export.runtime.engine import Array, Batch, Engine
 
 STILL_S = 30.0  # without progress for so long, a run is stuck
@@ -247,60 +247,13 @@ def check_accounts(out: Path) -> dict[str, int]:
     lines = read_lines(out)
     added = frames["processed"] + frames["dropped"] + frames["failed"]
     expect(frames["in"] == added, f"in = {frames['in']}, but the rest adds up to {added}")
-    ids = sorted(line["id"] for line in lines)
-    expect(ids == list(range(frames["in"])), "not every frame has its line in the results")
+    streams = json.loads((out / "report.json").read_text())["streams"]
+    ids = sorted((line["stream"], line["id"]) for line in lines)
+    due = [(n, i) for n, stream in enumerate(streams) for i in range(stream["frames"]["in"])]
+    expect(ids == due, "not every frame has its line in the results")
     return frames
 
 
 def counted(frames: dict[str, int]) -> str:
     """Return the counts as words."""
     return "{in} = {processed} + {dropped} + {failed}".format(**frames)
-
-
-def scene(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
-    """Return a generated frame: red, with some texture, and a pale part that moves."""
-    height, width = size
-    x = round(width * (0.35 + 0.2 * np.sin(number / 20)))
-    picture = _mucosa(size).copy()
-    picture[height // 3 : 2 * height // 3, x : x + width // 4] += np.uint8(40)
-    return picture
-
-
-@functools.cache
-def _mucosa(size: tuple[int, int]) -> Picture:
-    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
-    texture = 12 * np.sin(columns / 7) * np.cos(rows / 9)
-    mucosa: Picture = (np.array([160, 70, 60]) + texture[..., None]).astype(np.uint8)
-    return mucosa
-
-
-def noise(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
-    """Return a frame that no encoder makes small."""
-    return np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
-
-
-def write_video(path: Path, pictures: Iterable[Picture]) -> None:
-    """Encode pictures at 25 a second; the container by the file's ending."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream: Any = None
-        for picture in pictures:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=FPS)
-                stream.height, stream.width = picture.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"preset": "ultrafast", "g": "10"}
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-        container.mux(stream.encode(None))
-
-
-def decoded(paths: Iterable[Path]) -> int:
-    """Return the number of frames that videos play, to their very end."""
-    import av
-
-    count = 0
-    for path in paths:
-        with av.open(f"file:{path}") as container:
-            count += sum(1 for _ in container.decode(video=0))
-    return count

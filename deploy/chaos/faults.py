@@ -14,15 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from deploy.chaos.bench import (
-    Bench,
-    Failed,
-    Unable,
-    counted,
-    expect,
-    scene,
-)
+from deploy.chaos.bench import Bench, Failed, Unable, counted, expect
 from deploy.chaos.loopback import FPS, LoopbackSource
+from deploy.chaos.videos import decoded, scene, screen, write_video
 from deploy.status import AI_OFF, LIVE, OFFLINE
 from medisseg.errors import UserError
 
@@ -234,6 +228,41 @@ def little_disk(bench: Bench) -> str:
     return f"{stopped[0]}; {counted(report['frames'])}"
 
 
+def huge_frames(bench: Bench) -> str:
+    """its recordings stop with an alarm, the other stream is whole"""
+    wide = bench.folder / "wide.avi"
+    write_video(wide, (scene(i, (64, 17_000)) for i in range(5)), "mjpeg", "yuvj420p")
+    run = bench.play(bench.video("whole.ts", FRAMES), wide)
+    whole, hurt = run.report["streams"]
+    expect(not whole["stopped"], f"the other stream: {'; '.join(whole['stopped'])}")
+    expect(whole["frames"]["processed"] == FRAMES, counted(whole["frames"]))
+    recorded = decoded(sorted(run.out.glob("overlay-1-*.mp4")))
+    expect(recorded == FRAMES, f"{recorded} frames of the other stream are recorded")
+    expect(hurt["stopped"], "nothing was said of 17000 x 64 pixels")
+    return f"{hurt['stopped'][0]}; the other stream: {counted(whole['frames'])}"
+
+
+def clock_jump(bench: Bench) -> str:
+    """no wait, no gap, a new part"""
+    path = bench.folder / "jump.mkv"
+    write_video(path, map(scene, range(FRAMES)), moment=lambda i: i / FPS + 10**6 * (i >= 15))
+    run = bench.play(path, "--realtime")
+    last = max(line["time_s"] for line in run.lines())
+    expect(last < 2 * FRAMES / FPS, f"the last frame is at {last:.0f} s")
+    parts = [part["frames"] for part in run.report["streams"][0]["overlay"]]
+    expect(len(parts) == 2, f"{len(parts)} parts")
+    return f"the last frame at {last:.2f} s, {len(parts)} parts, {counted(run.report['frames'])}"
+
+
+def layout_change(bench: Bench) -> str:
+    """the picture on the screen is found again"""
+    run = bench.play(bench.video("screens.mp4", 75, picture=screen))
+    lefts = [line["picture"][0] for line in run.lines() if line["outcome"] == "processed"]
+    expect(abs(lefts[0]) < 8 and abs(lefts[-1] - 160) < 8, f"from {lefts[0]} to {lefts[-1]} px")
+    found = next(i for i, left in enumerate(lefts) if abs(left - 160) < 8)
+    return f"after {(found - 15) / FPS:.1f} s, {counted(run.report['frames'])}"
+
+
 Fault = Callable[[Bench], str]
 WITHIN: dict[str, Fault] = {
     "empty file": empty_file,
@@ -242,6 +271,9 @@ WITHIN: dict[str, Fault] = {
     "truncated file": truncated_file,
     "flipped bits": flipped_bits,
     "size changes": size_change,
+    "frames no encoder takes": huge_frames,
+    "clock jumps": clock_jump,
+    "screen layout changes": layout_change,
     "source lost and back": lost_source,
     "slow model": slow_model,
     "engine raises": engine_error,

@@ -13,17 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.chaos.bench import (
-    Bench,
-    Failed,
-    Patience,
-    check_accounts,
-    counted,
-    decoded,
-    expect,
-    noise,
-)
+from deploy.chaos.bench import Bench, Failed, Patience, check_accounts, counted, expect
 from deploy.chaos.faults import LONG
+from deploy.chaos.videos import decoded, noise
 
 
 def full_disk(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:

@@ -72,6 +72,14 @@ def rgb_to_yuv(rgb: npt.NDArray[np.uint8]) -> av.VideoFrame:
     return frame
 
 
+def black(picture: av.VideoFrame) -> av.VideoFrame:
+    """Return a black frame for the encoder, of a decoded picture's size."""
+    height, width = picture.height, picture.width
+    if round(picture.rotation / 90) % 2:
+        height, width = width, height
+    return rgb_to_yuv(np.zeros((height, width, 3), np.uint8))
+
+
 def _copied(planes: npt.NDArray[np.uint8], width: int, height: int) -> av.VideoFrame:
     """Return a frame with the planes of an I420 picture, uint8 [height * 3 / 2, width]."""
     import av

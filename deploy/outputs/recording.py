@@ -1,8 +1,9 @@
 """Videos that survive their writer: fragmented MP4, in parts.
 
 A fragment is written out every half second, so after SIGKILL a part plays up to its last fragment.
-A new part begins when the frame size changes, after a reconnect, and every ``part_s`` seconds.
-When nothing more can be written, recording stops with an alarm and everything else goes on.
+A new part begins when the frame size changes, after a reconnect or a break of the source's clock,
+and every ``part_s`` seconds. When nothing more can be written, or a source changes its size again
+and again, recording stops with an alarm and everything else goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ SQUARE = Fraction(1)  # aspect of a pixel
 CLOCK = 90_000  # ticks a second of the recordings
 FRAGMENT_US = 500_000
 CHECK_DISK_EVERY = 25  # frames
+FEWEST = 10  # frames of a part before a break begins another: a broken clock breaks at every frame
+MOST_SHORT = 20  # parts of fewer frames, one after the other
 
 
 @dataclass
@@ -92,7 +95,7 @@ class VideoRecorder:
             return None
         try:
             self._check_disk()
-            if self._wants_new_part(picture, moment, connection) or aspect != self._aspect:
+            if self._wants_new_part(picture, moment, connection, aspect):
                 self._finish()
                 self._aspect = aspect
                 self._begin(picture, moment, connection)
@@ -103,7 +106,7 @@ class VideoRecorder:
             self._container.mux(self._stream.encode(picture))
             part.frames += 1
             return part.first + part.frames - 1
-        except (OSError, ValueError, RuntimeError) as error:  # FFmpeg's errors are among these
+        except Exception as error:  # some of FFmpeg's errors are nothing else
             self.stop(error)
             return None
 
@@ -111,26 +114,31 @@ class VideoRecorder:
         """Finish the last part."""
         try:
             self._finish()
-        except OSError as error:
+        except Exception as error:
             self.stop(error)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return the parts as JSON-ready values."""
         return [asdict(part) for part in self.parts]
 
-    def _wants_new_part(self, picture: av.VideoFrame, moment: float, connection: int) -> bool:
+    def _wants_new_part(
+        self, picture: av.VideoFrame, moment: float, connection: int, aspect: Fraction
+    ) -> bool:
         if self._container is None:
             return True
         part = self.parts[-1]
-        return (
-            (picture.width, picture.height) != (part.width, part.height)
-            or connection != self._connection
-            or not 0 <= moment - self._began < self._part_s
-        )
+        if (picture.width, picture.height, aspect) != (part.width, part.height, self._aspect):
+            return True
+        broken = connection != self._connection or not 0 <= moment - self._began < self._part_s
+        return broken and part.frames >= FEWEST
 
     def _begin(self, picture: av.VideoFrame, moment: float, connection: int) -> None:
         import av
 
+        if len(self.parts) >= MOST_SHORT and all(
+            part.frames < FEWEST for part in self.parts[-MOST_SHORT:]
+        ):
+            raise ValueError("the source changes its size again and again")
         path = self._folder / f"{self._prefix}-{len(self.parts):03d}.mp4"
         first = self.frames
         self._container = av.open(
@@ -186,10 +194,15 @@ class VideoRecorder:
         log.error("%s: %s", self._prefix, self.stopped)
         container, self._container = self._container, None
         if container is not None:
-            with contextlib.suppress(OSError, ValueError, RuntimeError):
+            with contextlib.suppress(Exception):
                 container.close()
+            path = self._folder / self.parts[-1].path
             with contextlib.suppress(OSError):
-                trim(self._folder / self.parts[-1].path)
+                if self.parts[-1].frames:
+                    trim(path)
+                else:  # the encoder refused its size
+                    path.unlink(missing_ok=True)
+                    self.parts.pop()
 
 
 def trim(path: Path) -> None:

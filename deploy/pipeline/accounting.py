@@ -17,12 +17,18 @@ from deploy.outputs.drawing import greyed
 from deploy.outputs.pixels import to_rgb
 from deploy.outputs.results import Results
 from deploy.pipeline.live import Live
-from deploy.pipeline.stream import Frame, Stream, brief
+from deploy.pipeline.stream import FRAME, Frame, Stream, brief
+from deploy.sources.decoding import why
 from deploy.status import LIVE, OFFLINE, STALE, StreamStatus
+from medisseg.device import lost
+from medisseg.errors import UserError
 
 log = logging.getLogger(__name__)
 WATCH_S = 0.1
 END = "end of the source"
+# What one bad frame raises in numpy and in the operating system; FFmpeg and OpenCV have their own.
+FAULTS = (OSError, ValueError, MemoryError, OverflowError, UserError)
+LIBRARIES = ("av", "cv2")
 
 
 class FrameAccounting:
@@ -34,9 +40,7 @@ class FrameAccounting:
         supervisor: EngineSupervisor,
         live: Live,
         results: Results | None,
-        hide_outside: bool = False,
     ) -> None:
-        self.hide_outside = hide_outside
         self.streams, self.supervisor, self.live, self.results = streams, supervisor, live, results
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -57,9 +61,24 @@ class FrameAccounting:
         self._count(frame, brief)
 
     def fail(self, frame: Frame) -> None:
-        """Finish a frame that could not be decoded."""
+        """Finish a frame that could not be decoded, or that a stage could not work on."""
         frame.outcome = "failed"
         self._count(frame, brief)
+
+    def broke(self, frame: Frame, stage: str, error: Exception) -> None:
+        """Fail a frame at which a stage raised, and say so; all other frames go on."""
+        stream = frame.stream
+        frame.error = f"{stage}: {why(error)}"
+        stream.faults[FRAME] = f"a frame failed in {frame.error}"
+        if stream.warn(f"frames that failed in {stage}"):
+            # What one bad frame raises in a library is one line; a fault of ours has its traceback.
+            trace = None if expected(error) else error
+            log.warning("%s: frame %d: %s", stream.source.name, frame.id, frame.error,
+                        exc_info=trace)  # fmt: skip
+        if not self.supervisor.lost:  # a fault of CUDA that stays, whichever stage it came from
+            self.supervisor.lost = lost(self.supervisor.device)
+        self.fail(frame)
+        self.live.update(self.status(stream, stream.last))
 
     def finish(self, frame: Frame, overlay: int | None, dice: float | None) -> None:
         """Finish a frame that was shown.
@@ -74,7 +93,16 @@ class FrameAccounting:
     def _count(self, frame: Frame, line: Callable[[Frame], dict[str, object]]) -> None:
         if self.results is not None:
             self.results.frame(line(frame))
+        frame.stream.release(frame)
         frame.stream.counter.finish(frame.outcome)
+
+    def place(self, frame: Frame) -> None:
+        """Write down where the endoscopic picture stands, when it has been found or has moved."""
+        stream, place = frame.stream, frame.place
+        if place is not None and place != stream.place:
+            stream.place = place
+            detail = ",".join(map(str, place.to_list()))
+            self.event(stream, frame, "picture", detail=detail)
 
     def link(self, stream: Stream, connected: bool, reason: str) -> None:
         """Take note of a connect or a loss."""
@@ -121,21 +149,31 @@ class FrameAccounting:
     def _last_picture(self, frame: Frame) -> npt.NDArray[np.uint8]:
         """Return a frame's picture without what was drawn on it."""
         rgb = to_rgb(frame.decoded)
-        if self.hide_outside and frame.place is not None and frame.stream.picture.found:
-            frame.place.hide_rest(rgb)
-        elif self.hide_outside:
-            rgb[:] = 0
+        if frame.visible is not None:
+            frame.visible.hide_rest(rgb)
         return rgb
 
     def _watch(self) -> None:
         while not self._done.wait(WATCH_S):
             for stream in self.streams:
-                if stream.ended and not stream.counter.snapshot()["in_flight"]:
-                    stream.state.link(False, stream.ended)  # its last frame has been shown
-                before = self.live.status(stream.index).state
-                status = self.status(stream, stream.last)
-                if stream.source.live and status.state in (STALE, OFFLINE) and stream.last:
-                    grey = greyed(self._last_picture(stream.last), status)
-                    self.live.publish(grey, stream.last.id, status)
-                elif status.state != before or status.state != LIVE:
-                    self.live.update(status)
+                try:
+                    self._look_at(stream)
+                except Exception as error:  # of its picture; the other streams are watched on
+                    if stream.warn("looks at its state that failed"):
+                        log.warning("%s: %s", stream.source.name, why(error), exc_info=error)
+
+    def _look_at(self, stream: Stream) -> None:
+        if stream.ended and not stream.counter.snapshot()["in_flight"]:
+            stream.state.link(False, stream.ended)  # its last frame has been shown
+        before = self.live.status(stream.index).state
+        status = self.status(stream, stream.last)
+        if status.state != before or status.state != LIVE:
+            self.live.update(status)
+        if stream.source.live and status.state in (STALE, OFFLINE) and stream.last:
+            grey = greyed(self._last_picture(stream.last), status)
+            self.live.publish(grey, stream.last.id, status)
+
+
+def expected(error: Exception) -> bool:
+    """Whether an error is what a bad frame raises in a library, not a fault of the runner."""
+    return isinstance(error, FAULTS) or type(error).__module__.split(".")[0] in LIBRARIES

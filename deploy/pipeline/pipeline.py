@@ -54,7 +54,7 @@ class Pipeline:
         self.stopping = threading.Event()
         for stream in streams:
             stream.labels = supervisor.labels
-        self.accounting = FrameAccounting(streams, supervisor, live, results, options.hide_outside)
+        self.accounting = FrameAccounting(streams, supervisor, live, results)
         self.stages = Stages(
             supervisor, options, live, self.accounting, self.stopping, self.threads.failed
         )
@@ -110,7 +110,12 @@ class Pipeline:
         def work() -> None:
             while (frames := inlet.get(most)) is not None:
                 began = time.perf_counter()
-                frames = function(frames)
+                try:
+                    frames = function(frames)
+                except Exception as error:  # a fault of these frames: the next ones go on
+                    for frame in frames:
+                        self.accounting.broke(frame, name, error)
+                    continue
                 ms = (time.perf_counter() - began) * 1e3
                 for frame in frames:
                     frame.ms[name] = ms

@@ -10,39 +10,31 @@ own frame, because it never leaves it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from deploy.analysis.quality import GOOD, QualityGate
 from deploy.analysis.regions import foreground, regions, shown_part
-from deploy.analysis.tracking import Region
 from deploy.engine.device import choose
 from deploy.engine.supervisor import EngineOff, EngineSupervisor
 from deploy.options import Options
 from deploy.outputs.drawing import draw_mask, draw_place, draw_status
-from deploy.outputs.pixels import rgb_to_yuv, to_rgb, to_yuv
-from deploy.pipeline.accounting import END, FrameAccounting
-from deploy.pipeline.channel import Channel
+from deploy.outputs.pixels import black, rgb_to_yuv, to_rgb, to_yuv
+from deploy.pipeline.accounting import END, FrameAccounting, expected
+from deploy.pipeline.channel import Aborted, Channel
 from deploy.pipeline.live import Live
+from deploy.pipeline.placing import on_frame, visible
 from deploy.pipeline.stream import Frame, Stream
+from deploy.sources.decoding import why
 from deploy.sources.source import Arrival
-from medisseg.errors import UserError
-from medisseg.picture import Picture
-from medisseg.picture_tracker import PictureTracker
 
 if TYPE_CHECKING:
     import av
 
 log = logging.getLogger(__name__)
-# What one bad frame can raise in FFmpeg, OpenCV and numpy (FFmpeg's errors are these or OSError).
-FAULTS = (OSError, ValueError, RuntimeError, MemoryError, OverflowError, UserError)
 
 
 class Stages:
@@ -76,10 +68,12 @@ class Stages:
         """Read a source to its end: each frame gets its id and its place in the raw recording."""
         try:
             self._read(stream, decoded, originals)
-        except FAULTS as error:  # of this source; the other streams go on
-            stream.faults["source"] = f"source stopped: {error}"
-            stream.ended = str(error)
-            log.error("%s", error)
+        except Aborted:
+            raise
+        except Exception as error:  # of this source; the other streams go on
+            stream.faults["source"] = f"source stopped: {why(error)}"
+            stream.ended = why(error)
+            log.error("%s", why(error), exc_info=None if expected(error) else error)
 
     def _read(self, stream: Stream, decoded: Channel[Frame], originals: Channel[Frame]) -> None:
         arrivals = stream.source.frames(self.stopping, partial(self.accounting.link, stream))
@@ -123,12 +117,10 @@ class Stages:
             ms={"decode": ms},
         )
         if arrival.picture is None:
-            stream.slots.release()
             if stream.warn("frames that cannot be decoded"):
                 log.warning("%s: frame %d: %s", stream.source.name, frame.id, arrival.error)
             self.accounting.fail(frame)
             return None
-        stream.state.arrival(frame.arrived)
         return frame
 
     def _keep_original(self, frame: Frame, originals: Channel[Frame]) -> None:
@@ -155,9 +147,9 @@ class Stages:
                     continue
                 try:
                     picture = self._original(frame)
-                except FAULTS as error:
-                    raw.stop(error)
-                    continue
+                except Exception as error:  # black in its place: the numbers of the others stay
+                    frame.stream.missing("raw", frame, error)
+                    picture = black(frame.decoded)
                 raw.write(picture, frame.time_s, frame.connection, frame.aspect)
 
     def _original(self, frame: Frame) -> av.VideoFrame:
@@ -165,20 +157,17 @@ class Stages:
             return to_yuv(frame.decoded)
         rgb = to_rgb(frame.decoded)
         tracker = frame.stream.raw_picture
-        hide(rgb, tracker, tracker(rgb, frame.time_s))
+        visible(tracker, tracker(rgb, frame.time_s)).hide_rest(rgb)
         return rgb_to_yuv(rgb)
 
     def preprocess(self, frames: list[Frame]) -> list[Frame]:
         """Make the picture RGB, measure its quality, make the network's input of it."""
-        return [frame for frame in frames if self._prepared(frame)]
-
-    def _prepared(self, frame: Frame) -> bool:
-        """Prepare one frame; one that cannot be is failed, and the others go on."""
-        stream = frame.stream
-        try:
+        for frame in frames:
+            stream = frame.stream
             frame.rgb = to_rgb(frame.decoded)
             frame.settings = self.live.controls.get()
             frame.place = stream.picture(frame.rgb, frame.time_s)
+            self.accounting.place(frame)
             inside = frame.place.crop(frame.rgb)
             if not frame.settings.ai:
                 frame.off = "turned off"
@@ -187,15 +176,10 @@ class Stages:
             if not frame.off and frame.quality == GOOD:
                 frame.input = self.processor.prepare(inside)
             if self.options.hide_outside:
-                hide(frame.rgb, stream.picture, frame.place)
-        except FAULTS as error:
-            frame.error = f"cannot be used: {error}"
-            stream.slots.release()
-            if stream.warn("frames that cannot be used"):
-                log.warning("%s: frame %d %s", stream.source.name, frame.id, frame.error)
-            self.accounting.fail(frame)
-            return False
-        return True
+                frame.visible = visible(stream.picture, frame.place)
+                frame.visible.hide_rest(frame.rgb)
+            stream.state.arrival(frame.arrived)  # not before: one that fails shows nothing new
+        return frames
 
     def infer(self, frames: list[Frame]) -> list[Frame]:
         """Ask the engine, one batch over all streams; without an answer the frames go on raw."""
@@ -315,38 +299,16 @@ class Stages:
                     written = stream.overlay.write(
                         picture, frame.time_s, frame.connection, frame.aspect
                     )
-                except FAULTS as error:
-                    stream.overlay.stop(error)
+                except Exception as error:
+                    stream.missing("overlay", frame, error)
             if stream.score is not None:
                 raw = frame.mask.mask if frame.mask else None
                 shown = frame.shown_mask
                 try:
                     dice = stream.score.add(frame.id, frame.size, raw, shown, frame.time_s)
-                except UserError as error:
+                except Exception as error:
                     stream.score = None
-                    stream.faults["truth"] = f"comparison with the truth stopped: {error}"
+                    stream.faults["truth"] = f"comparison with the truth stopped: {why(error)}"
                     log.error("%s: %s", stream.source.name, stream.faults["truth"])
             self.accounting.finish(frame, written, dice)
         return frames
-
-
-def hide(rgb: npt.NDArray[np.uint8], tracker: PictureTracker, place: Picture) -> None:
-    """Black out what lies outside the picture; all of the frame while its place is not known."""
-    if tracker.found:
-        place.hide_rest(rgb)
-    else:
-        rgb[:] = 0
-
-
-def on_frame(frame: Frame, found: list[Region]) -> list[Region]:
-    """Bring a mask and its regions from the picture to the whole frame."""
-    place, mask = frame.place, frame.mask
-    if place is None or mask is None or place.fills(frame.size):
-        return found
-    from kernels.frames import Mask
-
-    frame.mask = Mask(place.place(mask.on_cpu, frame.size), mask.area)
-    return [
-        dataclasses.replace(r, box=(r.box[0] + place.left, r.box[1] + place.top, *r.box[2:]))
-        for r in found
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
     from kernels.frames import Mask
 
+log = logging.getLogger(__name__)
 NOTHING = TrackingResult((), (), False, 0.0, ())
+FRAME = "frame"  # key of the fault that the newest frame had
 ON_THE_WAY = 3  # frames of a file from decoding to screen: one comes, one is inferred, one drawn
 
 
@@ -47,6 +50,7 @@ class Frame:
         aspect: Width of a pixel over its height.
         raw: Its number in the raw recording; None where it is not in it.
         place: The endoscopic picture in the frame: what is judged and segmented.
+        visible: What of it may be seen; None: all.
         ms: Milliseconds spent in each stage.
     """
 
@@ -60,6 +64,7 @@ class Frame:
     aspect: Fraction = SQUARE
     raw: int | None = None
     place: Picture | None = None
+    visible: Picture | None = None
     outcome: str = "processed"
     settings: Settings = field(default_factory=Settings)
     rgb: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
@@ -74,6 +79,7 @@ class Frame:
     tracking: TrackingResult = NOTHING
     status: StreamStatus | None = None
     latency_ms: float = 0.0
+    on_the_way: bool = True  # neither shown nor given up
     ms: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -176,6 +182,7 @@ class Stream:
         self.state = StreamState(source.live, stale_s, began)
         self.temporal = TemporalFilter()
         self.picture = PictureTracker(picture)
+        self.place: Picture | None = None  # where it stood in the newest frame
         self.raw_picture = PictureTracker(picture)  # the raw video goes its own way
         self.faults: dict[str, str] = {}  # what of this stream has stopped, and why
         self.slots = threading.Semaphore(ON_THE_WAY)  # taken by files only, released by all
@@ -198,6 +205,13 @@ class Stream:
         """Count a warning; return whether it is the first of its kind."""
         self.warnings[text] = self.warnings.get(text, 0) + 1
         return self.warnings[text] == 1
+
+    def missing(self, video: str, frame: Frame, error: Exception) -> None:
+        """Take note of a frame that cannot be put into a recording, and say so on the screen."""
+        text = f"frames missing from the {video} video"
+        self.faults[FRAME] = f"a frame is missing from the {video} video: {error}"
+        if self.warn(text):
+            log.warning("%s: frame %d: %s", self.source.name, frame.id, self.faults[FRAME])
 
     def alarms(self) -> tuple[str, ...]:
         """Return what a person must see."""
@@ -238,10 +252,17 @@ class Stream:
         )
         return status, change
 
+    def release(self, frame: Frame) -> None:
+        """Let the next frame of a file come, once for each that is shown or given up."""
+        if frame.on_the_way:
+            frame.on_the_way = False
+            self.slots.release()
+
     def shown(self, frame: Frame) -> None:
         """Take note that a frame is on the screen now."""
         now = time.monotonic()
-        self.slots.release()
+        self.release(frame)
+        self.faults.pop(FRAME, None)
         frame.latency_ms = (now - frame.arrived) * 1e3
         self.timing.shown(frame.latency_ms, frame.arrived)
         self.first_shown = frame.arrived if self.first_shown is None else self.first_shown

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from deploy.analysis.tracking import Track
 from deploy.options import Parser
-from deploy.outputs.drawing import draw_mask, draw_status, draw_tag
+from deploy.outputs.drawing import draw_mask, draw_place, draw_status, draw_tag
 from deploy.outputs.pixels import rgb_to_yuv
 from deploy.outputs.recording import CLOCK
 from deploy.pipeline.live import Controls, Live
@@ -31,6 +31,7 @@ from deploy.status import Settings, StreamStatus
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.labels import Label
+from medisseg.picture import Picture as Place
 
 EXAMPLE = """examples:
   medisseg run replay runs/exam
@@ -143,6 +144,7 @@ def draw(run: RecordedRun, entry: Entry, opacity: float | None = None) -> Pictur
         strength = line["settings"]["opacity"] if opacity is None else opacity
         draw_mask(picture, mask, strength, labels_of(line))
     tracks = tuple(Track.from_dict(track) for track in line["tracks"])
+    draw_place(picture, Place(*line["picture"]) if line.get("picture") else None)
     draw_status(picture, status_of(run, entry, line), tracks)
     draw_tag(picture, "REPLAY")
     return picture

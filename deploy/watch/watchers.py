@@ -57,7 +57,11 @@ class Watchers:
         if time.monotonic() - self._metrics_at > METRICS_EVERY_S:
             self._write_metrics()
         if self._window is not None:
-            return bool(self._window.tick(TICK_S))
+            try:
+                return bool(self._window.tick(TICK_S))
+            except Exception as error:  # Tk's own kind: the display is gone, a picture is too large
+                log.warning("the window is gone: %s", error)
+                self._window = None
         time.sleep(TICK_S)
         return True
 
@@ -100,6 +104,7 @@ class Watchers:
         try:
             with replacing(self._options.metrics) as beside:
                 beside.write_bytes(self._live.metrics())
+                beside.chmod(0o644)  # another user's collector reads it, whatever this run's umask
         except (OSError, UserError) as error:
             log.error("metrics: %s", error)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.chaos.bench import scene, write_video
+from deploy.chaos.videos import scene, write_video
 from deploy.replay.compare import check_pictures, compared, matched
 from deploy.replay.player import draw, status_of
 from deploy.replay.recorded import RecordedRun

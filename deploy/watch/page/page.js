@@ -79,8 +79,14 @@ function show() {
   byId("alarms").hidden = !alarms.size;
   say("alarms", [...alarms].map(([text, of]) => `⚠ ${of.length < all ? `stream ${of.join(", ")}: ` : ""}${text}`).join("   "));
   byId("recording").hidden = !status.recording;
-  say("engine", [status.backend, status.size && `${status.size[1]} × ${status.size[0]}`].filter(Boolean).join(" · "));
+  say("engine", [status.backend, sizes(status)].filter(Boolean).join(" · "));
   if (newest.answer) say("answer", newest.answer);
+}
+
+function sizes(status) {  // of the frames, and of the endoscopic picture where it is not all of them
+  if (!status.size) return "";
+  const [height, width] = status.size, [, , across, down] = status.picture ?? [0, 0, width, height];
+  return `${width} × ${height}${across < width || down < height ? `, picture ${across} × ${down}` : ""}`;
 }
 
 function stateNow() {  // [state, reason], by what the runner said and how long ago it said it
@@ -143,7 +149,8 @@ function showFinding(status) {
   const watching = now === "LIVE" && status.quality === "good";  // else "no detection" would be a claim
   byId("finding").classList.toggle("on", on);
   say("count", !on ? (watching ? "No detection" : "Not segmented") : !tracks.length ? "Detection just now" : `${tracks.length} detection${tracks.length > 1 ? "s" : ""}`);
-  const area = status.size ? status.size[0] * status.size[1] : 1;
+  const place = status.picture ?? (status.size ? [0, 0, status.size[1], status.size[0]] : [0, 0, 1, 1]);
+  const area = place[2] * place[3];
   const lines = tracks.slice(0, 2).map((track) =>
     `#${track.id} · ${track.label ? `${track.label.name} · ` : ""}${(100 * track.confidence).toFixed(0)} % sure · ${(100 * track.area / area).toFixed(1)} % of picture · ${clock(track.first_seen_s)}`);
   if (tracks.length > 2) lines.push(`and ${tracks.length - 2} more`);

@@ -132,13 +132,20 @@ class Session:
             stream, seen = self._stream, self._seen
             ended = self._live.closed
             view = await anyio.to_thread.run_sync(self._live.wait, stream, seen, EVERY_S)
-            picture = b"" if view is None else await self._pictures.jpeg(view)
+            picture = b"" if view is None else await self._picture(view)
             if stream != self._stream:  # changed meanwhile: this is not the picture asked for
                 ended = False  # not said yet
                 continue
             if view is not None:
                 self._seen = view.sequence
             await self._send(view, picture, ended)
+
+    async def _picture(self, view: View) -> bytes:
+        try:
+            return await self._pictures.jpeg(view)
+        except Exception as error:  # OpenCV's own kind, of a picture that JPEG cannot hold
+            self._answer = f"this picture cannot be shown: {error}"[:200]
+            return b""
 
     async def _send(self, view: View | None, picture: bytes, ended: bool) -> None:
         self._number += 1

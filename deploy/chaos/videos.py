@@ -1,0 +1,84 @@
+"""Generated pictures and videos for the faults of ``medisseg run chaos``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.chaos.loopback import FPS, Picture
+
+
+def scene(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
+    """Return a generated frame: red, with some texture, and a pale part that moves."""
+    height, width = size
+    x = round(width * (0.35 + 0.2 * np.sin(number / 20)))
+    picture = _mucosa(size).copy()
+    picture[height // 3 : 2 * height // 3, x : x + width // 4] += np.uint8(40)
+    return picture
+
+
+@functools.cache
+def _mucosa(size: tuple[int, int]) -> Picture:
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+    texture = 12 * np.sin(columns / 7) * np.cos(rows / 9)
+    mucosa: Picture = (np.array([160, 70, 60]) + texture[..., None]).astype(np.uint8)
+    return mucosa
+
+
+def screen(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
+    """Return a processor's screen with a picture in it that changes its place at frame 15."""
+    import cv2
+
+    height, width = size
+    left = 0 if number < 15 else width // 2
+    canvas: Picture = np.zeros((*size, 3), np.uint8)
+    picture = scene(number, (height // 2, width // 2))
+    canvas[height // 4 : height // 4 + height // 2, left : left + width // 2] = picture
+    place = (width // 2 - left + 8, height // 2)
+    cv2.putText(canvas, "NAME", place, cv2.FONT_HERSHEY_SIMPLEX, width / 640, (230, 230, 230))
+    return canvas
+
+
+def noise(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
+    """Return a frame that no encoder makes small."""
+    return np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+
+
+def write_video(
+    path: Path,
+    pictures: Iterable[Picture],
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    moment: Callable[[int], float] = lambda number: number / FPS,
+) -> None:
+    """Encode pictures, each at its ``moment`` in seconds; the container by the file's ending."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream: Any = None
+        for number, picture in enumerate(pictures):
+            if stream is None:
+                stream = container.add_stream(codec, rate=FPS)
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = pixels
+                stream.options = {"preset": "ultrafast", "g": "10"} if codec == "libx264" else {}
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = round(moment(number) * FPS), Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def decoded(paths: Iterable[Path]) -> int:
+    """Return the number of frames that videos play, to their very end."""
+    import av
+
+    count = 0
+    for path in paths:
+        with av.open(f"file:{path}") as container:
+            count += sum(1 for _ in container.decode(video=0))
+    return count
