@@ -24,6 +24,7 @@ from deploy.pipeline.channel import Channel, ThreadGroup
 from deploy.pipeline.live import Live
 from deploy.pipeline.stages import Stages
 from deploy.pipeline.stream import Frame, Stream
+from medisseg.picture_search import look
 
 # Frames: the first second of a network stream comes at once, before the encoder is open. A disk
 # that stalls longer costs raw frames of a live source, counted.
@@ -64,9 +65,10 @@ class Pipeline:
         """Load the libraries that the stages use, before the first frame waits for them."""
         import cv2  # noqa: F401
 
-        empty = np.zeros((16, 16, 3), np.uint8)
+        empty = np.zeros((64, 64, 3), np.uint8)
+        look(empty)
         CpuProcessor(self.supervisor.convention).prepare(empty)
-        draw_mask(empty, np.zeros((16, 16), np.uint8), 0.5)
+        draw_mask(empty, np.zeros((64, 64), np.uint8), 0.5)
         draw_tag(empty, "font")  # OpenCV loads it at the first word: 0.1 s
 
     def start(self) -> None:
