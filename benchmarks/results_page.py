@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 import yaml
 
+from benchmarks.paper_tables import paper_tables, table
 from benchmarks.summaries import PROTOCOLS, Run
 from medisseg.evaluation.metrics import paired_test
 
@@ -45,7 +46,7 @@ def page(runs: Sequence[Run]) -> str:
     for title in sorted({run.about["table"] for run in runs}, key=lambda t: _order(t, paper)):
         chosen = [run for run in runs if run.about["table"] == title]
         parts.append(section(title, chosen, paper.get(title, {})))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, paper_tables(runs, paper)]) + "\n"
 
 
 def _order(title: str, paper: dict[str, object]) -> tuple[int, str]:
@@ -59,21 +60,15 @@ def section(title: str, runs: Sequence[Run], paper: dict[str, list[float]]) -> s
     for run in runs:
         rows.setdefault(run.row, []).append(run)
     lines = [_row(seeds, paper) for seeds in rows.values()]
-    shown = {run.about.get("paper", run.about["label"]) for run in runs}
-    lines += [
-        [name, "paper", *["–"] * 10, _pair(values), "–"]
-        for name, values in paper.items()
-        if name not in shown
-    ]
-    parts = [f"## {title}", _table(COLUMNS, lines)]
-    parts += ["What each run was:", _table(RECIPE, [recipe(seeds) for seeds in rows.values()])]
+    parts = [f"## {title}", table(COLUMNS, lines)]
+    parts += ["What each run was:", table(RECIPE, [recipe(seeds) for seeds in rows.values()])]
     if tests := [line for seeds in rows.values() if (line := _test(seeds, rows))]:
         headers = ["variant", "against", "Dice, points", "95 % interval", "p", "better / worse"]
         told = "Paired test (Wilcoxon signed-rank) on each image's Dice, mean of the common seeds:"
-        parts += [told, _table(headers, tests)]
+        parts += [told, table(headers, tests)]
     if collapse := [line for seeds in rows.values() if (line := _collapse(seeds))]:
         headers = ["variant", "feature", "effective rank", "uniformity", "mean cosine"]
-        parts += ["Collapse of the features (mean over the seeds):", _table(headers, collapse)]
+        parts += ["Collapse of the features (mean over the seeds):", table(headers, collapse)]
     notes = dict.fromkeys(run.about["note"] for run in runs if run.about.get("note"))
     parts += list(notes)
     links = ", ".join(f"[{run.name}](../../benchmarks/results/runs/{run.name})" for run in runs)
@@ -151,9 +146,9 @@ def _pair(values: Sequence[float]) -> str:
 
 
 def _test(seeds: Sequence[Run], rows: dict[tuple[str, str, str], list[Run]]) -> list[str] | None:
-    table, label, protocol = seeds[0].row
+    title, label, protocol = seeds[0].row
     against = seeds[0].about.get("against")
-    others = rows.get((table, str(against), protocol))
+    others = rows.get((title, str(against), protocol))
     if not against or not others or against == label:
         return None
     one, two = _common_seeds(others, seeds)
@@ -190,10 +185,3 @@ def _collapse(seeds: Sequence[Run]) -> list[str] | None:
     names = ("effective_rank", "uniformity", "mean_cosine")
     numbers = [f"{mean(values[name] for values in measured):.2f}" for name in names]
     return [seeds[0].about["label"], f"{found[0]['placement']}, image", *numbers]
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [list(headers), ["---"] * len(headers), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )

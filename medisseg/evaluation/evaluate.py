@@ -46,11 +46,13 @@ class Score:
         values: The metrics of :data:`metrics.NAMES`, averaged over the classes that occur.
         classes: Class index to its metrics, for the classes that occur.
         table: Reliability of the probabilities, [bins, 3].
+        empty: Whether nothing is predicted although there is something.
     """
 
     values: dict[str, float]
     classes: dict[int, dict[str, float]]
     table: npt.NDArray[np.float64]
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,21 @@ class Evaluation:
         bounds = network.pop("intervals")
         counted = {"images": len(self.rows), "intervals": bounds, "native": native}
         whole = {} if self.volumes is None else {"volumes": self.volumes.summary()}
-        return {**network, **counted, "detection": self.detection(), **whole}
+        empty = {"empty_predictions": self.empty_predictions()}
+        return {**network, **empty, **counted, "detection": self.detection(), **whole}
+
+    def empty_predictions(self) -> Json:
+        """Return how many images have foreground but no prediction, at the network's resolution.
+
+        Their precision is 0 here and 1 in the authors' release: ``precision_as_release`` is the
+        average by that rule. Dice and IoU are the same under both.
+        """
+        scores = [row.network for row in self.rows]
+        by_release = [1.0 if one.empty else one.values["precision"] for one in scores]
+        return {
+            "images": sum(one.empty for one in scores),
+            "precision_as_release": float(np.mean(by_release)),
+        }
 
     def detection(self) -> Json:
         """Return lesions found and false regions, at the images' own size."""
@@ -240,7 +256,9 @@ def _score(
         stated, right = prediction.probability.max(0), prediction.mask == true
     if void is not None:
         stated, right = stated[~void], right[~void]
-    return Score(metrics.mean_over_classes(found), found, metrics.reliability(stated, right))
+    empty = not np.any(predicted) and bool(np.any(true if void is None else true[~void]))
+    table = metrics.reliability(stated, right)
+    return Score(metrics.mean_over_classes(found), found, table, empty)
 
 
 def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:

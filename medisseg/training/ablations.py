@@ -57,6 +57,11 @@ def _loss(**changes: object) -> dict[str, object]:
     return {"loss": {"dispersive": [0.2, 0.6], **changes}}
 
 
+def _variant(name: str) -> dict[str, object]:
+    """A form of the loss at lambda = tau = 0.5, where the paper compares them (Fig. 3)."""
+    return _loss(variant=name, dispersive=[0.5, 0.5], tau=0.5)
+
+
 def _attention(name: str) -> Row:
     return Row(name, {"options": {"attention": name}})
 
@@ -74,10 +79,10 @@ ABLATIONS: dict[str, tuple[Row, ...]] = {
     ),
     "variants": (
         Row("none", _loss(dispersive=[0, 0])),
-        Row("InfoNCE-L2", _loss(variant="infonce_l2"), (85.6, None)),
-        Row("InfoNCE-cosine", _loss(variant="infonce_cosine"), (84.7, None)),
-        Row("hinge", _loss(variant="hinge"), (85.1, None)),
-        Row("covariance", _loss(variant="covariance")),
+        Row("InfoNCE-L2", _variant("infonce_l2"), (85.6, None)),
+        Row("InfoNCE-cosine", _variant("infonce_cosine"), (84.7, None)),
+        Row("hinge", _variant("hinge"), (85.1, None)),
+        Row("covariance", _variant("covariance")),
     ),
     "dispersive": (
         Row("none", _loss(dispersive=[0, 0])),
@@ -125,7 +130,7 @@ def run_ablation(config: TrainConfig, study: str, seeds: Sequence[int]) -> Path:
         say(f"warning: {warning}")
     for seed in seeds:
         for row, base in zip(rows, settings, strict=True):
-            folder = out / _slug(row.label) / f"seed{seed}"
+            folder = out / slug(row.label) / f"seed{seed}"
             say(f"{study}: {row.label}, seed {seed}")
             best = train(from_dict({**base.to_dict(), "seed": seed, "out": str(folder)}), data)
             if first_process():
@@ -188,7 +193,7 @@ def write_table(out: Path, study: str, title: str, seeds: Sequence[int]) -> None
         runs = {
             seed: read_scores(path)
             for seed in seeds
-            if (path := out / _slug(row.label) / f"seed{seed}" / "scores.csv").is_file()
+            if (path := out / slug(row.label) / f"seed{seed}" / "scores.csv").is_file()
         }
         if runs:
             first = first or runs
@@ -257,7 +262,8 @@ def _markdown(study: str, title: str, lines: Sequence[Mapping[str, object]]) -> 
     )
 
 
-def _slug(label: str) -> str:
+def slug(label: str) -> str:
+    """Return the name of the folder of a row's runs."""
     return "-".join("".join(c if c.isalnum() or c in "._" else " " for c in label).split()).lower()
 
 

@@ -13,7 +13,14 @@ import pytest
 from benchmarks import common
 from medisseg.errors import UserError
 
-NAMES = ("kernels", "frames", "frames_threads", "network", "inference")  # pipeline: tests/deploy
+NAMES = (
+    "kernels",
+    "frames",
+    "frames_threads",
+    "network",
+    "inference",
+    "costs",
+)  # pipeline: tests/deploy
 
 
 @pytest.mark.parametrize("name", NAMES)

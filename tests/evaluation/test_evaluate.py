@@ -66,7 +66,9 @@ def test_scores_are_per_image_then_averaged() -> None:
     result = evaluate(predictor(), SAMPLES, batch=3, advance=told.append)
     summary = result.summary()
     assert told == [3, 1]
-    assert set(summary) == KEYS | {"images", "intervals", "native", "detection"}
+    assert set(summary) == KEYS | {
+        "images", "intervals", "native", "detection", "empty_predictions",
+    }  # fmt: skip
     assert set(summary["intervals"]) == KEYS and set(summary["native"]) == KEYS | {"intervals"}
     assert summary["images"] == 4
     assert summary["miou"] == pytest.approx((1 + 0.5 + 1 + 0) / 4)
@@ -76,6 +78,14 @@ def test_scores_are_per_image_then_averaged() -> None:
     # 20 of 64 columns are wrong in "half", 40 in "wrong", each with full confidence.
     assert summary["calibration_error"] == pytest.approx((20 + 40) / 256, abs=1e-6)
     assert result.worst(2) == [3, 1]
+
+
+def test_empty_predictions_are_counted_and_scored_by_both_rules() -> None:
+    """Where there is a lesion and no prediction, precision is 0 here and 1 in the release."""
+    summary = evaluate(predictor(), [*SAMPLES, sample("missed", (0, 0), (10, 30))]).summary()
+    assert summary["precision"] == pytest.approx((1 + 1 + 1 + 0 + 0) / 5)
+    told = summary["empty_predictions"]
+    assert told == {"images": 1, "precision_as_release": pytest.approx((1 + 1 + 1 + 0 + 1) / 5)}
 
 
 def test_native_resolution_is_the_images_own() -> None:

@@ -66,7 +66,11 @@ def test_seeds_share_a_row_beside_the_papers_number(tmp_path: Path) -> None:
         "1 / 1 / 1",
         "not recorded",
     ]
-    assert cells(text, "ConDSeg")[-2] == "84.6 / 90.5"
+    table = text.partition("### Table 1")[2]
+    assert cells(table, "ConDSeg")[5:9] == ["84.6", "90.5", "92.3", "91.7"]
+    ours = cells(table, "**ours: Med-DisSeg** (paper)")
+    assert ours[1:] == ["–"] * 4 + ["81.0", "91.0", "81.0", "81.0"] + ["–"] * 4
+    assert cells(text.partition("### Table 2")[2], "**ours: not run**")[1:] == ["–"] * 4
     assert text == page(summaries.read_runs(tmp_path / "runs"))
     assert "[full-1](../../benchmarks/results/runs/full-1)" in text
 
