@@ -63,6 +63,33 @@ def test_every_row_builds_its_network_and_objective(study: str, tmp_path: Path) 
     assert len(seen) == len(ablations.ABLATIONS[study])
 
 
+@pytest.mark.parametrize("row", ablations.ABLATIONS["variants"], ids=lambda row: row.label)
+def test_a_short_training_of_every_variant_raises_dice(row: ablations.Row, tmp_path: Path) -> None:
+    """Covariance once swamped the mask loss, and hinge had no gradient: training stood still."""
+    from medisseg.training.run import build, objective
+
+    torch.manual_seed(0)
+    small = {"options": {"width": 8, "heads": 2, "decouple_width": 8, "aux_widths": [8] * 4}}
+    base = merge(TrainConfig(preset="edge", stages=(2,)).to_dict(), small)
+    config = from_dict(merge(base, dict(row.changes)))
+    network, loss = build(config, 2, tmp_path)[0].train(), objective(config, 2)
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    centres = torch.tensor([[20, 24], [40, 44], [30, 20], [44, 28]])[:, :, None, None]
+    masks = (((torch.stack([rows, columns]) - centres) ** 2).sum(1) < 150).long()
+    images = masks[:, None].float().repeat(1, 3, 1, 1) + 0.2 * torch.randn(4, 3, 64, 64)
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    dice = []
+    for _ in range(25):
+        output = network(images)
+        found = output.logits.detach()[:, 0] > 0
+        dice.append((2 * (found & (masks > 0)).sum() / (found.sum() + masks.sum())).item())
+        total, _ = loss(output, masks)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert dice[-1] > max(dice[0] + 0.2, 0.5), [round(value, 2) for value in dice]
+
+
 def test_the_published_form_has_no_gradient_and_ours_has() -> None:
     from medisseg.training.run import objective
 
