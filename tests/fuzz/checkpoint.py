@@ -32,6 +32,7 @@ def seeds() -> list[bytes]:
 
 
 def one(data: bytes) -> None:
+    HERE.mkdir(exist_ok=True)
     kind, rest = data[:1], data[1:]
     if kind == b"\1":
         rest = file_of(dumps(edited(HEADER, Choices(rest))))

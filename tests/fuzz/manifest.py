@@ -33,7 +33,7 @@ MANIFEST: dict[str, Any] = {
     "tolerance": 0.01,
     "checkpoint": {"name": "edge", "sha256": "0"},
     "command": "medisseg build edge",
-    "labels": [{"name": "adenoma", "color": [255, 0, 0]}, {"name": "other", "color": [0, 0, 255]}],
+    "labels": [{"name": "polyp", "color": [255, 0, 0]}],
     "raw_frames": {"size": [480, 640], "color": "RGB"},
 }
 
@@ -47,6 +47,7 @@ def seeds() -> list[bytes]:
 
 
 def one(data: bytes) -> None:
+    HERE.mkdir(exist_ok=True)
     kind, rest = data[:1], data[1:]
     folder, file = HERE / "bundle", HERE / "bundle.mdsg"
     if kind == b"\2":

@@ -72,7 +72,7 @@ def folder_of(data: bytes) -> Path:
     """Return the run's folder that some bytes stand for."""
     folder = HERE / "run"
     if not folder.exists():
-        folder.mkdir()
+        folder.mkdir(parents=True)
         write_video(folder / "raw-000.mp4", (scene(i, (48, 64)) for i in range(4)))
     kind, rest = data[:1], data[1:]
     report, choices = REPORT, Choices(rest)
@@ -88,6 +88,7 @@ def folder_of(data: bytes) -> Path:
 
 
 def one(data: bytes) -> None:
+    HERE.mkdir(exist_ok=True)
     try:
         with contextlib.closing(RecordedRun(folder_of(data))) as run:
             assert run.streams <= 1024

@@ -31,8 +31,6 @@ TRAIN: dict[str, Any] = {
     "data": ["a", {"path": "b", "weight": 2.0}],
     "classes": 1,
     "stage2": {"epochs": 5, "lr": 1e-4},
-    "augment": {"flip_p": 0.5},
-    "split": {"train": 0.8},
 }
 
 
@@ -43,6 +41,7 @@ def seeds() -> list[bytes]:
 
 
 def one(data: bytes) -> None:
+    HERE.mkdir(exist_ok=True)
     kind, rest = data[:1], data[1:]
     if kind in (b"\1", b"\2"):
         values = edited(RUN if kind == b"\1" else TRAIN, Choices(rest))

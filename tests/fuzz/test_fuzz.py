@@ -22,3 +22,25 @@ def test_seeds_and_findings(name: str) -> None:
             harness.one(data)
     finally:
         harness.done()
+
+
+def test_the_values_that_are_edited_are_good_ones() -> None:
+    """A harness whose values are refused from the start would look at nothing behind that."""
+    import yaml
+
+    from tests.fuzz import checkpoint, manifest, results, settings
+
+    manifest.one(manifest.seeds()[0])
+    assert manifest.Bundle.open(manifest.HERE / "bundle").traits.classes == 2
+    path = checkpoint.HERE / "good.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(checkpoint.file_of(checkpoint.dumps(checkpoint.HEADER)))
+    assert checkpoint.read_header(path).options["levels"] == 3
+    config = path.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(settings.RUN))
+    assert settings.options.parse(["--config", str(config)]).hold_off == 3
+    config.write_text(yaml.safe_dump(settings.TRAIN))
+    assert settings.load_config(config).stage2.epochs == 5
+    run = results.RecordedRun(results.folder_of(results.seeds()[0]))
+    assert [results.draw(run, entry).shape for entry in run.entries] == [(48, 64, 3)] * 3
+    run.close()
