@@ -101,7 +101,9 @@ def read_header(path: str | Path) -> Header:
             )
     except Image.DecompressionBombError as error:
         raise BadFile(f"{path} claims more than {most()}; make it smaller") from error
-    except (OSError, ValueError, SyntaxError, struct.error, OverflowError) as error:
+    except (
+        OSError, ValueError, SyntaxError, struct.error, OverflowError, TypeError, KeyError,
+    ) as error:  # fmt: skip
         if isinstance(error, OSError) and error.errno is not None:
             raise BadFile(f"cannot read {path}: {error.strerror or error}") from error
         found = _tiff_header(path)
