@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import socket
+import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +17,14 @@ from medisseg.errors import UserError
 
 def utc_now() -> str:
     """Return the moment in UTC to the millisecond, as in 2026-11-28T11:52:07.125Z (ISO 8601)."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_of(time.monotonic())
+
+
+def utc_of(moment: float) -> str:
+    """Return the UTC of a moment of the monotonic clock, in seconds; as :func:`utc_now`."""
+    ago = time.monotonic() - moment
+    then = datetime.fromtimestamp(time.time() - ago, timezone.utc)
+    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def identity(model: str, options: Mapping[str, object]) -> dict[str, object]:

@@ -87,6 +87,10 @@ class Options:
     input_size: str | None = option(None, "HxW of raw frames on standard input")
     input_format: str = option("rgb24", "pixels on standard input: " + ", ".join(PIXELS))
     input_fps: float = option(25.0, "frames a second of standard input and folders", least=0.001)
+    follow: bool = option(False, "read on where a file that another program writes still grows")
+    camera_size: str | None = option(None, "HxW to ask a camera for, such as 1080x1920")
+    camera_fps: float | None = option(None, "frames a second to ask a camera for", least=1)
+    camera_format: str | None = option(None, "pixels to ask a camera for: MJPG, YUYV, ... (FOURCC)")
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -108,7 +112,12 @@ class Options:
         if self.crf > 51:
             raise UserError(f"--crf is {self.crf}; expected 0 to 51")
         self.settings(0.5)
-        self.raw_size()
+        self.size("input_size")
+        self.size("camera_size")
+        if self.camera_format and not re.fullmatch(r"[ -~]{4}", self.camera_format):
+            raise UserError(
+                f"--camera-format is {self.camera_format!r}; expected four characters, such as MJPG"
+            )
         if parse_picture(self.picture) == FULL and self.hide_outside:
             raise UserError(
                 "--picture full and --hide-outside: nothing lies outside; choose auto or x,y,w,h"
@@ -130,13 +139,14 @@ class Options:
         except ValueError as error:
             raise UserError(f"--{str(error).replace('hold_off', 'hold-off', 1)}") from error
 
-    def raw_size(self) -> tuple[int, int] | None:
-        """Return (height, width) of raw frames on standard input, where given."""
-        if self.input_size is None:
+    def size(self, name: str) -> tuple[int, int] | None:
+        """Return (height, width) that an option of this name gives, None where it is not given."""
+        value = getattr(self, name)
+        if value is None:
             return None
-        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", self.input_size)
+        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", value)
         if not match:
-            raise UserError(f"--input-size is {self.input_size!r}; expected HxW, such as 480x640")
+            raise UserError(f"{flag(name)} is {value!r}; expected HxW, such as 480x640")
         return int(match[1]), int(match[2])
 
     def to_dict(self) -> dict[str, Any]:

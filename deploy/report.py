@@ -73,6 +73,7 @@ def report_of(stream: Stream) -> dict[str, Any]:
         "state_changes": stream.state.changed,
         "picture": stream.last.place.to_list() if stream.last and stream.last.place else None,
         "warnings": stream.warnings,
+        "notes": stream.source.notes.texts,
         "stopped": list(stream.alarms()),
         "overlay": stream.overlay.to_list() if stream.overlay else [],
         "raw": stream.raw.to_list() if stream.raw else [],
@@ -112,6 +113,7 @@ def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
             "quality gate": part["quality"] or "every frame good",
             "alarms shown": part["alarms"],
             "warnings": part["warnings"] or "none",
+            "notes": "; ".join(part["notes"]) or "none",
             "recording": ", ".join(part["stopped"]) or "complete",
         }
         page.table(["what", "found"], [[key, text(value)] for key, value in facts.items()])

@@ -67,6 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(chosen, lambda: _open_engine(chosen))
 
 
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Keep other users from what a run writes: names and dates of patients stand in it."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@private_files()
 def run(
     options: Options,
     open_engine: Callable[[], Engine],
@@ -80,7 +91,6 @@ def run(
         UserError: Before anything runs: a source, the engine or the folder is not usable.
     """
     began, started = time.monotonic(), utc_now()
-    os.umask(0o077)  # names and dates of patients stand in what a run writes
     if options.serve is not None:  # a wrong address is said before a model is loaded for it
         from deploy.watch.page.gate import Address, Gate
 

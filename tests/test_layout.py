@@ -31,7 +31,7 @@ DEPLOY = {
     "gstreamer": {"engine", "outputs"},
     "sources": {"options"},
     "outputs": {"analysis", "audit", "sources", "status"},
-    "pipeline": {"analysis", "engine", "options", "outputs", "sources", "status"},
+    "pipeline": {"analysis", "audit", "engine", "options", "outputs", "sources", "status"},
     "watch": {"options", "pipeline", "status"},
     "report": {"engine", "options", "pipeline"},
     "replay": {"analysis", "options", "outputs", "pipeline", "status", "watch"},

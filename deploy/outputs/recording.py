@@ -18,6 +18,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.audit import utc_now
+
 if TYPE_CHECKING:
     import av
 
@@ -153,6 +155,7 @@ class VideoRecorder:
                 "use_editlist": "0",
             },
         )
+        self._container.metadata["creation_time"] = utc_now()
         stream = self._container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
         context = stream.codec_context

@@ -169,7 +169,8 @@ class FrameAccounting:
         status = self.status(stream, stream.last)
         if status.state != before or status.state != LIVE:
             self.live.update(status)
-        if stream.source.live and status.state in (STALE, OFFLINE) and stream.last:
+        silent = status.state in (STALE, OFFLINE) and not stream.state.still
+        if stream.source.live and silent and stream.last:
             grey = greyed(self._last_picture(stream.last), status)
             self.live.publish(grey, stream.last.id, status)
 

@@ -8,6 +8,7 @@ its producer wait; what it displaces is handed to ``on_drop``, so that nothing v
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
@@ -165,8 +166,9 @@ class ThreadGroup:
         return [thread.name for thread in self._threads if thread.is_alive()]
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for all threads, ``timeout`` seconds each at most, and re-raise the first error."""
+        """Wait for all threads, ``timeout`` seconds at most, and re-raise the first error."""
+        until = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
         if self.error is not None:
             raise self.error

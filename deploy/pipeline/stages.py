@@ -114,6 +114,7 @@ class Stages:
             arrival.connection,
             arrival.error,
             arrival.aspect,
+            arrival.still,
             ms={"decode": ms},
         )
         if arrival.picture is None:
@@ -178,7 +179,8 @@ class Stages:
             if self.options.hide_outside:
                 frame.visible = visible(stream.picture, frame.place)
                 frame.visible.hide_rest(frame.rgb)
-            stream.state.arrival(frame.arrived)  # not before: one that fails shows nothing new
+            # Not before: one that fails shows nothing new.
+            stream.state.arrival(frame.arrived, frame.still)
         return frames
 
     def infer(self, frames: list[Frame]) -> list[Frame]:

@@ -26,6 +26,7 @@ class StreamState:
     def __init__(self, live: bool, stale_s: float, began: float) -> None:
         self.changes: list[Change] = []
         self.changed = 0
+        self.still = False
         self._live, self._stale_s, self._began = live, stale_s, began
         self._lock = threading.Lock()
         self._connected = False
@@ -39,14 +40,17 @@ class StreamState:
         with self._lock:
             news = (connected, reason) != (self._connected, self._link_reason)
             self._connected, self._link_reason = connected, reason
+            self.still = False
             # Connected is not yet live: only a frame makes it so.
             if connected:
                 self._arrived = None if self._live else self._arrived
             return news
 
-    def arrival(self, when: float) -> None:
-        """Take note of a frame (monotonic seconds)."""
-        self._arrived = when
+    def arrival(self, when: float, still: bool = False) -> None:
+        """Take note of a frame (monotonic seconds); one of a frozen picture is no news."""
+        self.still = still
+        if not still:
+            self._arrived = when
 
     def ai(self, reason: str) -> None:
         """Take note that frames are segmented (empty) or why they are not."""
@@ -78,7 +82,7 @@ class StreamState:
         if age is None:
             return OFFLINE, "waiting for the first frame"
         if self._live and age > self._stale_s:
-            return STALE, ""
+            return STALE, "the picture stands still" if self.still else ""
         if self._ai_reason:
             return AI_OFF, self._ai_reason
         return LIVE, ""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from deploy.analysis.quality import GOOD
 from deploy.analysis.tracking import TemporalFilter, TrackingResult
+from deploy.audit import utc_of
 from deploy.outputs.recording import VideoRecorder
 from deploy.outputs.results import Results, VideoScore
 from deploy.pipeline.state import Change, FrameCounter, StreamState
@@ -48,6 +49,7 @@ class Frame:
         outcome: "processed", "dropped" or "failed".
         off: Why it was not segmented although it could be read; empty if it was.
         aspect: Width of a pixel over its height.
+        still: Whether its picture has not changed for some seconds: a frozen camera.
         raw: Its number in the raw recording; None where it is not in it.
         place: The endoscopic picture in the frame: what is judged and segmented.
         visible: What of it may be seen; None: all.
@@ -62,6 +64,7 @@ class Frame:
     connection: int = 0
     error: str = ""
     aspect: Fraction = SQUARE
+    still: bool = False
     raw: int | None = None
     place: Picture | None = None
     visible: Picture | None = None
@@ -159,6 +162,7 @@ def brief(frame: Frame) -> dict[str, object]:
         "stream": frame.stream.index,
         "time_s": round(frame.time_s, 6),
         "monotonic_s": round(frame.arrived, 6),
+        "utc": utc_of(frame.arrived),
         "outcome": frame.outcome,
         "error": frame.error,
     }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.sources.fields import AUTO, Deinterlacer
-from deploy.sources.source import SQUARE, Arrival
+from deploy.sources.clock import Clock
+from deploy.sources.filters import AUTO, Deinterlacer, ToneMapper
+from deploy.sources.source import SQUARE, Arrival, Notes
+from deploy.sources.stillness import Stillness
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,48 +21,56 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-log = logging.getLogger(__name__)
-JUMP_S = 5.0  # a step of a source's clock that is no step of time
-MOST_PIXELS = 64_000_000  # 8K has 33 million; a file can claim any number
-TOO_LARGE = "too large"
-# Formats without time stamps: FFmpeg makes them up at 25 frames a second.
-UNTIMED = ("mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo", "jpeg_pipe", "png_pipe")
-# What libswscale converts (ISO/IEC 23091-2): BT.709, none, FCC, BT.601, 240M, BT.2020.
-KNOWN_MATRICES = (1, 2, 4, 5, 6, 7, 9, 10)
-_said: set[tuple[str, str]] = set()  # what was said about a source, once
+MOST_PIXELS = 40_000_000  # 8192 x 4320 has 35 million; a stream can claim any number
+LIMITS = {"max_pixels": str(MOST_PIXELS)}  # decoders refuse more before they allocate it
+NO_TIME_STAMPS = 0x80  # AVFMT_NOTIMESTAMPS: FFmpeg makes times up, at 25 frames a second
+# What libswscale converts (ISO/IEC 23091-2): BT.709, none, FCC, BT.601, 240M, BT.2020 (not its
+# form of constant luminance, 10).
+KNOWN_MATRICES = (1, 2, 4, 5, 6, 7, 9)
+FLATTEST, TALLEST = Fraction(1, 4), Fraction(4)  # aspects of a pixel; beyond, a tag is wrong
 
 
 def decode(
-    container: InputContainer, name: str, live: bool = False, deinterlace: str = AUTO
+    container: InputContainer, notes: Notes, live: bool = False, deinterlace: str = AUTO
 ) -> Iterator[Arrival]:
     """Yield the frames of a container; a packet that cannot be decoded yields its error."""
-    stream = choose_track(container, name)
+    stream = choose_track(container, notes)
     # Slices, not frames: threads that decode whole frames hold back as many frames as there are.
     stream.codec_context.thread_type = "SLICE"
+    stream.codec_context.options = LIMITS
     rate = float(stream.average_rate or stream.guessed_rate or 25)
-    clock = Clock(rate, untimed=live and container.format.name in UNTIMED)
-    fields = Deinterlacer(deinterlace)
+    clock = Clock(rate, by_arrival=live and is_untimed(container))
+    fields, tones = Deinterlacer(deinterlace, notes), ToneMapper(notes)
+    stillness = Stillness()
+    aspects, size = Aspects(stream), (stream.width, stream.height)
     packets = container.demux(stream)
     while True:
-        packet = _next_packet(packets, name, live, clock)
+        packet = _next_packet(packets, notes, live, clock)
         pictures, error = _decoded(stream, packet)
         if error:
+            if size[0] * size[1] > MOST_PIXELS:
+                error = f"{size[0]} x {size[1]} pixels; expected at most {MOST_PIXELS:,}"
             yield Arrival(None, clock.skipped(), error, clock.part)
         last = packet is None or packet.size == 0  # the packet that flushes the decoder is empty
         for picture in fields(pictures, last):
-            fault = _fault(picture, name)
-            moment = clock(picture.time)
-            if fault.startswith(TOO_LARGE):
-                yield Arrival(None, moment, fault, clock.part)
-                continue
-            aspect = stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio
-            yield Arrival(picture, moment, fault, clock.part, aspect or SQUARE)
+            moment, aspect = clock(picture.time), aspects(picture)
+            if assumed := readable_colors(picture):
+                notes(assumed)
+            fault = "corrupt" if picture.is_corrupt else ""
+            still = live and stillness(picture)
+            yield Arrival(tones(picture), moment, fault, clock.part, aspect, still)
         if last:
             return
 
 
+def is_untimed(container: InputContainer) -> bool:
+    """Whether frames carry no time of their own: multipart JPEG, bare H.264."""
+    made_up = int(container.format.flags) & NO_TIME_STAMPS
+    return bool(made_up) or container.format.name.endswith("_pipe")
+
+
 def _next_packet(
-    packets: Iterator[Packet[VideoStream]], name: str, live: bool, clock: Clock
+    packets: Iterator[Packet[VideoStream]], notes: Notes, live: bool, clock: Clock
 ) -> Packet[VideoStream] | None:
     import av
 
@@ -69,7 +79,7 @@ def _next_packet(
     except av.FFmpegError as error:
         if live:
             raise
-        log.warning("%s: broken off after %.1f s: %s", name, max(clock.newest, 0), why(error))
+        notes(f"broken off after {max(clock.newest, 0):.1f} s: {why(error)}")
         return None
 
 
@@ -84,60 +94,6 @@ def _decoded(
         return [], ""
     except (av.FFmpegError, ValueError) as error:
         return [], f"cannot be decoded: {why(error)}"
-
-
-def _fault(picture: av.VideoFrame, name: str) -> str:
-    """Return what is wrong with a picture; odd colour tags are mended and said once."""
-    if picture.width * picture.height > MOST_PIXELS:
-        return f"{TOO_LARGE}: {picture.width} x {picture.height} pixels"
-    assumed = readable_colors(picture)
-    if assumed and (name, assumed) not in _said:
-        _said.add((name, assumed))
-        log.warning("%s: %s", name, assumed)
-    return "corrupt" if picture.is_corrupt else ""
-
-
-class Clock:
-    """The source's time in seconds, from its first frame on, that never jumps.
-
-    A step back, or one forward of more than some seconds, is a break: a new part begins, and time
-    goes on by the frame rate. Frames without a time count on by the rate, or, where a live stream
-    carries no clock at all, have the time of their arrival.
-
-    Args:
-        rate: Frames a second.
-        untimed: Whether the frames' times are made up by the demuxer.
-    """
-
-    def __init__(self, rate: float, untimed: bool = False) -> None:
-        self._period = 1 / rate
-        self._untimed = untimed
-        self._jump = max(JUMP_S, 3 * self._period)
-        self._offset: float | None = None
-        self.newest = -self._period
-        self.part = 0  # breaks so far
-
-    def __call__(self, moment: float | None) -> float:
-        """Return the time of a frame that carries ``moment``."""
-        if self._untimed:
-            moment = time.monotonic()
-        if moment is None:
-            return self.skipped()
-        if self._offset is None:
-            self._offset = moment
-        step = moment - self._offset - self.newest
-        if not -self._jump < step < self._jump and self.newest >= 0 and not self._untimed:
-            self.part += 1
-            self._offset = moment - self.newest - self._period
-        elif step <= 0:  # broken streams go back a little: count on by the rate
-            return self.skipped()
-        self.newest = moment - self._offset
-        return self.newest
-
-    def skipped(self) -> float:
-        """Return the time of a frame that carries none."""
-        self.newest += self._period
-        return self.newest
 
 
 def readable_colors(picture: av.VideoFrame) -> str:
@@ -155,7 +111,24 @@ def readable_colors(picture: av.VideoFrame) -> str:
     return f"colour matrix {matrix} is not known here: read as BT.{709 if high else 601}"
 
 
-def choose_track(container: InputContainer, name: str) -> VideoStream:
+class Aspects:
+    """Widths of a pixel over its height: the container's, until the stream says another."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        self._first = stream.codec_context.sample_aspect_ratio
+        self._container = stream.sample_aspect_ratio
+
+    def __call__(self, picture: av.VideoFrame) -> Fraction:
+        """Return a frame's, as it stands upright."""
+        coded = self._stream.codec_context.sample_aspect_ratio
+        aspect = (coded if coded != self._first else self._container or coded) or SQUARE
+        if not FLATTEST <= aspect <= TALLEST:
+            return SQUARE
+        return 1 / aspect if round(picture.rotation / 90) % 2 else aspect
+
+
+def choose_track(container: InputContainer, notes: Notes) -> VideoStream:
     """Return the video that a player would show: no cover picture; the default one, or the largest.
 
     Raises:
@@ -166,10 +139,9 @@ def choose_track(container: InputContainer, name: str) -> VideoStream:
     tracks = [track for track in container.streams.video if track.codec_context is not None]
     if not tracks:
         what = "its video codec is not known here" if container.streams.video else "no video in it"
-        raise UserError(f"{name}: {what}")
-    moving = [
-        track for track in tracks if not track.disposition & Disposition.attached_pic
-    ] or tracks
+        raise UserError(f"{notes.name}: {what}")
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails
+    moving = [track for track in tracks if not track.disposition & covers] or tracks
     chosen = max(
         moving,
         key=lambda track: (
@@ -177,10 +149,11 @@ def choose_track(container: InputContainer, name: str) -> VideoStream:
             (track.width or 0) * (track.height or 0),
         ),
     )
-    text = f"{len(container.streams.video)} pictures or videos in it: track {chosen.index} is read"
-    if len(container.streams.video) > 1 and (name, text) not in _said:
-        _said.add((name, text))
-        log.warning("%s: %s (%d x %d)", name, text, chosen.width, chosen.height)
+    if len(container.streams.video) > 1:
+        notes(
+            f"{len(container.streams.video)} videos or pictures in it: track {chosen.index} is "
+            f"read ({chosen.width} x {chosen.height})"
+        )
     return chosen
 
 

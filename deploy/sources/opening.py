@@ -8,9 +8,11 @@ import stat
 from pathlib import Path
 
 from deploy.options import Options
-from deploy.sources.files import FileSource, FolderSource, PipeSource, RawSource
+from deploy.sources.files import VIDEOS, ChainSource, FileSource
+from deploy.sources.images import ImagesSource
 from deploy.sources.live import CameraSource, NetworkSource
-from deploy.sources.source import IMAGES, Source, is_image, natural_order
+from deploy.sources.pipes import FollowSource, PipeSource, RawSource
+from deploy.sources.source import IMAGES, Source, holds_image, is_image, natural_order
 from medisseg.errors import UserError
 from medisseg.text import without_password
 
@@ -23,11 +25,20 @@ def open_source(given: str, options: Options) -> Source:
     Raises:
         UserError: Nothing there, or nothing in it that is a video.
     """
+    scheme = given.split("://", 1)[0].lower() if "://" in given else ""
+    camera = re.fullmatch(r"\d{1,3}|/dev/video\d{1,3}", given)
+    growing = not (camera or scheme or given == "-")
+    if options.follow and not (growing and Path(given).is_file()):
+        raise UserError(f"--follow goes with a file that grows; got {without_password(given)}")
     if given == "-":
         return RawSource(options)
-    if re.fullmatch(r"\d{1,3}", given) and not Path(given).exists():
-        return CameraSource(int(given))
-    scheme = given.split("://", 1)[0].lower() if "://" in given else ""
+    if camera and (given.startswith("/dev/") or not Path(given).exists()):
+        return CameraSource(
+            int(given) if given.isdigit() else given,
+            options.size("camera_size"),
+            options.camera_fps,
+            options.camera_format,
+        )
     if scheme in SCHEMES:
         return NetworkSource(given, options.timeout_s, options.deinterlace)
     if scheme == "srt":
@@ -44,21 +55,48 @@ def open_source(given: str, options: Options) -> Source:
 
 
 def _open_path(given: str, options: Options) -> Source:
-    path = Path(given)
+    path, more = Path(given), (options.realtime, options.deinterlace)
     if path.is_dir():
-        found = [file for file in path.iterdir() if is_image(file)]
-    elif path.exists():
-        if stat.S_ISFIFO(path.stat().st_mode):
-            return PipeSource(path, options.realtime, options.deinterlace)
-        if path.suffix.lower() not in IMAGES:
-            return FileSource(path, options.realtime, options.deinterlace)
-        found = [path]
-    else:
+        return _open_all(given, list(path.iterdir()), options)
+    if not path.exists():
         matches = [Path(match) for match in glob.glob(given)]
-        found = [file for file in matches if is_image(file)]
         if not matches:
             shown = f"***@{given.rpartition('@')[2]}" if "@" in given else given  # a login, perhaps
             raise UserError(f"{shown}: no such file, folder or camera")
-    if not found:
-        raise UserError(f"{given} holds no images; expected some of {', '.join(IMAGES)}")
-    return FolderSource(given, natural_order(found), options.input_fps, options.realtime)
+        return _open_all(given, matches, options)
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode):
+        return PipeSource(path, *more)
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{given} is a device; expected a file, a folder or /dev/videoN")
+    if options.follow:
+        return FollowSource(path, *more, options.timeout_s)
+    if holds_image(path):
+        return _images(given, [path], options)
+    return FileSource(path, *more)
+
+
+def _open_all(given: str, found: list[Path], options: Options) -> Source:
+    """Return the images, or the videos, among some files."""
+    files = [file for file in found if file.is_file()]
+    images = [file for file in files if is_image(file)]
+    videos = [
+        file for file in files if file.suffix.lower() in VIDEOS and not file.name.startswith(".")
+    ]
+    if images and videos:
+        raise UserError(
+            f"{given} holds {len(images)} images and {len(videos)} videos; choose one kind, such "
+            f"as '{given.rstrip('/')}/*{videos[0].suffix}'"
+        )
+    if images:
+        return _images(given, images, options)
+    if videos:
+        return ChainSource(given, natural_order(videos), options.realtime, options.deinterlace)
+    raise UserError(
+        f"{given} holds no images and no videos; expected some of {', '.join((*IMAGES, *VIDEOS))}"
+    )
+
+
+def _images(given: str, paths: list[Path], options: Options) -> Source:
+    ordered = natural_order(paths)
+    return ImagesSource(given, ordered, options.input_fps, options.realtime, options.deinterlace)

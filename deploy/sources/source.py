@@ -6,6 +6,8 @@ one (``deploy.sources.live``) comes and goes.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Generator
@@ -14,11 +16,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from medisseg.data.reading import IMAGE_SUFFIXES, is_dicom
+
 if TYPE_CHECKING:
     import av
 
-IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
+IMAGES = (*IMAGE_SUFFIXES, ".jfif")
 SQUARE = Fraction(1)
+MOST_NOTES = 20
+log = logging.getLogger(__name__)
 Link = Callable[[bool, str], None]  # (connected, reason): how a source reports a connect or a loss
 
 
@@ -33,6 +39,7 @@ class Arrival:
         connection: Number of the connection that it came over, from 0; a break of the source's
             clock counts as a new one.
         aspect: Width of a pixel over its height.
+        still: Whether a live picture has not changed for some seconds: its camera is frozen.
     """
 
     picture: av.VideoFrame | None
@@ -40,6 +47,26 @@ class Arrival:
     error: str = ""
     connection: int = 0
     aspect: Fraction = SQUARE
+    still: bool = False
+
+
+class Notes:
+    """What was assumed or chosen about a source: logged once, and written into the report.
+
+    Attributes:
+        name: The source's.
+        texts: All notes so far.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.texts: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        """Take a note."""
+        if text not in self.texts and len(self.texts) < MOST_NOTES:
+            self.texts.append(text)
+            log.warning("%s: %s", self.name, text)
 
 
 class Source(Protocol):
@@ -52,14 +79,25 @@ class Source(Protocol):
 
     name: str
     live: bool
+    notes: Notes
 
     def frames(self, stop: threading.Event, link: Link) -> Generator[Arrival, None, None]:
         """Yield frames until the end or ``stop``; call ``link`` at every connect and loss."""
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is an image's, and not what a system hides ("._1.jpg" of macOS)."""
-    return path.suffix.lower() in IMAGES and not path.name.startswith(".")
+    """Whether a file of a folder is an image, and not what a system hides ("._1.jpg" of macOS)."""
+    return not path.name.startswith(".") and holds_image(path)
+
+
+def holds_image(path: Path) -> bool:
+    """Whether a file is an image by its suffix, or DICOM without one."""
+    return path.suffix.lower() in IMAGES or (path.suffix == "" and is_dicom(path))
+
+
+def shown_name(path: str | Path) -> str:
+    """Return a name that every file and terminal takes: bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def natural_order(paths: list[Path]) -> list[Path]:

@@ -45,7 +45,7 @@ def test_what_was_recorded_before_sigkill_plays(
     lines = lab.Run(out).lines
     for prefix in ("overlay", "raw"):
         numbers = [lab.read_number(picture) for picture in lab.Run(out).video(prefix)]
-        assert numbers == [*range(len(numbers))]
+        assert numbers == sorted(set(numbers))  # some are dropped where the machine is busy
         # 25 frames a second: no more than the last second is missing.
         assert len(numbers) >= len(lines) - 25
 

@@ -16,7 +16,7 @@ from deploy.outputs.pixels import rgb_to_yuv
 from deploy.outputs.recording import FEWEST, MOST_SHORT, VideoRecorder
 from deploy.pipeline import accounting, stages
 from deploy.sources.files import FileSource
-from deploy.sources.source import Arrival
+from deploy.sources.source import Arrival, Notes
 from deploy.status import STALE
 
 
@@ -155,7 +155,7 @@ def test_a_source_that_raises_ends_alone(
 class Growing:
     """A source whose frames are as wide as no H.264 encoder takes them, for a while."""
 
-    name, live = "growing", False
+    name, live, notes = "growing", False, Notes("growing")
 
     def frames(self, stop: object, link: Callable[[bool, str], None]) -> Iterator[Arrival]:
         link(True, "")

@@ -1,7 +1,7 @@
 """A real RTSP server, run by the system's Python (python3-gi, gir1.2-gst-rtsp-server-1.0).
 
-``/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT`` serves a moving test picture at
-rtsp://127.0.0.1:PORT/video and prints "ready".
+``/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT [udp]`` serves a moving test picture at
+rtsp://127.0.0.1:PORT/video and prints "ready"; with "udp" it answers 461 to TCP.
 """
 
 import sys
@@ -9,11 +9,12 @@ import sys
 import gi
 
 gi.require_version("Gst", "1.0")
+gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 
-def main(port: str, width: str, height: str) -> None:
+def main(port: str, width: str, height: str, transport: str = "any") -> None:
     """Serve until killed."""
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
@@ -27,6 +28,8 @@ def main(port: str, width: str, height: str) -> None:
         "! rtph264pay name=pay0 pt=96 config-interval=1 )"
     )
     factory.set_shared(True)
+    if transport == "udp":
+        factory.set_protocols(GstRtsp.RTSPLowerTrans.UDP)
     server.get_mount_points().add_factory("/video", factory)
     server.attach(None)
     print("ready", flush=True)
@@ -34,4 +37,4 @@ def main(port: str, width: str, height: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

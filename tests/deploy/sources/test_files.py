@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from deploy.options import Options
-from deploy.sources.files import RawSource
 from deploy.sources.opening import open_source
+from deploy.sources.pipes import RawSource
 from deploy.sources.source import natural_order
 from medisseg.errors import UserError
 

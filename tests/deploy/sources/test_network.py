@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,8 +48,11 @@ def rtsp() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         pytest.skip(f"no GStreamer RTSP server here: apt install {NEEDS}")
     started: list[subprocess.Popen[str]] = []
 
-    def start(port: int, width: int = 320, height: int = 240) -> subprocess.Popen[str]:
-        command = [PYTHON, str(HERE / "rtsp_server.py"), *map(str, (port, width, height))]
+    def start(
+        port: int, width: int = 320, height: int = 240, transport: str = "any"
+    ) -> subprocess.Popen[str]:
+        words = map(str, (port, width, height, transport))
+        command = [PYTHON, str(HERE / "rtsp_server.py"), *words]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(server)
         assert server.stdout is not None and server.stdout.readline() == "ready\n"
@@ -240,7 +246,7 @@ def test_delays_grow_within_bounds_and_differ() -> None:
 
 def test_passwords_are_not_shown() -> None:
     url = "rtsp://user:pa%40ss@camera:554/live?key=1"
-    assert NetworkSource(url, 1.0).name == "rtsp://camera:554/live"
+    assert NetworkSource(url, 1.0, "auto").name == "rtsp://camera:554/live"
 
 
 @pytest.mark.parametrize(
@@ -270,3 +276,198 @@ def test_an_unknown_address_is_refused_without_its_password(tmp_path: Path) -> N
         with pytest.raises(UserError, match="camera/live") as error:
             open_source(given, options.parse([given, "--model", "m"]))
         assert "5ecret" not in str(error.value)
+
+
+def first_error(url: str, timeout_s: float = 2.0) -> str:
+    """Return what ends a source at once; a source that tries again is stopped after a while."""
+    source = NetworkSource(url, timeout_s, "auto")
+    stop = threading.Event()
+    threading.Timer(20, stop.set).start()
+    with pytest.raises(UserError) as error:
+        list(source.frames(stop, lambda connected, reason: None))
+    return str(error.value)
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[bytes], int]]:
+    """Start servers that give every request one answer; returns their ports."""
+    servers: list[socket.socket] = []
+
+    def serve(server: socket.socket, answer: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                with client:
+                    request = client.recv(65536)
+                    number = re.search(rb"CSeq: *([0-9]+)", request)
+                    client.sendall(answer.replace(b"NUMBER", number[1] if number else b"1"))
+
+    def start(answer: bytes) -> int:
+        server = socket.create_server(("127.0.0.1", 0))
+        servers.append(server)
+        threading.Thread(target=serve, args=(server, answer), daemon=True).start()
+        return server.getsockname()[1]
+
+    yield start
+    for server in servers:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+@pytest.mark.parametrize("code", ["400 Bad Request", "401 Unauthorized", "403 Forbidden",
+                                  "404 Not Found"])  # fmt: skip
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+def test_what_no_retry_can_mend_ends_at_once(answering: Any, scheme: str, code: str) -> None:
+    protocol = "HTTP/1.1" if scheme == "http" else "RTSP/1.0"
+    answer = f"{protocol} {code}\r\nCSeq: NUMBER\r\nContent-Length: 0\r\n\r\n"
+    port = answering(answer.encode())
+    assert f"{scheme}://127.0.0.1:{port}/live: " in first_error(f"{scheme}://127.0.0.1:{port}/live")
+
+
+def test_a_page_is_no_video(answering: Any) -> None:
+    page = b"<html>" + b"camera" * 3000
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page)
+    port = answering(head + page)
+    assert "sends no video that FFmpeg knows" in first_error(f"http://127.0.0.1:{port}/")
+
+
+def test_one_source_that_cannot_be_mended_leaves_the_others(
+    answering: Any, play: Any, numbered: Path
+) -> None:
+    port = answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    run = play(f"http://127.0.0.1:{port}/live", numbered)
+    run.check_accounts()
+    bad, good = run.report["streams"]
+    assert bad["frames"]["in"] == 0 and "404" in bad["stopped"][0]
+    assert good["frames"]["processed"] == 100
+    with pytest.raises(UserError, match="404"):  # alone, it ends the run: exit code 2
+        play(f"http://127.0.0.1:{port}/live")
+
+
+def test_losses_are_no_end() -> None:
+    from av import error
+
+    for loss in (error.ConnectionRefusedError, error.ConnectionResetError, error.TimeoutError,
+                 error.HTTPServerError, error.EOFError, error.InvalidDataError):  # fmt: skip
+        assert not connections.hopeless(loss(0, "lost"))
+
+
+def test_srt_is_refused_with_the_remedy() -> None:
+    from deploy import options
+    from deploy.sources.opening import open_source
+
+    url = "srt://user:5ecret@10.0.0.5:9000"
+    with pytest.raises(UserError, match=r"no SRT.*ffmpeg -i.*udp://127") as error:
+        open_source(url, options.parse([url, "--model", "m"]))
+    assert "5ecret" not in str(error.value)
+
+
+def test_an_unknown_codec_is_said(lab: Any, tmp_path: Path) -> None:
+    from deploy import options
+    from deploy.sources.opening import open_source
+
+    path = lab.write_video(tmp_path / "v.mkv", map(lab.numbered_frame, range(2)))
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_XXXXX/XXX/XXX"))
+    with pytest.raises(UserError, match="video codec is not known here"):
+        open_source(str(path), options.parse([str(path), "--model", "m"]))
+
+
+def test_rtsp_over_udp_where_the_server_wants_it(rtsp: Any, start: Any) -> None:
+    port = free_port()
+    rtsp(port, 320, 240, "udp")
+    run = start(f"rtsp://127.0.0.1:{port}/video")
+    run.wait_for(lambda s: s.state == LIVE and s.frames["processed"] > 10, 40)
+    assert "UDP only" in run.pipeline.streams[0].source.notes.texts[0]
+    run.stop()
+
+
+def test_rtmp(start: Any, lab: Any, tmp_path: Path) -> None:
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        pytest.skip("no RTMP server here: apt install ffmpeg")
+    video = lab.write_video(tmp_path / "v.mp4", map(lab.numbered_frame, range(75)), g="10")
+    url = f"rtmp://127.0.0.1:{free_port()}/live/exam"
+    command = [ffmpeg, "-v", "error", "-re", "-i", str(video), "-c", "copy", "-f", "flv"]
+    server = subprocess.Popen([*command, "-listen", "1", url], stdin=subprocess.DEVNULL)
+    try:
+        run = start(url, "--timeout-s", 2)
+        run.wait_for(lambda s: s.state == LIVE and s.frames["processed"] > 30, 40)
+        run.wait_for(lambda s: s.state == OFFLINE, 40)
+    finally:
+        server.kill()
+        server.wait()
+    run.stop()
+    result = lab.Run(tmp_path / "run")
+    result.check_accounts()
+    numbers = [lab.read_number(picture) for picture in result.video("raw")]
+    assert numbers == sorted(numbers) and len(numbers) > 30
+
+
+def serve_jpegs(port: int, pictures: list[bytes], fps: float) -> Any:
+    """A camera's multipart stream: no time stamps, its pictures come as they come."""
+    import http.server
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for index in range(10**6):
+                    data = pictures[index % len(pictures)]
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}"
+                    self.wfile.write(head.encode() + b"\r\n\r\n" + data + b"\r\n")
+                    time.sleep(1 / fps)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Camera)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def jpeg(picture: Any) -> bytes:
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "jpeg", quality=95)
+    return out.getvalue()
+
+
+def test_a_live_source_without_times_is_timed_by_arrival(
+    start: Any, lab: Any, tmp_path: Path
+) -> None:
+    port = free_port()
+    server = serve_jpegs(port, [jpeg(lab.numbered_frame(i)) for i in range(50)], fps=8)
+    try:
+        run = start(f"http://127.0.0.1:{port}/", "--frames", 32)
+        run.thread.join(60)
+        assert run.code == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    result = lab.Run(tmp_path / "run")
+    result.check_accounts()
+    lines = result.lines
+    took = lines[-1]["monotonic_s"] - lines[0]["monotonic_s"]
+    assert took > 2 and lines[-1]["time_s"] - lines[0]["time_s"] == pytest.approx(took, abs=0.3)
+
+
+def test_a_frozen_picture_is_stale(start: Any, lab: Any) -> None:
+    port = free_port()
+    server = serve_jpegs(port, [jpeg(lab.numbered_frame(5))], fps=10)
+    try:
+        run = start(f"http://127.0.0.1:{port}/")
+        run.wait_for(lambda s: s.state == LIVE)
+        stale = run.wait_for(lambda s: s.state == STALE, 30)
+        assert stale.reason == "the picture stands still" and stale.age_s > 0.5
+        seen = run.live.status(0).frames["processed"]
+        run.wait_for(lambda s: s.frames["processed"] > seen + 5 and s.state == STALE)
+    finally:
+        server.shutdown()
+        server.server_close()
+    run.stop()

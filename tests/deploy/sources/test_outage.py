@@ -139,3 +139,59 @@ def test_a_camera_that_is_unplugged(
     assert len(list((tmp_path / "run").glob("raw-*.mp4"))) == 2  # a part a connection
     reasons = {change["reason"] for change in result.report["state_changes"]}
     assert "the camera gives no frames" in reasons
+
+
+@pytest.mark.parametrize("given", ["3", "/dev/video3"])
+def test_a_camera_is_asked_for_size_rate_and_pixels(
+    fake: Any, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    import cv2
+
+    from deploy import options, run
+
+    asked: list[tuple[int, float]] = []
+
+    class Camera:
+        def __init__(self, device: int | str) -> None:
+            self.device, self.number = device, 0
+            assert device == (3 if given == "3" else given)
+
+        def isOpened(self) -> bool:
+            return True
+
+        def set(self, name: int, value: float) -> None:
+            asked.append((name, value))
+
+        def get(self, name: int) -> float:
+            return {cv2.CAP_PROP_FRAME_WIDTH: 640, cv2.CAP_PROP_FRAME_HEIGHT: 480}.get(name, 30)
+
+        def read(self) -> tuple[bool, Any]:
+            time.sleep(0.03)
+            self.number += 1
+            return True, lab.numbered_frame(self.number, (480, 640))[..., ::-1].copy()
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    words = [given, "--model", "fake", "--no-quality", "--window", "off", "--frames", "5"]
+    more = ["--camera-size", "1080x1920", "--camera-fps", "30", "--camera-format", "MJPG"]
+    chosen = options.parse([*words, *more, "--out", str(tmp_path / "run")])
+    assert run.run(chosen, fake.FakeEngine) == 0
+    assert asked[1:] == [
+        (cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")),
+        (cv2.CAP_PROP_FRAME_HEIGHT, 1080),
+        (cv2.CAP_PROP_FRAME_WIDTH, 1920),
+        (cv2.CAP_PROP_FPS, 30),
+    ]
+    notes = lab.Run(tmp_path / "run").report["streams"][0]["notes"]
+    assert notes == ["asked for 1080x1920, the camera gives 480x640"]
+
+
+def test_what_no_camera_can_be_asked_for() -> None:
+    from deploy import options
+    from medisseg.errors import UserError
+
+    for words in (["--camera-size", "1080p"], ["--camera-fps", "0"], ["--camera-format", "JPEGS"]):
+        with pytest.raises(UserError, match=words[0]):
+            options.parse(["0", "--model", "m", *words])
