@@ -362,7 +362,7 @@ def save_config(config: TrainConfig, path: Path) -> None:
 
 def _find(path: str | Path) -> Path:
     for candidate in (Path(path), CONFIGS / f"{path}.yaml", CONFIGS / str(path)):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # pathlib's raises where a name is too long
             return candidate
     ours = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
     near = difflib.get_close_matches(Path(path).stem, ours, n=1)
@@ -381,7 +381,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Json:
     if base is None:
         return values
     local = path.parent / str(base)
-    found = local if local.is_file() else _find(str(base))
+    found = local if os.path.isfile(local) else _find(str(base))
     return merge(_read(found, (*above, path.resolve())), values)
 
 
