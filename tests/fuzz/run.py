@@ -5,7 +5,7 @@
 Each harness (manifest, checkpoint, settings, results, page, frames) runs in a process of its own,
 one after the other, from its seeds and from what earlier runs kept in ``FOLDER/NAME/corpus``.
 Only the errors that a harness expects may escape; an input that makes another one, takes more than
-20 s or 3 GB is kept in ``FOLDER/NAME``, and the exit code is 1. A finding that was mended goes into
+60 s or 3 GB is kept in ``FOLDER/NAME``, and the exit code is 1. A finding that was mended goes into
 ``tests/fuzz/findings/NAME`` and is a test from then on. Needs atheris (Linux, x86-64) and, for the
 branches of the C++ extension, clang++.
 """
@@ -67,7 +67,7 @@ def fuzz(name: str, seconds: int, folder: Path) -> None:
         (corpus / f"seed-{number}").write_bytes(seed)
     known = HERE / "findings" / name
     words = [sys.argv[0], str(corpus), *([str(known)] if known.is_dir() else [])]
-    words += [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=3000", "-max_len=8192"]
+    words += [f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=3000", "-max_len=8192"]
     words += [f"-artifact_prefix={folder / name}/", "-print_final_stats=1"]
     atheris.Setup(words, harness.one)
     atheris.Fuzz()
