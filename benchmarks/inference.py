@@ -32,13 +32,13 @@ from benchmarks.network import straightforward
 from export.builders import registry
 from export.builders.spec import Spec
 from export.graph import export_graph, trace
+from export.mixed_precision import prepare
+from export.model_info import ModelInfo, parse_size
 from export.runtime.engine import BaseEngine
 from export.runtime.onnx_engine import OnnxEngine
 from export.runtime.openvino_engine import OpenVinoEngine
 from export.runtime.torch_engine import TorchEngine
-from export.settle import settle
 from export.steps import Steps
-from export.traits import Traits, parse_size
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError, command
 from medisseg.model.baselines import BASELINES
@@ -141,26 +141,28 @@ def speed_of_light(options: argparse.Namespace, precision: str) -> tuple[float, 
     return 2 * side**3 / product, 2 * data.numel() * data.element_size() / copied
 
 
-def cpu_cases(model: Network, traits: Traits, options: argparse.Namespace) -> Iterator[Case]:
+def cpu_cases(model: Network, model_info: ModelInfo, options: argparse.Namespace) -> Iterator[Case]:
     """Yield what runs on a CPU, and the straightforward export in the same runtimes."""
-    size, threads = traits.convention.size, options.threads
+    size, threads = model_info.convention.size, options.threads
     network = for_inference(model, portable=False)
-    yield Case("pytorch", "fp32", lambda: TorchEngine(network, traits, "cpu", "fp32", threads))
+    yield Case("pytorch", "fp32", lambda: TorchEngine(network, model_info, "cpu", "fp32", threads))
     graphs = {"": lambda: export_graph(for_inference(model), size).SerializeToString()}
     if not options.no_peer:
         graphs[", straightforward"] = lambda: straight_graph(model, size)
     for suffix, made in graphs.items():
         graph = made()
-        yield Case(f"onnx{suffix}", "fp32", lambda g=graph: OnnxEngine(g, traits, "fp32", threads))  # type: ignore[misc]
+        yield Case(
+            f"onnx{suffix}", "fp32", lambda g=graph: OnnxEngine(g, model_info, "fp32", threads)
+        )  # type: ignore[misc]
         for precision in ("fp32", "bf16"):
             yield Case(
                 f"openvino{suffix}",
                 precision,
-                lambda g=graph, p=precision: OpenVinoEngine(g, None, traits, p, threads),  # type: ignore[misc]
+                lambda g=graph, p=precision: OpenVinoEngine(g, None, model_info, p, threads),  # type: ignore[misc]
             )
 
 
-def gpu_cases(model: Network, traits: Traits, options: argparse.Namespace) -> Iterator[Case]:
+def gpu_cases(model: Network, model_info: ModelInfo, options: argparse.Namespace) -> Iterator[Case]:
     """Yield PyTorch in its forms on a GPU, and the TensorRT family where it is installed."""
     for precision in ("fp16", "bf16", "fp32"):
         for compiled in (False, True):
@@ -169,7 +171,7 @@ def gpu_cases(model: Network, traits: Traits, options: argparse.Namespace) -> It
                 name,
                 precision,
                 lambda p=precision, c=compiled: TorchEngine(  # type: ignore[misc]
-                    for_inference(model, portable=False), traits, "cuda", p, compiled=c
+                    for_inference(model, portable=False), model_info, "cuda", p, compiled=c
                 ),
             )
         if not options.no_peer:
@@ -177,12 +179,14 @@ def gpu_cases(model: Network, traits: Traits, options: argparse.Namespace) -> It
                 "pytorch, straightforward",
                 precision,
                 lambda p=precision: StraightEngine(  # type: ignore[misc]
-                    Straight(copy.deepcopy(model), heads=False), traits, "cuda", p
+                    Straight(copy.deepcopy(model), heads=False), model_info, "cuda", p
                 ),
             )
 
 
-def tensorrt_cases(model: Network, traits: Traits, options: argparse.Namespace) -> Iterator[Case]:
+def tensorrt_cases(
+    model: Network, model_info: ModelInfo, options: argparse.Namespace
+) -> Iterator[Case]:
     """Yield TensorRT, TensorRT for RTX and Torch-TensorRT in FP16, built on the spot."""
 
     def opened(backend: str) -> BaseEngine:
@@ -190,15 +194,15 @@ def tensorrt_cases(model: Network, traits: Traits, options: argparse.Namespace) 
             raise UserError(reason)
         if options.device != "cuda":
             raise UserError(f"{backend} engines run on NVIDIA GPUs; use --device cuda")
-        shape = (3, *traits.convention.size)
+        shape = (3, *model_info.convention.size)
         network = for_inference(model)
-        graph = export_graph(network, traits.convention.size)
-        settled = replace(settle(graph, "fp16", [pictures(1, shape)]), network=network)
-        spec = Spec("fp16", (1, 1, traits.max_batch), "images", shape)
-        built = registry.BUILDERS[backend](settled, spec, Steps(quiet=True).task)
+        graph = export_graph(network, model_info.convention.size)
+        prepared = replace(prepare(graph, "fp16", [pictures(1, shape)]), network=network)
+        spec = Spec("fp16", (1, 1, model_info.max_batch), "images", shape)
+        built = registry.BUILDERS[backend](prepared, spec, Steps(quiet=True).task)
         if built.open is None:
             raise UserError(f"{backend} does not build for this GPU")
-        return built.open(traits)
+        return built.open(model_info)
 
     for backend in ("tensorrt", "tensorrt-rtx", "torch-tensorrt"):
         yield Case(backend, "fp16", lambda b=backend: opened(b))  # type: ignore[misc]
@@ -247,12 +251,12 @@ def rows(name: str, model: Network, options: argparse.Namespace) -> Iterator[dic
     lights: dict[str, tuple[float, float]] = {}
     for text in options.size:
         size = parse_size(text)
-        traits = Traits(InputConvention(size=size), max_batch=max(options.batch))
+        model_info = ModelInfo(InputConvention(size=size), max_batch=max(options.batch))
         images = pictures(max(options.batch), (3, *size))
         work = work_of(for_inference(model), size)
         with torch.inference_mode():
             exact = model(torch.from_numpy(images[:1])).numpy()
-        both = cases(model, traits, options), tensorrt_cases(model, traits, options)
+        both = cases(model, model_info, options), tensorrt_cases(model, model_info, options)
         for case in itertools.chain(*both):
             if case.precision not in options.precision:
                 continue

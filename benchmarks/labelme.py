@@ -34,9 +34,9 @@ def main(out: Path, images: int, seed: int) -> None:
                 for points in corners if len(points) >= 3
             ]  # fmt: skip
             height, width = sample.mask.shape
-            told = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image.name,
+            document = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image.name,
                     "imageData": None, "imageHeight": height, "imageWidth": width}  # fmt: skip
-            (out / f"{sample.name}.json").write_text(json.dumps(told, indent=2) + "\n")
+            (out / f"{sample.name}.json").write_text(json.dumps(document, indent=2) + "\n")
     print(f"{out}: {images} images with polygons")
 
 

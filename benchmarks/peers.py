@@ -29,17 +29,19 @@ from torch import nn
 from benchmarks.common import Row, cores, machine, show, write
 from benchmarks.summaries import RUNS
 from export.graph import export_graph
+from export.model_info import ModelInfo, parse_size
 from export.runtime.onnx_engine import OnnxEngine
 from export.runtime.openvino_engine import OpenVinoEngine
-from export.traits import Traits, parse_size
 from medisseg.convention import InputConvention
 from medisseg.files import replacing
 from medisseg.model.inference import for_inference
 
 NETWORKS = ("edge-kvasir", "edge-lite", "unet")
-ENGINES: dict[str, Callable[[bytes, Traits, int], Any]] = {
-    "openvino": lambda graph, traits, threads: OpenVinoEngine(graph, None, traits, "fp32", threads),
-    "onnx": lambda graph, traits, threads: OnnxEngine(graph, traits, "fp32", threads),
+ENGINES: dict[str, Callable[[bytes, ModelInfo, int], Any]] = {
+    "openvino": lambda graph, model_info, threads: OpenVinoEngine(
+        graph, None, model_info, "fp32", threads
+    ),
+    "onnx": lambda graph, model_info, threads: OnnxEngine(graph, model_info, "fp32", threads),
 }
 COLUMNS = ("network", "backend", "one_core_ms", "one_core_cpu_ms", "two_cores_ms",
            "two_cores_fps", "times_encoder", "parameters", "dice")  # fmt: skip
@@ -142,13 +144,13 @@ def measure(options: argparse.Namespace, networks: Mapping[str, nn.Module]) -> l
     """Measure all networks at one size; write peers.json, .csv and .png."""
     size = parse_size(options.size[0])
     images = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
-    traits = Traits(InputConvention(size=size))
+    model_info = ModelInfo(InputConvention(size=size))
     found = list(peers(networks, size))
     calls: dict[tuple[str, str, int], Callable[[], Any]] = {}
     for peer in found:
         for backend, opened in ENGINES.items():
             for threads in (1, 2)[: cores()]:
-                engine = opened(peer.graph, traits, threads)
+                engine = opened(peer.graph, model_info, threads)
                 # The runtime itself: the interface above it wants maps of logits alone.
                 calls[peer.name, backend, threads] = partial(engine._run, images)
     times = in_turn(calls, options.seconds)
@@ -203,5 +205,5 @@ def draw(rows: list[Row], on: Mapping[str, Any], target: Path) -> None:
     axes.set_title(f"{on['device']}, {on['date']} UTC; dashed: speed alone", fontsize=9)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    with replacing(target) as beside:
-        figure.savefig(beside, dpi=130, format="png")
+    with replacing(target) as tmp_path:
+        figure.savefig(tmp_path, dpi=130, format="png")

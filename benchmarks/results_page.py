@@ -64,8 +64,8 @@ def section(title: str, runs: Sequence[Run], paper: dict[str, list[float]]) -> s
     parts += ["What each run was:", table(RECIPE, [recipe(seeds) for seeds in rows.values()])]
     if tests := [line for seeds in rows.values() if (line := _test(seeds, rows))]:
         headers = ["variant", "against", "Dice, points", "95 % interval", "p", "better / worse"]
-        told = "Paired test (Wilcoxon signed-rank) on each image's Dice, mean of the common seeds:"
-        parts += [told, table(headers, tests)]
+        text = "Paired test (Wilcoxon signed-rank) on each image's Dice, mean of the common seeds:"
+        parts += [text, table(headers, tests)]
     if collapse := [line for seeds in rows.values() if (line := _collapse(seeds))]:
         headers = ["variant", "feature", "effective rank", "uniformity", "mean cosine"]
         parts += ["Collapse of the features (mean over the seeds):", table(headers, collapse)]
@@ -102,8 +102,8 @@ def _loss(loss: dict[str, object]) -> str:
     if loss["variant"] == "published":
         return "released dispersive loss (a constant, no gradient)"
     form = "unit length" if loss.get("normalize") == "unit" else "features as they are"
-    told = f"{loss['variant']}, {loss['granularity']}, {loss['placement']}, {form}"
-    return f"{told}, lambda {weights[0]:g} / {weights[1]:g}" if isinstance(weights, list) else told
+    text = f"{loss['variant']}, {loss['granularity']}, {loss['placement']}, {form}"
+    return f"{text}, lambda {weights[0]:g} / {weights[1]:g}" if isinstance(weights, list) else text
 
 
 def _start(config: dict[str, object]) -> str:
@@ -181,7 +181,7 @@ def _collapse(seeds: Sequence[Run]) -> list[str] | None:
     found = [run.collapse for run in seeds if run.collapse]
     if not found:
         return None
-    measured = [told["models"][0]["image"] for told in found]
+    measured = [row["models"][0]["image"] for row in found]
     names = ("effective_rank", "uniformity", "mean_cosine")
     numbers = [f"{mean(values[name] for values in measured):.2f}" for name in names]
     return [seeds[0].about["label"], f"{found[0]['placement']}, image", *numbers]

@@ -98,8 +98,8 @@ def add(run: Path, evaluation: Path, name: str, about: dict[str, Any], runs: Pat
         for path in sources:
             shutil.copyfile(path, temporary / path.name)
         _forget_places(temporary / "config.yaml")
-        told = {key: value for key, value in about.items() if value}
-        (temporary / "run.json").write_text(json.dumps(told, indent=2) + "\n")
+        metadata = {key: value for key, value in about.items() if value}
+        (temporary / "run.json").write_text(json.dumps(metadata, indent=2) + "\n")
         _read(temporary)
     return runs / name
 

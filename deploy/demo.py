@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "video": str(video),
         "checkpoint": str(checkpoint),
     }
-    with replacing(out / "report.json") as beside:
-        beside.write_text(json.dumps(result, indent=2) + "\n")
+    with replacing(out / "report.json") as tmp_path:
+        tmp_path.write_text(json.dumps(result, indent=2) + "\n")
     from deploy import demo_report
 
     demo_report.write_page(out, result, data)
@@ -112,8 +112,8 @@ def begin(out: Path, settings: dict[str, str]) -> None:
             raise UserError(f"{out} holds something else than a demo; choose another --out")
         print(f"{out} held a demo of other inputs or options: starting anew")
         shutil.rmtree(out, ignore_errors=True)
-    with replacing(marker) as beside:
-        beside.write_text(json.dumps(settings))
+    with replacing(marker) as tmp_path:
+        tmp_path.write_text(json.dumps(settings))
 
 
 def step(what: str, product: Path, make: Callable[[], object]) -> None:

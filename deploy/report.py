@@ -93,8 +93,8 @@ def aggregate_fps(streams: list[Stream]) -> float:
 
 def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
     """Write ``report.json`` and ``report.html`` into a run's folder."""
-    with replacing(folder / "report.json") as beside:
-        beside.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8")
+    with replacing(folder / "report.json") as tmp_path:
+        tmp_path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8")
     from medisseg.evaluation.report import Page
 
     page = Page("Video run", "Not a medical device: for research and engineering only.")

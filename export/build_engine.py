@@ -26,18 +26,24 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # run as a script, from any folder
     sys.path[0] = str(ROOT)
 
-from export import proof, signing, triton_repository, verify  # noqa: E402
+from export import (  # noqa: E402
+    answers,
+    bundle_commands,
+    signing,
+    triton_repository,
+    verify,
+)
 from export.builders import registry  # noqa: E402
 from export.builders.spec import Built, Spec  # noqa: E402
-from export.bundle import Bundle, building, refuse_other, write_bundle  # noqa: E402
+from export.bundle import ONNX_PART, Bundle, building, refuse_other, write_bundle  # noqa: E402
+from export.mixed_precision import PreparedGraph, prepare  # noqa: E402
+from export.model_info import ModelInfo  # noqa: E402
 from export.options import BuildOptions, add_arguments, from_arguments  # noqa: E402
 from export.precision import convolution_types  # noqa: E402
+from export.reference import BuildInput, ReferenceModel, open_input  # noqa: E402
 from export.runtime.engine import BaseEngine  # noqa: E402
 from export.samples import Frame, frames_from, source_name  # noqa: E402
-from export.settle import Settled, settle  # noqa: E402
 from export.steps import Steps  # noqa: E402
-from export.subject import Source, Subject, open_source  # noqa: E402
-from export.traits import Traits  # noqa: E402
 from medisseg.checkpoint import is_bundle  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
@@ -47,7 +53,6 @@ if TYPE_CHECKING:
 
     from medisseg.convention import InputConvention
 
-ONNX_PART = "network.onnx"
 MOST_TOGETHER = {"cpu": 2, "cuda": 16}  # images of the one batch that is verified
 
 
@@ -83,17 +88,17 @@ def build(
     place = Path(out) if out else _default_place(checkpoint, chosen)
     refuse_other(place)
     _check_keys(sign, trusted_key)
-    with Steps(chosen.quiet) as say, building(place):
-        source = open_source(checkpoint, chosen, say)
+    with Steps(chosen.quiet) as progress, building(place):
+        given = open_input(checkpoint, chosen, progress)
         try:
-            return _build(source, place, chosen, say, sign)
+            return _build(given, place, chosen, progress, sign)
         except verify.Diverged as error:
             # bfloat16 was our choice, not the user's: on frames that it cannot answer it is undone.
             if asked.precision != "auto" or chosen.precision != "bf16":
                 raise
-            say(f"{error}; auto therefore builds fp32")
+            progress(f"{error}; auto therefore builds fp32")
             exact = dataclasses.replace(asked, precision="fp32").resolved()
-            return _build(source, place, exact, say, sign)
+            return _build(given, place, exact, progress, sign)
 
 
 def _check_keys(sign: str | Path | None, trusted_key: str | Path | None) -> None:
@@ -109,20 +114,20 @@ def _check_keys(sign: str | Path | None, trusted_key: str | Path | None) -> None
 
 
 def _build(
-    source: Source,
+    given: BuildInput,
     place: Path,
     options: BuildOptions,
-    say: Steps,
+    progress: Steps,
     sign: str | Path | None = None,
 ) -> Bundle:
     """The straight path from graph to bundle."""
     from export.graph import check
     from export.raw_frames import with_frames
 
-    subject, graph, frames = source.subject, source.graph, source.frames
-    traits, convention = subject.traits, subject.traits.convention
+    reference, graph, frames = given.reference, given.graph, given.frames
+    model_info, convention = reference.model_info, reference.model_info.convention
     wanted, rest = registry.graph_precision(options.backend, options.precision)
-    settled = settle(
+    prepared = prepare(
         graph,
         wanted,
         [convention.preprocess(frames[0].image)[None]],
@@ -132,36 +137,36 @@ def _build(
         calibration=_calibration(convention, options),
         rest=rest,
     )
-    settled = dataclasses.replace(settled, network=source.network)
+    prepared = dataclasses.replace(prepared, network=given.network)
     kept = "floating point" if wanted == "int8" else "float32"
-    say(f"precision {options.precision}: {len(settled.islands)} layers kept in {kept}")
-    plain = settled
-    if traits.frame_size is not None:
-        settled = dataclasses.replace(
-            settled,
+    progress(f"precision {options.precision}: {len(prepared.fp32_nodes)} layers kept in {kept}")
+    plain = prepared
+    if model_info.frame_size is not None:
+        prepared = dataclasses.replace(
+            prepared,
             **{
-                name: with_frames(getattr(settled, name), convention, traits.frame_size,
-                                  traits.frame_color, traits.threshold)
+                name: with_frames(getattr(prepared, name), convention, model_info.frame_size,
+                                  model_info.frame_color, model_info.threshold)
                 for name in ("model", "emulation")
             },
         )  # fmt: skip
-    check(settled.model)
+    check(prepared.model)
 
-    built = registry.BUILDERS[options.backend](settled, _spec(options, traits), say.task)
-    quantized = convolution_types(settled.model).get("INT8")
+    built = registry.BUILDERS[options.backend](prepared, _spec(options, model_info), progress.task)
+    quantized = convolution_types(prepared.model).get("INT8")
     share = registry.audit(built, options.precision, options.backend, quantized)
-    say(f"built for {options.backend} {built.backend_version}: {_counts(built.convolutions)}")
+    progress(f"built for {options.backend} {built.backend_version}: {_counts(built.convolutions)}")
 
-    checked = _verify(subject, graph, plain, built, settled, frames, options, say)
-    say(f"verified: {proof.summary(checked)}")
-    parts = {ONNX_PART: settled.model.SerializeToString(), **built.parts}
+    checked = _verify(reference, graph, plain, built, prepared, frames, options, progress)
+    progress(f"verified: {bundle_commands.summary(checked)}")
+    parts = {ONNX_PART: prepared.model.SerializeToString(), **built.parts}
     bundle = write_bundle(
         place,
         parts,
-        _facts(source.name, place, subject, options, built, settled.islands, share, checked),
+        _facts(given.name, place, reference, options, built, prepared.fp32_nodes, share, checked),
         sign,
     )
-    say(f"wrote {place}: {sum(map(len, parts.values())) / 1e6:.1f} MB")
+    progress(f"wrote {place}: {sum(map(len, parts.values())) / 1e6:.1f} MB")
     return bundle
 
 
@@ -178,49 +183,49 @@ def _calibration(convention: InputConvention, options: BuildOptions) -> list[ver
     return [convention.preprocess(frame.image)[None] for frame in frames]
 
 
-def _spec(options: BuildOptions, traits: Traits) -> Spec:
-    raw = traits.frame_size
-    shape = (*raw, 3) if raw else (3, *traits.convention.size)
+def _spec(options: BuildOptions, model_info: ModelInfo) -> Spec:
+    raw = model_info.frame_size
+    shape = (*raw, 3) if raw else (3, *model_info.convention.size)
     return options.spec(
         options.precision, input_name="frames" if raw else "images", input_shape=shape
     )
 
 
 def _verify(
-    subject: Subject,
+    reference: ReferenceModel,
     graph: onnx.ModelProto,
-    plain: Settled,
+    plain: PreparedGraph,
     built: Built,
-    settled: Settled,
+    prepared: PreparedGraph,
     frames: Sequence[Frame],
     options: BuildOptions,
-    say: Steps,
+    progress: Steps,
 ) -> verify.Verification:
     """Compare what was built (or the emulation of its precision) with the network.
 
     Raises:
         UserError: Beyond the tolerance: says where the graphs part and what to do.
     """
-    traits = subject.traits
-    frames = proof.resized(frames, traits)
+    model_info = reference.model_info
+    frames = answers.resized(frames, model_info)
     if built.open is not None:
-        engine = built.open(traits)
-        by, answer = engine.name, proof.engine_answer(engine)
+        engine = built.open(model_info)
+        by, answer = engine.name, answers.engine_answer(engine)
     else:
         engine = None
         by = f"{options.precision} emulated in ONNX Runtime"
-        answer = proof.emulated_answer(settled.emulation, traits, settled.infer)
+        answer = answers.emulated_answer(prepared.emulation, model_info, prepared.infer)
     try:
         verify.check_extremes(answer, frames[0].image.shape[:2], by)
         checked = verify.compare(
-            subject.answer,
+            reference.answer,
             answer,
             frames,
-            traits.convention,
-            traits.threshold,
+            model_info.convention,
+            model_info.threshold,
             source=source_name(options.data),
             by=by,
-            progress=say.track,
+            progress=progress.track,
         )
         if engine is not None:
             _verify_batch(engine, frames, options)
@@ -232,7 +237,7 @@ def _verify(
         raise verify.Diverged(
             f"{options.precision} in {by} is not the network: {'; '.join(wrong)} on "
             f"{checked.images} images. "
-            + proof.remedy(graph, plain, frames[0].image, traits, options.precision)
+            + answers.remedy(graph, plain, frames[0].image, model_info, options.precision)
         )
     return checked
 
@@ -240,14 +245,14 @@ def _verify(
 def _verify_batch(engine: BaseEngine, frames: Sequence[Frame], options: BuildOptions) -> None:
     """Hold the largest batch to what its images answer alone."""
     kind = str(engine.device).split(":")[0].lower()
-    traits, count = engine.traits, min(engine.max_batch, MOST_TOGETHER.get(kind, 2))
+    model_info, count = engine.model_info, min(engine.max_batch, MOST_TOGETHER.get(kind, 2))
     if count == 1:
         return
     images = [frames[i % len(frames)].image for i in range(count)]
     images = [np.roll(image, 16 * i, axis=1) for i, image in enumerate(images)]  # all different
     tolerance = options.tolerance or 0.0
-    if traits.frame_size is None:
-        batch = np.stack([traits.convention.preprocess(image) for image in images])
+    if model_info.frame_size is None:
+        batch = np.stack([model_info.convention.preprocess(image) for image in images])
         verify.check_batch(engine.infer, batch, tolerance, engine.name)
     else:
         frames_in = np.stack(images)
@@ -259,18 +264,22 @@ def _verify_batch(engine: BaseEngine, frames: Sequence[Frame], options: BuildOpt
 def _facts(
     checkpoint: str | Path,
     place: Path,
-    subject: Subject,
+    reference: ReferenceModel,
     options: BuildOptions,
     built: Built,
-    islands: Sequence[str],
+    fp32_nodes: Sequence[str],
     share: float,
     checked: verify.Verification,
 ) -> dict[str, object]:
     """Return the manifest's contents."""
     import medisseg
 
-    traits, info = subject.traits, subject.info
-    raw = {"size": traits.frame_size, "color": traits.frame_color} if traits.frame_size else None
+    model_info, info = reference.model_info, reference.info
+    raw = (
+        {"size": model_info.frame_size, "color": model_info.frame_color}
+        if model_info.frame_size
+        else None
+    )
     return {
         "backend": options.backend,
         "backend_version": built.backend_version,
@@ -278,7 +287,7 @@ def _facts(
         "fp16_share": share,
         "convolutions": built.convolutions,
         "inspected": built.inspected,
-        "islands": list(islands),
+        "islands": list(fp32_nodes),
         "compute_capabilities": list(built.compute_capabilities),
         "hardware_compatible": options.hardware_compatible,
         "version_compatible": options.version_compatible,
@@ -286,19 +295,19 @@ def _facts(
         "gpu_name": built.gpu_name,
         "kernels": built.kernels,
         "scratch_mb": built.scratch_mb,
-        "size": list(traits.convention.size),
+        "size": list(model_info.convention.size),
         "batch": list(options.batch),
-        "threshold": traits.threshold,
-        "classes": traits.classes,
-        "labels": [dataclasses.asdict(label) for label in traits.labels],
-        "convention": traits.convention.to_dict(),
-        "uncertainty": traits.uncertainty,
+        "threshold": model_info.threshold,
+        "classes": model_info.classes,
+        "labels": [dataclasses.asdict(label) for label in model_info.labels],
+        "convention": model_info.convention.to_dict(),
+        "uncertainty": model_info.uncertainty,
         "raw_frames": raw,
         "verification": checked.to_dict(),
         "tolerance": options.tolerance,
         "checkpoint": {
             "name": str(checkpoint),
-            "sha256": sha256(subject.path),
+            "sha256": sha256(reference.path),
             "architecture": info.architecture,
             "stage": info.stage,
             "metrics": info.metrics,
@@ -342,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build, inspect or verify; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in ("inspect", "verify"):
-        return proof.main(words)
+        return bundle_commands.main(words)
     if words and words[0] == "new-key":
         return new_key(words[1:])
     parser = argparse.ArgumentParser(

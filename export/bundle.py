@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from export.model_info import BACKENDS, PRECISIONS, ModelInfo
 from export.signing import check, public_key, sign
-from export.traits import BACKENDS, PRECISIONS, Traits
 from medisseg.checkpoint import BUNDLE_MANIFEST as MANIFEST
 from medisseg.checkpoint import BUNDLE_SUFFIX as SUFFIX
 from medisseg.checkpoint import LONGEST_SIDE, Checkpoint
@@ -33,6 +33,7 @@ from medisseg.labels import read_labels
 from medisseg.untrusted import read_bytes
 
 FORMAT = 1
+ONNX_PART = "network.onnx"  # the graph, in every bundle
 BUILD = "build one with: medisseg build CHECKPOINT"
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -137,11 +138,11 @@ class Bundle:
         return f"build it again: {self.manifest['command']}"
 
     @property
-    def traits(self) -> Traits:
+    def model_info(self) -> ModelInfo:
         """What the network is, for an engine."""
         manifest = self.manifest
         raw = manifest.get("raw_frames") or {}
-        return Traits(
+        return ModelInfo(
             convention=InputConvention.from_dict(manifest["convention"]),
             threshold=float(manifest["threshold"]),
             classes=int(manifest["classes"]),

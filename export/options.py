@@ -11,7 +11,7 @@ from typing import Any
 
 from export.builders import registry
 from export.builders.spec import GPUS, Spec, local_gpu
-from export.traits import BACKENDS, PRECISIONS, parse_size
+from export.model_info import BACKENDS, PRECISIONS, parse_size
 from export.verify import TOLERANCES
 from medisseg.errors import UserError
 from medisseg.schema import Json

@@ -3,8 +3,8 @@
 ``typed`` writes the types into the ONNX graph, so that TensorRT (10.12 and newer, 11, for RTX)
 builds exactly them. ``emulated`` turns that graph into one that any CPU runs and that rounds the
 same tensors: 16-bit storage with float32 accumulation, as tensor cores do; ONNX Runtime on x86
-runs the typed graph itself in float32 and would hide an overflow. ``settle.py`` finds what must
-stay in float32.
+runs the typed graph itself in float32 and would hide an overflow. ``mixed_precision.py`` finds
+what must stay in float32.
 """
 
 from __future__ import annotations
@@ -72,15 +72,17 @@ class _Rewrite:
         return other
 
 
-def typed(model: onnx.ModelProto, precision: str, islands: Iterable[str] = ()) -> onnx.ModelProto:
+def typed(
+    model: onnx.ModelProto, precision: str, fp32_nodes: Iterable[str] = ()
+) -> onnx.ModelProto:
     """Return the graph with 16-bit tensors; inputs and outputs of the graph stay as they are.
 
     Args:
         model: A float32 graph.
         precision: "fp16" or "bf16".
-        islands: Names of nodes that stay in float32.
+        fp32_nodes: Names of nodes that stay in float32.
     """
-    kept = set(islands)
+    kept = set(fp32_nodes)
     work = _begin(model, TYPES[precision])
     weights: dict[str, onnx.TensorProto] = {}
     for node in work.model.graph.node:

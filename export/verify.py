@@ -1,4 +1,4 @@
-"""The proof of an engine: its answers against the PyTorch network's, on real frames.
+"""Verification of an engine: its answers against the PyTorch network's, on real frames.
 
 Everything is preprocessed through the checkpoint's ``InputConvention``; masks come from logits.
 """
@@ -129,12 +129,12 @@ def compare(
                 f"{by} answers {list(given.shape)} for {frame.name}, the network "
                 f"{list(wanted.shape)}, or not finite; build with --precision fp32"
             )
-        chances = probabilities(wanted), probabilities(given)
-        differences.append(np.abs(chances[0] - chances[1]).ravel())
+        both = probabilities(wanted), probabilities(given)
+        differences.append(np.abs(both[0] - both[1]).ravel())
         size = (frame.image.shape[0], frame.image.shape[1])
         whole = [_at(convention, logits, size, threshold) for logits in (wanted, given)]
         if drawn is None:
-            masks = [masks_of(chance, threshold)[0] for chance in chances]
+            masks = [masks_of(maps, threshold)[0] for maps in both]
         else:
             masks = whole = [whole[0], drawn]
         agreement.append(_dice(masks[0], masks[1]))

@@ -67,8 +67,8 @@ def test_exit_codes(raised, code: int, says: str, capsys: pytest.CaptureFixture[
 
 def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["doctor", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    found = {piece["piece"]: piece["found"] for piece in told["pieces"]}
+    reported = json.loads(capsys.readouterr().out)
+    found = {piece["piece"]: piece["found"] for piece in reported["pieces"]}
     assert found["PyTorch"] == torch.__version__ and "libx264" in found["video codecs"]
     monkeypatch.setattr(doctor, "_version", lambda *_: "")
     assert cli.main(["doctor"]) == 0

@@ -11,7 +11,7 @@ import torch
 from deploy.analysis.tracking import Region, TemporalFilter, Track
 from deploy.outputs.drawing import draw_mask
 from deploy.replay.player import labels_of, shown_mask
-from export.traits import Traits
+from export.model_info import ModelInfo
 from kernels.frames import encode_rle
 from medisseg.checkpoint import KEY, read_header, save_checkpoint
 from medisseg.config import load_config
@@ -55,7 +55,7 @@ def test_labels_travel_with_a_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(path, network, dataclasses.replace(network.info, labels=TWO))
     assert read_header(path).labels == TWO
     assert Predictor(path, "cpu").labels == TWO
-    assert Traits(InputConvention(), classes=3, labels=TWO).labels == TWO
+    assert ModelInfo(InputConvention(), classes=3, labels=TWO).labels == TWO
     from export.runtime.loading import load_engine
 
     with load_engine(path, device="cpu") as engine:
@@ -106,9 +106,9 @@ def test_a_track_keeps_the_class_of_most_frames() -> None:
         (track,) = memory.update(found, k / 25, k, 0.5, 0).shown
         names.append(track.label)
     assert names == [TWO[0], TWO[0], TWO[1], TWO[1], TWO[1]]
-    told = track.to_dict()
-    assert told["label"] == {"name": "non-neoplastic", "color": (0, 158, 115)}
-    assert "votes" not in told and Track.from_dict(told).label == TWO[1]
+    reported = track.to_dict()
+    assert reported["label"] == {"name": "non-neoplastic", "color": (0, 158, 115)}
+    assert "votes" not in reported and Track.from_dict(reported).label == TWO[1]
 
 
 def test_a_replay_shows_the_classes_that_were_recorded() -> None:

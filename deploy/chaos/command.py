@@ -93,31 +93,33 @@ def run_faults(
 
         open_engine = load_engine
     until = time.monotonic() + limit_s
-    told = sys.stderr
+    progress = sys.stderr
     with tempfile.TemporaryDirectory(prefix="medisseg-chaos-") as folder, quiet():
         engine = open_engine(model)
         bench = Bench(Path(folder), engine, model, runner)
         try:
-            return list(_each(bench, names, until, told))
+            return list(_each(bench, names, until, progress))
         finally:
             bench.close()
             engine.close()
 
 
-def _each(bench: Bench, names: Sequence[str], until: float, told: Any) -> Iterator[FaultOutcome]:
+def _each(
+    bench: Bench, names: Sequence[str], until: float, progress: Any
+) -> Iterator[FaultOutcome]:
     """Yield what came of the faults; those in processes of their own go on beside the others."""
-    beside = [Attempt(name, *start(bench, name)) for name in APART if name in names]
+    attempts = [Attempt(name, *start(bench, name)) for name in APART if name in names]
     for name in (name for name in WITHIN if name in names):
         act = WITHIN[name]
         if time.monotonic() > until:
             yield FaultOutcome(name, str(act.__doc__), "out of time: --limit-s", NOT_RUN, 0.0)
             continue
-        tell(told, f"{name} ...")
+        tell(progress, f"{name} ...")
         yield Attempt(name, act, bench).outcome(LONGEST_S)
-    tell(told, "waiting for the processes that were killed ...")
-    for attempt in beside:
+    tell(progress, "waiting for the processes that were killed ...")
+    for attempt in attempts:
         yield attempt.outcome(LONGEST_S)
-    tell(told, "")
+    tell(progress, "")
 
 
 def tell(terminal: Any, text: str) -> None:

@@ -117,10 +117,10 @@ def _label(
     if not text:
         return place[0]
     height, width = rgb.shape[:2]
-    line, room = round(34 * scale), width - place[0] - 2
+    line, available = round(34 * scale), width - place[0] - 2
     needed = _text_width(text, scale)
-    if needed > room:
-        scale, needed = scale * max(room, 1) / needed, room
+    if needed > available:
+        scale, needed = scale * max(available, 1) / needed, available
     left, top = max(0, place[0]), min(max(0, place[1]), max(0, height - line))
     under = rgb[top : top + line, left : left + needed]
     if plate is None:

@@ -263,9 +263,9 @@ def write(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make --out {out} ({error.strerror})") from error
-    with replacing(out / "compare.json") as beside:
-        beside.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    with replacing(out / "frames.csv") as beside, beside.open("w", newline="") as file:
+    with replacing(out / "compare.json") as tmp_path:
+        tmp_path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    with replacing(out / "frames.csv") as tmp_path, tmp_path.open("w", newline="") as file:
         table = csv.DictWriter(file, asdict(rows[0]))
         table.writeheader()
         table.writerows(asdict(row) for row in rows)

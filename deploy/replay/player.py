@@ -97,7 +97,10 @@ def write(run: RecordedRun, path: Path, stream: int) -> int:
     if path.suffix.lower() not in (".mp4", ".mkv"):
         raise UserError(f"--out is {path}; expected a file that ends in .mp4 or .mkv")
     size, last = None, -1
-    with replacing(path) as beside, av.open(str(beside), "w", format=_format(path)) as container:
+    with (
+        replacing(path) as tmp_path,
+        av.open(str(tmp_path), "w", format=_format(path)) as container,
+    ):
         video: Any = container.add_stream("libx264", rate=25)
         video.codec_context.time_base = Fraction(1, CLOCK)
         video.options = {"crf": "18", "preset": "veryfast"}

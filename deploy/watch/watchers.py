@@ -102,9 +102,11 @@ class Watchers:
         if self._options.metrics is None:
             return
         try:
-            with replacing(self._options.metrics) as beside:
-                beside.write_bytes(self._live.metrics())
-                beside.chmod(0o644)  # another user's collector reads it, whatever this run's umask
+            with replacing(self._options.metrics) as tmp_path:
+                tmp_path.write_bytes(self._live.metrics())
+                tmp_path.chmod(
+                    0o644
+                )  # another user's collector reads it, whatever this run's umask
         except (OSError, UserError) as error:
             log.error("metrics: %s", error)
 

@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from export.builders.spec import Built, Spec
+from export.mixed_precision import PreparedGraph
+from export.model_info import ModelInfo
 from export.precision import convolution_types
-from export.settle import Settled
-from export.traits import Traits
 
 
-def build_onnx(settled: Settled, spec: Spec, progress: Any = None) -> Built:
+def build_onnx(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Built:
     """Return the graph itself, for ONNX Runtime."""
     import onnxruntime
 
     from export.runtime.onnx_engine import OnnxEngine
 
-    content = settled.model.SerializeToString()
+    content = prepared.model.SerializeToString()
     return Built(
         {},
         onnxruntime.__version__,
-        convolution_types(settled.model),
+        convolution_types(prepared.model),
         "graph",
-        open=lambda traits: OnnxEngine(content, traits, spec.precision),
+        open=lambda model_info: OnnxEngine(content, model_info, spec.precision),
     )
 
 
-def build_openvino(settled: Settled, spec: Spec, progress: Any = None) -> Built:
+def build_openvino(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Built:
     """Convert the float32 (or Q/DQ) graph to OpenVINO's format and inspect what it compiles to."""
     import openvino
 
@@ -36,7 +36,7 @@ def build_openvino(settled: Settled, spec: Spec, progress: Any = None) -> Built:
     from medisseg.convention import InputConvention
 
     options(openvino.Core(), spec.precision, None)  # refuses what this CPU cannot do
-    network = openvino.Core().read_model(settled.model.SerializeToString())
+    network = openvino.Core().read_model(prepared.model.SerializeToString())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.xml"
         openvino.save_model(network, path, compress_to_fp16=False)
@@ -44,10 +44,12 @@ def build_openvino(settled: Settled, spec: Spec, progress: Any = None) -> Built:
             name: (Path(folder) / name).read_bytes() for name in ("network.xml", "network.bin")
         }
 
-    def opened(traits: Traits) -> OpenVinoEngine:
-        return OpenVinoEngine(parts["network.xml"], parts["network.bin"], traits, spec.precision)
+    def opened(model_info: ModelInfo) -> OpenVinoEngine:
+        return OpenVinoEngine(
+            parts["network.xml"], parts["network.bin"], model_info, spec.precision
+        )
 
-    engine = opened(Traits(InputConvention()))
+    engine = opened(ModelInfo(InputConvention()))
     counts = engine.convolution_types()
     engine.close()
     version = openvino.__version__.split("-")[0]

@@ -9,8 +9,8 @@ from typing import Any
 
 from export.builders.cpu_builders import build_onnx, build_openvino
 from export.builders.spec import Built, Spec
+from export.mixed_precision import PreparedGraph
 from export.runtime import tensorrt_log
-from export.settle import Settled
 from medisseg.errors import UserError
 
 
@@ -110,18 +110,18 @@ def audit(built: Built, precision: str, backend: str, quantized: int | None = No
 
 
 def _tensorrt(module: str) -> Callable[..., Built]:
-    def built(settled: Settled, spec: Spec, progress: Any = None) -> Built:
+    def built(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Built:
         from export.builders.tensorrt_builder import build_tensorrt
 
-        return build_tensorrt(module, settled, spec, progress)
+        return build_tensorrt(module, prepared, spec, progress)
 
     return built
 
 
-def _torch_tensorrt(settled: Settled, spec: Spec, progress: Any = None) -> Built:
+def _torch_tensorrt(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Built:
     from export.builders.torch_tensorrt_builder import build_torch_tensorrt
 
-    return build_torch_tensorrt(settled.network, spec)
+    return build_torch_tensorrt(prepared.network, spec)
 
 
 BUILDERS: dict[str, Callable[..., Built]] = {

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from export.model_info import ModelInfo
 from export.runtime.engine import BaseEngine
-from export.traits import Traits
 
 GPUS = ("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121")
 LAYERS = "layers.json"  # the part of a bundle that lists an engine's kernels
@@ -62,7 +62,7 @@ class Built:
     convolutions: dict[str, int]
     inspected: str
     compute_capabilities: tuple[str, ...] = ()
-    open: Callable[[Traits], BaseEngine] | None = None
+    open: Callable[[ModelInfo], BaseEngine] | None = None
     gpu_name: str | None = None
     kernels: dict[str, int] = field(default_factory=dict)
     scratch_mb: float | None = None

@@ -26,22 +26,22 @@ from export.builders.tensorrt_config import (
 )
 from export.builders.tensorrt_layers import Kernel
 from export.builders.tensorrt_watch import monitor
+from export.mixed_precision import PreparedGraph
 from export.older_opset import lowered
 from export.runtime import tensorrt_log
 from export.runtime.tensorrt_log import made, ok
-from export.settle import Settled
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx, handed on as ``trt``
     import tensorrt as T
 
 
-def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> Built:
+def build_tensorrt(module: str, prepared: PreparedGraph, spec: Spec, progress: Any) -> Built:
     """Build a plan with the Python module ``tensorrt`` or ``tensorrt_rtx``.
 
     Args:
         module: Which of the two.
-        settled: The graph in its final precision.
+        prepared: The graph in its final precision.
         spec: What to build.
         progress: Returns a rich progress bar, as a context manager.
 
@@ -62,14 +62,14 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
         kind = trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH
     network: T.INetworkDefinition = made(builder.create_network(1 << int(kind)), log, "network")
     parser: T.OnnxParser = made(trt.OnnxParser(network, log), log, "parser")
-    graph = settled.model if version_of(trt) >= (10,) or is_rtx(trt) else lowered(settled.model)
+    graph = prepared.model if version_of(trt) >= (10,) or is_rtx(trt) else lowered(prepared.model)
     if not parser.parse(graph.SerializeToString()):
         errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise UserError(f"{module} {trt.__version__} cannot parse the graph: {errors}")
     config: T.IBuilderConfig = made(builder.create_builder_config(), log, "configuration")
     capabilities = configure(trt, builder, config, network, spec, log)
     if not typed:
-        weakly_typed(trt, network, config, spec, settled.islands)
+        weakly_typed(trt, network, config, spec, prepared.fp32_nodes)
     # TensorRT for RTX times no kernels while it builds: its cache operations are empty.
     cache = None if is_rtx(trt) else spec.timing_cache
     if cache:
@@ -78,12 +78,12 @@ def build_tensorrt(module: str, settled: Settled, spec: Spec, progress: Any) -> 
     if cache:
         save_timing_cache(config, cache)
     kernels = tensorrt_layers.from_log(log.layers) or _inspected(trt, plan, spec, log)
-    wrong = tensorrt_layers.broken_islands(kernels, settled.model, settled.islands)
+    wrong = tensorrt_layers.broken_fp32_nodes(kernels, prepared.model, prepared.fp32_nodes)
     ok(not wrong, log, f"{module} computes what had to stay in float32 otherwise: {wrong}")
     return Built(
         {"network.engine": plan, LAYERS: tensorrt_layers.to_json(kernels)},
         trt.__version__,
-        tensorrt_layers.convolutions(kernels, settled.model),
+        tensorrt_layers.convolutions(kernels, prepared.model),
         "engine",
         capabilities,
         open=_opener(module, plan, capabilities, spec),
@@ -149,12 +149,12 @@ def _opener(
     if local_gpu() not in capabilities:
         return None
 
-    def opened(traits: Any) -> Any:
+    def opened(model_info: Any) -> Any:
         from export.runtime.tensorrt_engine import TensorRTEngine
 
         newer = spec.version_compatible
         return TensorRTEngine(
-            module, plan, traits, spec.precision, version_compatible=newer, dla=spec.dla
+            module, plan, model_info, spec.precision, version_compatible=newer, dla=spec.dla
         )
 
     return opened

@@ -140,19 +140,19 @@ def weakly_typed(
     network: T.INetworkDefinition,
     config: T.IBuilderConfig,
     spec: Spec,
-    islands: Collection[str],
+    fp32_nodes: Collection[str],
 ) -> None:
     """TensorRT 8, and DLA in 10: builder flags, and float32 pinned where it is needed."""
     if spec.precision in ("fp16", "int8"):
         config.set_flag(trt.BuilderFlag.FP16)
     if spec.precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
-    if not islands:
+    if not fp32_nodes:
         return
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     for i in range(network.num_layers):
         layer = network.get_layer(i)
-        if layer.name in islands:
+        if layer.name in fp32_nodes:
             layer.precision = trt.float32
 
 
@@ -167,5 +167,5 @@ def open_timing_cache(config: T.IBuilderConfig, path: Path, log: Any) -> None:
 
 def save_timing_cache(config: T.IBuilderConfig, path: Path) -> None:
     """Write the kernel timings."""
-    with replacing(path) as beside:
-        beside.write_bytes(bytes(config.get_timing_cache().serialize()))
+    with replacing(path) as tmp_path:
+        tmp_path.write_bytes(bytes(config.get_timing_cache().serialize()))

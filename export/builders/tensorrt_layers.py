@@ -159,8 +159,8 @@ def convolutions(kernels: Sequence[Kernel], graph: onnx.ModelProto) -> dict[str,
     return dict(counts)
 
 
-def broken_islands(
-    kernels: Sequence[Kernel], graph: onnx.ModelProto, islands: Collection[str]
+def broken_fp32_nodes(
+    kernels: Sequence[Kernel], graph: onnx.ModelProto, fp32_nodes: Collection[str]
 ) -> list[str]:
     """Return the convolutions that had to stay in float32 and that the engine computes otherwise.
 
@@ -183,7 +183,7 @@ def broken_islands(
     return [
         node.name
         for node in graph.graph.node
-        if node.op_type == "Conv" and node.name in islands and not between_casts(node)
+        if node.op_type == "Conv" and node.name in fp32_nodes and not between_casts(node)
         and node.name in makers and makers[node.name].computes != "FP32"
     ]  # fmt: skip
 

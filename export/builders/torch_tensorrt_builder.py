@@ -60,10 +60,10 @@ def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
         torch_tensorrt.save(module, str(path), output_format="exported_program", inputs=[sample])
         program = path.read_bytes()
 
-    def opened(traits: Any) -> Any:
+    def opened(model_info: Any) -> Any:
         from export.runtime.torch_tensorrt_engine import TorchTensorRTEngine
 
-        return TorchTensorRTEngine(program, traits)
+        return TorchTensorRTEngine(program, model_info)
 
     counts = _convolutions(module, spec.precision.upper())
     gpu = local_gpu() or "unknown"

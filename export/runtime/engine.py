@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_che
 import numpy as np
 import numpy.typing as npt
 
-from export.traits import BACKENDS, PRECISIONS, Traits
+from export.model_info import BACKENDS, PRECISIONS, ModelInfo
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.labels import Label
@@ -21,7 +21,16 @@ Values: TypeAlias = "Array | torch.Tensor"  # of a batch, an image or an answer
 Batch = TypeVar("Batch", Array, "torch.Tensor")
 Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]  # preprocessed images, or frames
 Outputs = dict[str, npt.NDArray[Any]]  # by name: logits and uncertainty float32, mask uint8
-__all__ = ["BACKENDS", "PRECISIONS", "Array", "BaseEngine", "Batch", "Engine", "Traits", "Values"]
+__all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "Array",
+    "BaseEngine",
+    "Batch",
+    "Engine",
+    "ModelInfo",
+    "Values",
+]
 
 
 @runtime_checkable
@@ -73,14 +82,14 @@ class BaseEngine:
     backend = ""
     device: torch.device | str = "cpu"
 
-    def __init__(self, traits: Traits, name: str) -> None:
-        self.traits = traits
+    def __init__(self, model_info: ModelInfo, name: str) -> None:
+        self.model_info = model_info
         self.name = name
-        self.convention = traits.convention
-        self.threshold = traits.threshold
-        self.classes = traits.classes
-        self.labels = traits.labels
-        self.max_batch = traits.max_batch
+        self.convention = model_info.convention
+        self.threshold = model_info.threshold
+        self.classes = model_info.classes
+        self.labels = model_info.labels
+        self.max_batch = model_info.max_batch
 
     def infer(self, batch: Batch) -> Batch:
         """Return logits float32 [N, K, h, w] of preprocessed images float32 [N, 3, h, w].
@@ -125,7 +134,7 @@ class BaseEngine:
         return {name: torch.from_numpy(value).to(batch.device) for name, value in outputs.items()}
 
     def _check(self, batch: Values) -> None:
-        if self.traits.frame_size is not None:
+        if self.model_info.frame_size is not None:
             raise UserError(
                 f"{self.name} was built with --raw-frames: it takes uint8 frames (engine.segment), "
                 "not preprocessed images; build it without --raw-frames for this use"
@@ -146,13 +155,13 @@ class BaseEngine:
 
     def frame_outputs(self, frames: npt.NDArray[np.uint8]) -> Outputs:
         """Return "mask" uint8 [N, H, W] and "logits" [N, K, h, w] of whole frames."""
-        size = self.traits.frame_size
+        size = self.model_info.frame_size
         if size is None:
             raise UserError(f"{self.name} takes preprocessed images; build it with --raw-frames")
         if frames.shape[1:] != (*size, 3) or frames.dtype != np.uint8:
             raise ValueError(
                 f"frames are {frames.dtype} {list(frames.shape)}; expected uint8 "
-                f"[N, {size[0]}, {size[1]}, 3] in {self.traits.frame_color} order"
+                f"[N, {size[0]}, {size[1]}, 3] in {self.model_info.frame_color} order"
             )
         return self._in_parts(frames)
 

@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     path, device, *key = sys.argv[1:] if argv is None else argv
     with load_engine(path, device, trusted_key=key[0] if key else None) as engine:
-        if engine.traits.frame_size is not None:
-            engine.segment(np.zeros((1, *engine.traits.frame_size, 3), np.uint8))
+        if engine.model_info.frame_size is not None:
+            engine.segment(np.zeros((1, *engine.model_info.frame_size, 3), np.uint8))
         else:
             engine.infer(np.zeros((1, 3, *engine.convention.size), np.float32))
     return 0

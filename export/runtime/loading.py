@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.bundle import Bundle
+from export.bundle import ONNX_PART, Bundle
+from export.model_info import BACKENDS, ModelInfo
 from export.runtime.engine import BaseEngine
-from export.traits import BACKENDS, Traits
 from medisseg.checkpoint import is_bundle, is_served
 from medisseg.device import check_device, pick_device
 from medisseg.errors import UserError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from medisseg.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
-ONNX_PART = "network.onnx"
 OPENVINO_PARTS = ("network.xml", "network.bin")
 TENSORRT_PARTS = {
     "tensorrt": "network.engine",
@@ -89,14 +88,14 @@ def _from_bundle(
         from export.runtime.onnx_engine import OnnxEngine
 
         graph = bundle.read(ONNX_PART)
-        return OnnxEngine(graph, bundle.traits, bundle.manifest["precision"], threads)
+        return OnnxEngine(graph, bundle.model_info, bundle.manifest["precision"], threads)
     if chosen == "openvino":
         from export.runtime.openvino_engine import OpenVinoEngine
 
         parts: tuple[bytes, bytes | None] = (bundle.read(ONNX_PART), None)
         if built == "openvino":
             parts = (bundle.read(OPENVINO_PARTS[0]), bundle.read(OPENVINO_PARTS[1]))
-        return OpenVinoEngine(*parts, bundle.traits, precision, threads)
+        return OpenVinoEngine(*parts, bundle.model_info, precision, threads)
     if chosen != built:
         raise UserError(
             f"{bundle.path} was built for {built}, not {chosen}; build it for that: "
@@ -166,6 +165,6 @@ def runs_here(bundle: Bundle) -> str | None:
     return None
 
 
-def traits_of(info: Checkpoint, max_batch: int = 64) -> Traits:
-    """Return the traits that a checkpoint's header gives; PyTorch takes any batch."""
-    return Traits(info.convention, info.threshold, info.classes, max_batch, labels=info.labels)
+def traits_of(info: Checkpoint, max_batch: int = 64) -> ModelInfo:
+    """Return the model_info that a checkpoint's header gives; PyTorch takes any batch."""
+    return ModelInfo(info.convention, info.threshold, info.classes, max_batch, labels=info.labels)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.model_info import ModelInfo
 from export.runtime.engine import BaseEngine, Images, Outputs
-from export.traits import Traits
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class OnnxEngine(BaseEngine):
 
     Args:
         graph: The serialised ONNX model.
-        traits: What the network is.
+        model_info: What the network is.
         precision: Precision of the graph, for the name.
         threads: Threads of one run; None for all cores.
     """
@@ -27,7 +27,11 @@ class OnnxEngine(BaseEngine):
     backend = "onnx"
 
     def __init__(
-        self, graph: bytes, traits: Traits, precision: str = "fp32", threads: int | None = None
+        self,
+        graph: bytes,
+        model_info: ModelInfo,
+        precision: str = "fp32",
+        threads: int | None = None,
     ) -> None:
         import onnxruntime
 
@@ -49,7 +53,7 @@ class OnnxEngine(BaseEngine):
             ) from error
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
-        super().__init__(traits, f"ONNX Runtime {onnxruntime.__version__} {precision} on CPU")
+        super().__init__(model_info, f"ONNX Runtime {onnxruntime.__version__} {precision} on CPU")
 
     def _run(self, batch: Images) -> Outputs:
         if self._session is None:

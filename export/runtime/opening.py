@@ -46,11 +46,11 @@ def open_tensorrt(bundle: Bundle, part: str, device: str) -> BaseEngine:
     if not os.environ.get(PROBE):
         probe_load(bundle, gpu, device)
     if built == "torch-tensorrt":
-        return TorchTensorRTEngine(plan, bundle.traits, device)
+        return TorchTensorRTEngine(plan, bundle.model_info, device)
     return TensorRTEngine(
         module,
         plan,
-        bundle.traits,
+        bundle.model_info,
         str(manifest["precision"]),
         device,
         version_compatible=bool(manifest.get("version_compatible")),

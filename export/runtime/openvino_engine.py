@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.model_info import ModelInfo
 from export.runtime.engine import BaseEngine, Images, Outputs
-from export.traits import Traits
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class OpenVinoEngine(BaseEngine):
     Args:
         model: OpenVINO IR (XML) or a serialised ONNX model.
         weights: The IR's weights; None for ONNX.
-        traits: What the network is.
+        model_info: What the network is.
         precision: "bf16", "fp16", "fp32", "int8" (the graph's Q/DQ, the rest in float32), or
             "auto": bf16 where this CPU has AMX, else float32.
         threads: Threads of one run; None for all cores.
@@ -41,7 +41,7 @@ class OpenVinoEngine(BaseEngine):
         self,
         model: bytes,
         weights: bytes | None,
-        traits: Traits,
+        model_info: ModelInfo,
         precision: str = "auto",
         threads: int | None = None,
         device: str = "CPU",
@@ -68,7 +68,7 @@ class OpenVinoEngine(BaseEngine):
         self.precision = "int8" if precision == "int8" else _NAMES.get(hint, hint)
         release = openvino.__version__.split("-")[0]
         used = f", {threads} threads" if threads else ""
-        super().__init__(traits, f"OpenVINO {release} {self.precision} on {device}{used}")
+        super().__init__(model_info, f"OpenVINO {release} {self.precision} on {device}{used}")
 
     def _run(self, batch: Images) -> Outputs:
         if self._request is None:

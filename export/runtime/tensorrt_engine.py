@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from export.model_info import ModelInfo
 from export.runtime import tensorrt_log
 from export.runtime.engine import BaseEngine
 from export.runtime.kernel_cache import KernelCache
 from export.runtime.tensorrt_batch import BatchSize, batch_sizes
-from export.traits import Traits
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx
@@ -32,7 +32,7 @@ class TensorRTEngine(BaseEngine):
     Args:
         module: "tensorrt" or "tensorrt_rtx".
         plan: The checked bytes of the engine.
-        traits: What the network is.
+        model_info: What the network is.
         precision: For the name.
         device: "auto", "cuda" or "cuda:N".
         version_compatible: The plan carries the runtime of the version that built it.
@@ -49,7 +49,7 @@ class TensorRTEngine(BaseEngine):
         self,
         module: str,
         plan: bytes,
-        traits: Traits,
+        model_info: ModelInfo,
         precision: str = "fp16",
         device: str = "auto",
         *,
@@ -64,7 +64,7 @@ class TensorRTEngine(BaseEngine):
         self._trt, self._log = trt, tensorrt_log.logger(trt)
         where = torch.cuda.get_device_name(self.device)
         title = "TensorRT for RTX" if module == "tensorrt_rtx" else "TensorRT"
-        super().__init__(traits, f"{title} {trt.__version__} {precision} on {where}")
+        super().__init__(model_info, f"{title} {trt.__version__} {precision} on {where}")
         with torch.cuda.device(self.device):
             runtime: T.Runtime = tensorrt_log.opened(trt.Runtime, self._log)
             if version_compatible:

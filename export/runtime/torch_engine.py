@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from export.model_info import ModelInfo
 from export.runtime.engine import BaseEngine, Images, Outputs
 from export.runtime.parallel_branches import ParallelBranches
-from export.traits import Traits
 from medisseg.errors import UserError
 from medisseg.model.blocks import TeLU
 from medisseg.model.network import StageTwo
@@ -34,7 +34,7 @@ class TorchEngine(BaseEngine):
     Args:
         network: What ``for_inference(model)`` returned. For a GPU, with ``portable=False``: our
             kernels, and no constant that a graph would have to fetch from the host.
-        traits: What the network is.
+        model_info: What the network is.
         device: "cpu", "cuda" or "cuda:N".
         precision: "fp32", "fp16" or "bf16"; "auto" is fp16 on a GPU and fp32 on a CPU.
         threads: Threads on a CPU while this engine runs; None leaves PyTorch's setting.
@@ -48,7 +48,7 @@ class TorchEngine(BaseEngine):
     def __init__(
         self,
         network: torch.nn.Module,
-        traits: Traits,
+        model_info: ModelInfo,
         device: str = "cpu",
         precision: str = "auto",
         threads: int | None = None,
@@ -82,7 +82,7 @@ class TorchEngine(BaseEngine):
             self._network = form(self._network)
         where = torch.cuda.get_device_name(self.device) if cuda else "CPU"
         how = ", torch.compile" if compiled else ""
-        super().__init__(traits, f"PyTorch {torch.__version__} {precision} on {where}{how}")
+        super().__init__(model_info, f"PyTorch {torch.__version__} {precision} on {where}{how}")
 
     def _run(self, batch: Images) -> Outputs:
         if self._network is None:

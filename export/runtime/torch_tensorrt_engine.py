@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from export.model_info import ModelInfo
 from export.runtime.engine import BaseEngine
-from export.traits import Traits
 
 
 class TorchTensorRTEngine(BaseEngine):
@@ -19,19 +19,19 @@ class TorchTensorRTEngine(BaseEngine):
 
     Args:
         program: The checked bytes of the exported program.
-        traits: What the network is.
+        model_info: What the network is.
         device: "auto", "cuda" or "cuda:N".
     """
 
     backend = "torch-tensorrt"
 
-    def __init__(self, program: bytes, traits: Traits, device: str = "auto") -> None:
+    def __init__(self, program: bytes, model_info: ModelInfo, device: str = "auto") -> None:
         torch_tensorrt = importlib.import_module("torch_tensorrt")
         self.device = torch.device("cuda" if device == "auto" else device)
         with torch.cuda.device(self.device):
             self._module: Any = torch.export.load(io.BytesIO(program)).module()
         where = torch.cuda.get_device_name(self.device)
-        super().__init__(traits, f"Torch-TensorRT {torch_tensorrt.__version__} on {where}")
+        super().__init__(model_info, f"Torch-TensorRT {torch_tensorrt.__version__} on {where}")
 
     def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
         answers = self.run_on_device(torch.from_numpy(np.ascontiguousarray(batch)))

@@ -69,7 +69,7 @@ class TritonEngine(BaseEngine):
         digest = str(self.manifest["digest"])
         name = f"Triton {server} at {self.address.place}: {self.address.name} version "
         super().__init__(
-            Bundle(Path(str(self.address)), self.manifest).traits,
+            Bundle(Path(str(self.address)), self.manifest).model_info,
             f"{name}{self._version} ({digest[:12]})",
         )
         self.max_batch = min(self.max_batch, int(config["max_batch_size"]))

@@ -30,7 +30,7 @@ class TritonPythonModel:
         device = f"cuda:{args['model_instance_device_id']}" if gpu else "auto"
         self._engine: BaseEngine = load_engine(bundle, device)
         self._pb: Any = importlib.import_module("triton_python_backend_utils")
-        self._input = "images" if self._engine.traits.frame_size is None else "frames"
+        self._input = "images" if self._engine.model_info.frame_size is None else "frames"
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of one dynamic batch in one run."""

@@ -173,8 +173,8 @@ def _kinds(root: Path, left_out: dict[Path, str]) -> tuple[list[Path], list[Path
     stems = {normal(path.stem) for path in paths}
     for path in paths:
         top = path.relative_to(root).parts[0]
-        beside = named and marked and root / top not in (*named, *marked)
-        if beside and not split_word(top):
+        loose_folder = named and marked and root / top not in (*named, *marked)
+        if loose_folder and not split_word(top):
             left_out[path] = "beside the folders of images and masks"
         elif in_mask_folder(path, root) or (
             not _in_image_folder(path, root) and _ends_as_mask(path.stem, stems)

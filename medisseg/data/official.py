@@ -93,9 +93,10 @@ def names(
             f"no list {split} of {data.name}: its official split is not drawn at random; put there "
             f"{data.source}{known}"
         )
-    told = digest(found)
+    hashed = digest(found)
     if not any(
-        len(found) == one.count and told.startswith(one.digest or "") for one in data.parts.values()
+        len(found) == one.count and hashed.startswith(one.digest or "")
+        for one in data.parts.values()
     ):
         sizes = ", ".join(f"{name} {one.count}" for name, one in data.parts.items())
         raise UserError(

@@ -298,11 +298,11 @@ def _one_float_range(
     first, other = min(lit, key=lambda p: lit[p].high), max(lit, key=lambda p: lit[p].high)
     low, high = min(span.low for span in lit.values()), max(span.high for span in lit.values())
     if low < 0 and (low, high) != (-1, 1) or (high > 1 and lit[first].high <= 1):
-        told = " and ".join(
+        ranges = " and ".join(
             f"{path} spans {spans[path][0]:.4g} to {spans[path][1]:.4g}" for path in (other, first)
         )
         raise BadFile(
-            f"{told}; expected one range for all: [0, 1], [-1, 1] or [0, 255] to [0, 65535]"
+            f"{ranges}; expected one range for all: [0, 1], [-1, 1] or [0, 255] to [0, 65535]"
         )
     return Range(low, high)
 

@@ -106,21 +106,21 @@ class Survey:
 
     def lines(self) -> list[str]:
         """Return what was found in words, a line each."""
-        told = self.to_dict()
+        counts = self.to_dict()
         found = [f"{self.root}: {self.images} images, " + ", ".join(
             f"{number} {kind}" for kind, number in self.kinds.most_common())]  # fmt: skip
         for name, part in self.splits.items():
             found.append(f"split {name}: {part['images']} images, from {part['from']}")
-        sizes = list(told["sizes"].items())
+        sizes = list(counts["sizes"].items())
         if sizes:
             more = f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
             found.append("sizes: " + ", ".join(f"{n} of {s}" for s, n in sizes[:3]) + more)
             found.append(foreground_line(self.shares()))
-        if len(told["classes"]) > 2:
-            parts = (f"{name} {share:.2%}" for name, share in told["classes"].items())
+        if len(counts["classes"]) > 2:
+            parts = (f"{name} {share:.2%}" for name, share in counts["classes"].items())
             found.append("share of the classes: " + ", ".join(parts))
-        if told["void"]:
-            found.append(f"void: {told['void']:.2%} of the pixels count for nothing")
+        if counts["void"]:
+            found.append(f"void: {counts['void']:.2%} of the pixels count for nothing")
         found += self.notes
         for reason, number in Counter(self.left_out.values()).most_common():
             first = next(path for path, why in self.left_out.items() if why == reason)

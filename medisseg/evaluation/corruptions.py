@@ -183,8 +183,13 @@ def measure(
     for name, change in corruptions().items():
         scores, detections = _measure_one(predictor, samples, change, advance)
         columns = {key: float(np.mean([score[key] for score in scores])) for key in COLUMNS}
-        told = summarize(detections)
-        row = {"corruption": name, "images": len(scores), **columns, "found": told["sensitivity"]}
+        detection = summarize(detections)
+        row = {
+            "corruption": name,
+            "images": len(scores),
+            **columns,
+            "found": detection["sensitivity"],
+        }
         if len(negatives):
             silent = summarize(_measure_one(predictor, negatives, change, advance)[1])
             row["false_frames"] = silent["by_least_area"]["0.0005"]["frames_with_false_region"]

@@ -282,11 +282,11 @@ def write_results(
     with replacing(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     with replacing(out / "evaluation.json") as temporary:
-        told: Json = {**about, "classes": evaluation.classes()}
+        metadata: Json = {**about, "classes": evaluation.classes()}
         for index, label in enumerate(about.get("labels", ()), start=1):
-            if str(index) in told["classes"]:
-                told["classes"][str(index)]["name"] = label["name"]
-        temporary.write_text(json.dumps(told, indent=2) + "\n")
+            if str(index) in metadata["classes"]:
+                metadata["classes"][str(index)]["name"] = label["name"]
+        temporary.write_text(json.dumps(metadata, indent=2) + "\n")
     _write_rows(evaluation, out / "per_image.csv")
     if evaluation.volumes is not None:
         with (

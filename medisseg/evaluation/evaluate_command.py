@@ -129,19 +129,19 @@ def run(args: argparse.Namespace) -> int:
     print(foreground_line(areas))
     for doubt in doubts(areas):
         print(f"warning: {doubt}")
-    told = about(args, predictor)
+    metadata = about(args, predictor)
     console = terminal()
-    console.print(_table(told, result.summary(), result.groups()))
+    console.print(_table(metadata, result.summary(), result.groups()))
     if volumes is not None:
         console.print(_volumes(volumes))
     console.print(_regions(result, clean))
     if args.out:
-        write_results(result, told, args.out, clean)
+        write_results(result, metadata, args.out, clean)
 
         def answer(sample: Sample) -> Prediction:
             return predictor(sample.image)
 
-        write_page(result, told, answer, samples, args.cases, args.out / "index.html", clean)
+        write_page(result, metadata, answer, samples, args.cases, args.out / "index.html", clean)
         write_worst(result, answer, samples, args.out / "worst.png")
         write_froc(result, args.out / "froc.png", clean)
         print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
@@ -188,7 +188,7 @@ def run_stored(args: argparse.Namespace) -> int:
     groups = group_table(samples.root, None, samples.names)
     with progress("evaluating", len(samples)) as advance:
         result = stored.evaluate(samples, groups, args.seed, advance, volumes)
-    told = {
+    metadata = {
         "model": stored.name,
         "architecture": "masks of another system",
         "data": Path(args.data).resolve().name,
@@ -200,13 +200,13 @@ def run_stored(args: argparse.Namespace) -> int:
         "version": medisseg.__version__,
     }
     console = terminal()
-    console.print(_table(told, result.summary(), result.groups()))
+    console.print(_table(metadata, result.summary(), result.groups()))
     if volumes is not None:
         console.print(_volumes(volumes))
     console.print(_regions(result, None))
     if args.out:
-        write_results(result, told, args.out)
-        write_page(result, told, stored.predict, samples, args.cases, args.out / "index.html")
+        write_results(result, metadata, args.out)
+        write_page(result, metadata, stored.predict, samples, args.cases, args.out / "index.html")
         write_worst(result, stored.predict, samples, args.out / "worst.png")
         write_froc(result, args.out / "froc.png")
         print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
@@ -247,15 +247,14 @@ def about(args: argparse.Namespace, predictor: Predictor) -> dict[str, object]:
     }
 
 
-def _table(told: Json, summary: Json, groups: list[str] | None) -> Any:
+def _table(metadata: Json, summary: Json, groups: list[str] | None) -> Any:
     from rich.table import Table
 
     from medisseg.evaluation.evaluate_page import table_rows
 
-    table = Table(
-        title=f"{told['model']} on {told['data']}, {told['split']}: {summary['images']} images"
-    )
-    for column in ("per image, then averaged", f"network ({told['size']})", "image's own size"):
+    model, data, split = (metadata[key] for key in ("model", "data", "split"))
+    table = Table(title=f"{model} on {data}, {split}: {summary['images']} images")
+    for column in ("per image, then averaged", f"network ({metadata['size']})", "image's own size"):
         table.add_column(column, justify="left" if column.startswith("per") else "right")
     for row in table_rows(summary):
         table.add_row(*row)

@@ -11,7 +11,7 @@ import numpy as np
 from medisseg.data.folder import Sample
 from medisseg.evaluation.detection import LEAST_AREA, froc
 from medisseg.evaluation.evaluate import Evaluation
-from medisseg.evaluation.pictures import COLORS, beside, compare, shrink
+from medisseg.evaluation.pictures import COLORS, compare, shrink, side_by_side
 from medisseg.evaluation.report import Page
 from medisseg.files import replacing
 from medisseg.predictor import Prediction
@@ -65,17 +65,19 @@ def region_rows(evaluation: Evaluation, negatives: Evaluation | None) -> list[li
     for name, part in (("labelled", evaluation), ("without lesion", negatives)):
         if part is None:
             continue
-        told = part.detection()
-        least = told["by_least_area"][f"{LEAST_AREA:g}"]
-        share = "" if told["sensitivity"] is None else f" ({100 * told['sensitivity']:.1f} %)"
+        detection = part.detection()
+        least = detection["by_least_area"][f"{LEAST_AREA:g}"]
+        share = (
+            "" if detection["sensitivity"] is None else f" ({100 * detection['sensitivity']:.1f} %)"
+        )
         rows.append(
             [
                 name,
-                str(told["images"]),
-                f"{told['found']} of {told['lesions']}{share}",
+                str(detection["images"]),
+                f"{detection['found']} of {detection['lesions']}{share}",
                 f"{100 * least['frames_with_false_region']:.1f} %",
                 f"{least['false_regions_per_frame']:.3f}",
-                f"{100 * told['mean_false_area']:.3f}",
+                f"{100 * detection['mean_false_area']:.3f}",
             ]
         )
     return rows
@@ -176,7 +178,7 @@ def pictures(
         prediction = predict(sample)
         colored = compare(sample.image, prediction.mask, sample.mask)
         text = f"{sample.name}: Dice {values['dice']:.3f}, IoU {values['iou']:.3f}"
-        shown.append((shrink(beside(sample.image, colored), 1024), text))
+        shown.append((shrink(side_by_side(sample.image, colored), 1024), text))
     return shown
 
 

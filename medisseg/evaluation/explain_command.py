@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             views, [samples[i] for i in chosen], args.placement, args.out / "maps", advance
         )
     measures = explain_page.measures(views, found)
-    told: dict[str, object] = {
+    result: dict[str, object] = {
         "data": samples.root.resolve().name,
         "split": args.split,
         "images": len(samples),
@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> int:
         "models": measures,
     }
     with replacing(args.out / "explain.json") as temporary:
-        temporary.write_text(json.dumps(told, indent=2) + "\n")
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
     shares = explain_page.true_shares(samples)
     figure = explain_page.embedding_figure(views, found, shares)
     with replacing(args.out / "embeddings.png") as temporary:
         figure.savefig(temporary, format="png", dpi=160, bbox_inches="tight", facecolor="white")
-    explain_page.write_page(told, pictures, figure, args.out / "index.html")
-    explain_page.print_table(told)
+    explain_page.write_page(result, pictures, figure, args.out / "index.html")
+    explain_page.print_table(result)
     print(f"pictures: {args.out / 'index.html'}, numbers: {args.out / 'explain.json'}")
     return 0

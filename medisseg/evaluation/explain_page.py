@@ -13,7 +13,7 @@ from PIL import Image
 from medisseg.data.folder import Sample
 from medisseg.evaluation.collapse import project, unit
 from medisseg.evaluation.explain import Embeddings, FeatureView
-from medisseg.evaluation.pictures import FOUND, beside, paint, shrink
+from medisseg.evaluation.pictures import FOUND, paint, shrink, side_by_side
 from medisseg.evaluation.predict import save
 from medisseg.evaluation.report import Page
 from medisseg.schema import Json
@@ -66,7 +66,7 @@ def write_maps(
     for sample in samples:
         reference = paint(sample.image, [(FOUND, sample.mask > 0)], 0.0)
         maps = [heat(sample.image, view.activation_map(sample.image, placement)) for view in views]
-        row = beside(reference, *maps)
+        row = side_by_side(reference, *maps)
         save(Image.fromarray(row), out / f"{sample.name}.jpg")
         pictures.append((shrink(row, 1200), sample.name))
         advance(1)
@@ -119,29 +119,29 @@ def _title(view: FeatureView, what: str, rank: Mapping[str, float]) -> str:
     return f"{view.name}: {what}\n{numbers}"
 
 
-def table_rows(told: Json) -> list[list[object]]:
+def table_rows(result: Json) -> list[list[object]]:
     """Return model, granularity and the measures."""
     return [
         [model["name"], granularity, *(f"{model[granularity][key]:.3f}" for key in LABELS)]
-        for model in told["models"]
+        for model in result["models"]
         for granularity in ("image", "pixel")
     ]
 
 
 def write_page(
-    told: Json,
+    result: Json,
     pictures: Sequence[tuple[npt.NDArray[np.uint8], str]],
     figure: Figure,
     path: Path,
 ) -> None:
     """Write ``index.html``."""
-    names = [model["name"] for model in told["models"]]
+    names = [model["name"] for model in result["models"]]
     page = Page(
         f"Features of {' and '.join(names)}",
-        f"{told['placement']} placement, {told['images']} images of {told['data']}, "
-        f"split {told['split']}",
+        f"{result['placement']} placement, {result['images']} images of {result['data']}, "
+        f"split {result['split']}",
     )
-    page.table(["model", "granularity", *LABELS.values()], table_rows(told)).text(READING)
+    page.table(["model", "granularity", *LABELS.values()], table_rows(result)).text(READING)
     page.heading("Embeddings").figure(
         figure,
         "Features of length 1 on each model's own principal axes; one scale for all models.",
@@ -153,13 +153,13 @@ def write_page(
     page.images(pictures, columns=2).save(path)
 
 
-def print_table(told: Json) -> None:
+def print_table(result: Json) -> None:
     """Print the collapse measures."""
     from rich.table import Table
 
-    table = Table(title=f"collapse of the {told['placement']} feature, {told['images']} images")
+    table = Table(title=f"collapse of the {result['placement']} feature, {result['images']} images")
     for column in ("model", "granularity", *LABELS.values()):
         table.add_column(column)
-    for row in table_rows(told):
+    for row in table_rows(result):
         table.add_row(*map(str, row))
     console().print(table)

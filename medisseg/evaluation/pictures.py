@@ -80,7 +80,7 @@ def paint(
     return np.rint(painted).astype(np.uint8)
 
 
-def beside(*pictures: Picture, gap: int = 4) -> Picture:
+def side_by_side(*pictures: Picture, gap: int = 4) -> Picture:
     """Join pictures [H, W, 3] of one height from left to right, with a white gap in pixels."""
     height = pictures[0].shape[0]
     space = np.full((height, gap, 3), 255, np.uint8)

@@ -116,10 +116,10 @@ def _compare(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: 
             if k in state and state[k].shape != v.shape
         ],
     }
-    told = [
+    differences = [
         f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for kind, names in problems.items()
         if names
     ]
-    if told:
-        raise UserError(f"{source} is the checkpoint of another network: {'; '.join(told)}")
+    if differences:
+        raise UserError(f"{source} is the checkpoint of another network: {'; '.join(differences)}")

@@ -125,19 +125,19 @@ def run_ablation(config: TrainConfig, study: str, seeds: Sequence[int]) -> Path:
     settings = [from_dict(merge(config.to_dict(), dict(row.changes)), study) for row in rows]
     data = read_data(config)
     name, arrays = reported(config, data.validation)
-    say = printer()
+    log = printer()
     for warning in data.warnings:
-        say(f"warning: {warning}")
+        log(f"warning: {warning}")
     for seed in seeds:
         for row, base in zip(rows, settings, strict=True):
             folder = out / slug(row.label) / f"seed{seed}"
-            say(f"{study}: {row.label}, seed {seed}")
+            log(f"{study}: {row.label}, seed {seed}")
             best = train(from_dict({**base.to_dict(), "seed": seed, "out": str(folder)}), data)
             if first_process():
                 if not (folder / "scores.csv").is_file():
                     write_scores(best, arrays, folder / "scores.csv")
                 write_table(out, study, f"{config.name}: {name}", seeds)
-    say(f"{out}/table.md")
+    log(f"{out}/table.md")
     return out
 
 

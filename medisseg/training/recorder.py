@@ -36,7 +36,7 @@ class Recorder(Callback):
     Args:
         folder: The stage's folder.
         info: Header of the checkpoints; the validation metrics are filled in.
-        say: Prints one line for the user.
+        log: Prints one line for the user.
         store_seconds: Least time between two writings.
     """
 
@@ -44,10 +44,10 @@ class Recorder(Callback):
         self,
         folder: Path,
         info: Checkpoint,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         store_seconds: float = 0.0,
     ) -> None:
-        self.folder, self.info, self.say = folder, info, say
+        self.folder, self.info, self.log = folder, info, log
         self.store_seconds = store_seconds
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
@@ -147,7 +147,7 @@ class Recorder(Callback):
         if "val_dice" in row:
             mark = " (best)" if improved else f" (best {self.best.get('val_dice', 0):.4f})"
             validation = f"  validation Dice {row['val_dice']:.4f}{mark}"
-        self.say(
+        self.log(
             f"stage {module.number}  epoch {int(row['epoch'])}/{module.stage.epochs}"
             f"  loss {row.get('train_loss', float('nan')):.4f}{validation}"
             f"  {row['seconds']:.0f} s  {100 * module.progress():.0f}% done"

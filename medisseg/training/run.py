@@ -62,30 +62,30 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
     """
     start = time.monotonic()
     out = Path(config.out)
-    say = printer()
+    log = printer()
     try:
         for warning in check(config):
-            say(f"warning: {warning}")
+            log(f"warning: {warning}")
         if first_process():
             prepare_folder(config, out)
         if data is None:
             data = read_data(config)
             for note in data.notes:
-                say(note)
+                log(note)
             for warning in data.warnings:
-                say(f"warning: {warning}")
+                log(f"warning: {warning}")
         if first_process():
             write_splits(data, out)
         sources = [*config.data, *config.negatives]
-        say(
+        log(
             f"{len(data.train)} training and {len(data.validation)} validation images of "
             f"{', '.join(source_names(sources))}, in memory after {time.monotonic() - start:.0f} s"
         )
         spent = time.monotonic() - start
         for number in config.stages:
-            spent += run_stage(config, number, data, out, budget(config, number, spent), say)
+            spent += run_stage(config, number, data, out, budget(config, number, spent), log)
         if first_process():
-            finish(config, out, say)
+            finish(config, out, log)
         return out / "best.safetensors"
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -93,7 +93,7 @@ def train(config: TrainConfig, data: Data | None = None) -> Path:
         raise
     except KeyboardInterrupt:
         seconds = config.hardware.store_seconds
-        say(
+        log(
             f"stopped; the same command goes on after the last epoch that {out} holds, stored "
             f"at most every {seconds:g} s (hardware.store_seconds)"
         )
@@ -161,24 +161,24 @@ def run_stage(
     data: Data,
     out: Path,
     seconds: float | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> float:
     """Train one stage, or what is left of it; return the seconds it took in all."""
     folder = out / f"stage{number}"
     done = folder / "summary.json"
     if done.is_file():
         summary = json.loads(done.read_text())
-        say(f"stage {number} is finished: validation Dice {summary['best']['val_dice']:.4f}")
+        log(f"stage {number} is finished: validation Dice {summary['best']['val_dice']:.4f}")
         return float(summary["seconds"])
     folder.mkdir(parents=True, exist_ok=True)
     network, info = build(config, number, out)
     module = SegmentationModule(network, objective(config, number), config, number, data, seconds)
     if config.hardware.compile:
         module.network.compile()
-    recorder = Recorder(folder, info, say, config.hardware.store_seconds)
+    recorder = Recorder(folder, info, log, config.hardware.store_seconds)
     resume = folder / RESUME
     if resume.is_file():
-        say(f"stage {number}: going on after the last stored epoch")
+        log(f"stage {number}: going on after the last stored epoch")
     fit(module, recorder, config, folder, resume if resume.is_file() else None)
     summary = {
         "stage": number,
@@ -362,7 +362,7 @@ def write_splits(data: Data, out: Path) -> None:
             temporary.write_text("\n".join(arrays.names) + "\n")
 
 
-def finish(config: TrainConfig, out: Path, say: Callable[[str], None]) -> None:
+def finish(config: TrainConfig, out: Path, log: Callable[[str], None]) -> None:
     """Copy the last stage's checkpoints and pictures to the top of the run folder."""
     last = out / f"stage{config.stages[-1]}"
     for name in ("best.safetensors", "last.safetensors", "curves.png", "curves.csv", "samples.png"):
@@ -373,7 +373,7 @@ def finish(config: TrainConfig, out: Path, say: Callable[[str], None]) -> None:
     ]
     write_json(out / "summary.json", {"name": config.name, "stages": summaries})
     best = summaries[-1]["best"]
-    say(
+    log(
         f"validation Dice {best['val_dice']:.4f}, IoU {best['val_iou']:.4f}: {out}/best.safetensors"
     )
 
@@ -389,8 +389,8 @@ def printer() -> Callable[[str], None]:
 
     console = Console(highlight=False, soft_wrap=True)
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         if first_process():
             console.print(text, markup=False)
 
-    return say
+    return log

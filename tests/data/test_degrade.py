@@ -72,8 +72,8 @@ def test_a_screen_moves_picture_and_mask_together() -> None:
     rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
     assert 45 <= len(rows) <= 58 and 45 <= len(columns) <= 58
     assert labels.sum() / mask.sum() == pytest.approx(inside.sum() / SIDE**2, rel=0.05)
-    bright, beside = seen[labels > 0].mean(), seen[inside & (labels == 0)].mean()
-    assert bright > beside + 40  # the mask lies on the disc
+    bright, surroundings = seen[labels > 0].mean(), seen[inside & (labels == 0)].mean()
+    assert bright > surroundings + 40  # the mask lies on the disc
 
 
 def test_a_second_picture_is_background() -> None:

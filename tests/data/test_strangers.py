@@ -83,8 +83,8 @@ def test_splits_that_are_not_understood_are_said(tmp_path: Path) -> None:
     )
     for part in ("entrainement", "essai"):
         pairs(tmp_path / "b" / part, 2)
-    told = " ".join(SegmentationFolder(tmp_path / "b").notes())
-    assert "the folders entrainement look like splits, but are not understood" in told
+    reported = " ".join(SegmentationFolder(tmp_path / "b").notes())
+    assert "the folders entrainement look like splits, but are not understood" in reported
     (tmp_path / "a" / "cv.csv").write_text("image,patient_sex\np0,m\np1,f\np2,m\np3,f\n")
     assert SegmentationFolder(tmp_path / "a").notes() == []
 
@@ -99,14 +99,14 @@ def test_coco_of_roboflow(tmp_path: Path) -> None:
     """A file a split beside its images, and a first category that is the name of the set."""
     for part in ("train", "valid", "test"):
         save(tmp_path / part / f"{part}.jpg", photo())
-        told = {
+        reported = {
             "images": [{"id": 0, "file_name": f"{part}.jpg", "height": 48, "width": 64}],
             "categories": [{"id": 0, "name": "polyps", "supercategory": "none"},
                            {"id": 1, "name": "polyp", "supercategory": "polyps"}],
             "annotations": [{"image_id": 0, "category_id": 1, "bbox": [10, 8, 31, 23],
                              "segmentation": [[10, 8, 40, 8, 40, 30, 10, 30]]}],
         }  # fmt: skip
-        (tmp_path / part / "_annotations.coco.json").write_text(json.dumps(told))
+        (tmp_path / part / "_annotations.coco.json").write_text(json.dumps(reported))
     folder = SegmentationFolder(tmp_path, "val", classes=2)
     assert folder.names == ("valid",) and folder.contents.labels == ("polyp",)
     assert folder[0].mask.sum() == 31 * 23
@@ -160,7 +160,7 @@ def test_what_may_be_the_missing_mask_is_named(tmp_path: Path, name: str, messag
 
 def test_annotations_without_images(tmp_path: Path) -> None:
     (tmp_path / "p0.json").write_text('{"shapes": [], "imagePath": "p0.png", "imageData": "aGk="}')
-    assert "annotations such as " in (told := refusal(tmp_path)) and "p0.json need" in told
+    assert "annotations such as " in (reported := refusal(tmp_path)) and "p0.json need" in reported
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,6 @@ def test_a_bad_file_stops_no_other(
     jobs = find_jobs([str(data)], tmp_path / "out")
     assert len(jobs) == (3 if kind == "folder" else 4)
     assert main(["data", str(data)]) == 0
-    told = capsys.readouterr().out
-    assert ("1 of 4 cannot be used" in told) == (kind != "folder")
-    assert "3 PNG" in told
+    reported = capsys.readouterr().out
+    assert ("1 of 4 cannot be used" in reported) == (kind != "folder")
+    assert "3 PNG" in reported

@@ -40,7 +40,7 @@ def lists(root: Path, **parts: str) -> None:
         (root / f"{part}.txt").write_text(names.replace(" ", "\n") + "\n")
 
 
-def told(root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def reported(root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     assert main(["data", str(root), "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
@@ -53,7 +53,7 @@ def test_json_holds_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
     add(tmp_path, "bare.png", scene(10), None)
     Image.fromarray(255 * BLOCK).save(tmp_path / "masks" / "stranger.png")
     lists(tmp_path, train="a0 a1", val="b")
-    assert told(tmp_path, capsys) == {
+    assert reported(tmp_path, capsys) == {
         "folder": str(tmp_path),
         "images": 5,
         "unmasked": ["bare"],
@@ -87,13 +87,13 @@ def test_one_scene_in_two_splits_is_told(
     add(tmp_path, "again.jpg", scene(1).resize((120, 80), Image.Resampling.BICUBIC))
     add(tmp_path, "twin.png", scene(0))
     lists(tmp_path, train="a0 a1 twin", val="a2 a3 again")
-    warnings = told(tmp_path, capsys)["warnings"]
+    warnings = reported(tmp_path, capsys)["warnings"]
     assert warnings == ["nearly the same picture in two splits: again (val) and a1 (train)"]
     lists(tmp_path, train="a1 again twin", val="a0 a2 a3")
-    (warning,) = told(tmp_path, capsys)["warnings"]
+    (warning,) = reported(tmp_path, capsys)["warnings"]
     assert warning == "nearly the same picture in two splits: a0 (val) and twin (train)"
     lists(tmp_path, train="a0 a1 again twin", val="a2 a3")
-    assert told(tmp_path, capsys)["warnings"] == []
+    assert reported(tmp_path, capsys)["warnings"] == []
 
 
 def test_the_sheet_shows_masks_on_images(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_refused_file_is_told_among_others(
         add(tmp_path, f"a{k}.png", scene(k))
     (tmp_path / "images" / "stub.dcm").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "masks" / "stub.png").write_bytes((tmp_path / "masks" / "a0.png").read_bytes())
-    found = told(tmp_path, capsys)
+    found = reported(tmp_path, capsys)
     assert list(found["unusable"]) == ["stub"] and found["kinds"] == {"PNG": 3}
     assert found["warnings"][0].startswith("1 of 4 cannot be used: ")
     assert "stub.dcm is not a readable DICOM image" in found["warnings"][0]

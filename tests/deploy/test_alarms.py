@@ -31,13 +31,16 @@ def test_waits_and_false_alarms_are_counted() -> None:
         if moment >= 5.9:  # beside the lesion: a third
             shown = region(14)
         score.add(moment, shown, true)
-    told = score.summary()
-    assert (told["appearances"], told["alarmed"]) == (2, 1)  # 0.4 s out of sight is the same
-    assert told["seconds_to_first_alarm"] == [pytest.approx(0.2, abs=0.001), None]
-    assert told["false_alarms"] == 3
-    assert told["false_alarms_per_minute"] == pytest.approx(3 / (151 / 25 / 60))
+    reported = score.summary()
+    assert (reported["appearances"], reported["alarmed"]) == (
+        2,
+        1,
+    )  # 0.4 s out of sight is the same
+    assert reported["seconds_to_first_alarm"] == [pytest.approx(0.2, abs=0.001), None]
+    assert reported["false_alarms"] == 3
+    assert reported["false_alarms_per_minute"] == pytest.approx(3 / (151 / 25 / 60))
 
 
 def test_an_empty_film_says_nothing() -> None:
-    told = AlarmScore().summary()
-    assert told["appearances"] == 0 and told["false_alarms_per_minute"] is None
+    reported = AlarmScore().summary()
+    assert reported["appearances"] == 0 and reported["false_alarms_per_minute"] is None

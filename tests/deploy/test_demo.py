@@ -73,9 +73,9 @@ def test_a_command_that_fails_ends_the_demo(
     demo.medisseg("--version")
     with pytest.raises(SystemExit) as ended:
         demo.evaluate(tmp_path / "absent.safetensors", tmp_path, tmp_path / "out")
-    told = capfd.readouterr()
-    assert ended.value.code == 2 and told.out.startswith("medisseg ")
-    assert told.err.startswith("error: ") and len(told.err.splitlines()) == 1
+    reported = capfd.readouterr()
+    assert ended.value.code == 2 and reported.out.startswith("medisseg ")
+    assert reported.err.startswith("error: ") and len(reported.err.splitlines()) == 1
     monkeypatch.setattr(demo.sys, "executable", "false")
     with pytest.raises(UserError, match="medisseg evaluate ended with exit code 1"):
         demo.medisseg("evaluate")
@@ -94,7 +94,7 @@ def test_a_busy_machine_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("dice", "told"), [(0.155, True), (0.93, False)])
 def test_a_network_that_had_no_time_is_told(
-    dice: float, told: bool, capsys: pytest.CaptureFixture[str]
+    dice: float, reported: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = {
         "dice_video": dice,
@@ -107,7 +107,7 @@ def test_a_network_that_had_no_time_is_told(
     }
     demo_report.print_table(Path("out"), result)
     shown = capsys.readouterr().out
-    assert "3 = 2 + 1 + 0" in shown and ("MINUTES=20" in shown) is told
+    assert "3 = 2 + 1 + 0" in shown and ("MINUTES=20" in shown) is reported
 
 
 def test_an_engine_that_is_not_the_network_is_built_in_float32(

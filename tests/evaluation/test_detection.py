@@ -43,10 +43,10 @@ def test_summary_and_curve() -> None:
         detect(empty, mask((0, 0, 20, 20))),
         detect(mask((60, 60, 10, 10)), empty),
     ]
-    told = summarize(images)
-    assert (told["lesions"], told["found"], told["sensitivity"]) == (2, 1, 0.5)
-    assert told["by_least_area"]["0.0005"]["false_regions_per_frame"] == pytest.approx(1 / 3)
-    assert told["mean_false_area"] == pytest.approx(0.01 / 3)
+    reported = summarize(images)
+    assert (reported["lesions"], reported["found"], reported["sensitivity"]) == (2, 1, 0.5)
+    assert reported["by_least_area"]["0.0005"]["false_regions_per_frame"] == pytest.approx(1 / 3)
+    assert reported["mean_false_area"] == pytest.approx(0.01 / 3)
     probability = np.where(mask((0, 0, 20, 20)), 0.85, np.where(mask((60, 60, 9, 9)), 0.35, 0.0))
     rows = sweep(probability, mask((0, 0, 20, 20)))
     by_threshold = dict(zip(detection.THRESHOLDS, rows.tolist(), strict=True))

@@ -62,10 +62,10 @@ SAMPLES = [
 
 
 def test_scores_are_per_image_then_averaged() -> None:
-    told = []
-    result = evaluate(predictor(), SAMPLES, batch=3, advance=told.append)
+    reported = []
+    result = evaluate(predictor(), SAMPLES, batch=3, advance=reported.append)
     summary = result.summary()
-    assert told == [3, 1]
+    assert reported == [3, 1]
     assert set(summary) == KEYS | {
         "images", "intervals", "native", "detection", "empty_predictions",
     }  # fmt: skip
@@ -84,8 +84,8 @@ def test_empty_predictions_are_counted_and_scored_by_both_rules() -> None:
     """Where there is a lesion and no prediction, precision is 0 here and 1 in the release."""
     summary = evaluate(predictor(), [*SAMPLES, sample("missed", (0, 0), (10, 30))]).summary()
     assert summary["precision"] == pytest.approx((1 + 1 + 1 + 0 + 0) / 5)
-    told = summary["empty_predictions"]
-    assert told == {"images": 1, "precision_as_release": pytest.approx((1 + 1 + 1 + 0 + 1) / 5)}
+    reported = summary["empty_predictions"]
+    assert reported == {"images": 1, "precision_as_release": pytest.approx((1 + 1 + 1 + 0 + 1) / 5)}
 
 
 def test_native_resolution_is_the_images_own() -> None:
@@ -140,8 +140,8 @@ def test_page_shows_the_worst_first(tmp_path: Path) -> None:
     model = predictor()
     result = evaluate(model, SAMPLES)
     about = dict.fromkeys(("model", "architecture", "data", "split", "size"), "x")
-    told = {**about, "threshold": 0.5}
-    write_page(result, told, lambda one: model(one.image), SAMPLES, 3, tmp_path / "index.html")
+    reported = {**about, "threshold": 0.5}
+    write_page(result, reported, lambda one: model(one.image), SAMPLES, 3, tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text()
     captions = [text.index(f"{name}: Dice") for name in ("wrong", "half", "right")]
     assert captions == sorted(captions)
@@ -201,11 +201,11 @@ def test_negatives_and_corruptions_are_reported(
     out = tmp_path / "out"
     changes = {"out": out, "negatives": str(clean), "corruptions": True}
     assert evaluate_command.run(arguments(tmp_path / "data", **changes)) == 0  # type: ignore[arg-type]
-    told = json.loads((out / "metrics.json").read_text())
-    least = told["negatives"]["by_least_area"]
+    reported = json.loads((out / "metrics.json").read_text())
+    least = reported["negatives"]["by_least_area"]
     assert least["0.05"]["frames_with_false_region"] == pytest.approx(1 / 3)
-    assert told["negatives"]["mean_false_area"] == pytest.approx(0.5 / 3, abs=0.01)
-    assert told["negatives"]["sensitivity"] is None and told["detection"]["found"] == 2
+    assert reported["negatives"]["mean_false_area"] == pytest.approx(0.5 / 3, abs=0.01)
+    assert reported["negatives"]["sensitivity"] is None and reported["detection"]["found"] == 2
     with open(out / "negatives.csv") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
     assert rows["false"]["false_regions"] == "1" and rows["silent"]["false_share"] == "0.000000"

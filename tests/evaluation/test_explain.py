@@ -134,9 +134,9 @@ def test_command_with_two_real_networks(tmp_path: Path, checkpoints: list[str]) 
     out = tmp_path / "out"
     more = ["--split", "all", "--out", str(out), "--images", "2", "--device", "cpu"]
     assert explain_command.run(arguments(*words, *more)) == 0
-    told = json.loads((out / "explain.json").read_text())
-    assert [model["name"] for model in told["models"]] == ["run00", "run10"]
-    for model in told["models"]:
+    reported = json.loads((out / "explain.json").read_text())
+    assert [model["name"] for model in reported["models"]] == ["run00", "run10"]
+    for model in reported["models"]:
         assert model["image"]["count"] == 3
         assert 0 < model["image"]["effective_rank"] <= 2 + 1e-9
     assert sorted(p.name for p in (out / "maps").iterdir()) == ["0.jpg", "2.jpg"]

@@ -36,7 +36,7 @@ def test_overlay_tints_inside_and_outlines() -> None:
 
 def test_beside_and_shrink() -> None:
     picture = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
-    both = pictures.beside(picture, picture, gap=4)
+    both = pictures.side_by_side(picture, picture, gap=4)
     assert both.shape == (20, 64, 3) and np.array_equal(both[:, 34:], picture)
     assert pictures.shrink(picture, 512) is picture
     assert pictures.shrink(np.full((100, 400, 3), 7, np.uint8), 100).shape == (25, 100, 3)

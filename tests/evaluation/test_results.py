@@ -29,8 +29,8 @@ def write_run(root: Path, dice: float, seed: int) -> tuple[Path, Path]:
     values = np.clip(dice + np.linspace(-0.05, 0.05, 20), 0, 1)
     averages = {key: dice - 0.1 for key in KEYS} | {"mdsc": float(values.mean())}
     averages |= {"intervals": {key: [dice - 0.2, dice + 0.05] for key in KEYS}}  # type: ignore[dict-item]
-    told = {**averages, "images": 20, "native": averages}
-    (evaluation / "metrics.json").write_text(json.dumps(told))
+    reported = {**averages, "images": 20, "native": averages}
+    (evaluation / "metrics.json").write_text(json.dumps(reported))
     (evaluation / "evaluation.json").write_text("{}")
     with open(evaluation / "per_image.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -39,9 +39,9 @@ def write_run(root: Path, dice: float, seed: int) -> tuple[Path, Path]:
 
 
 def collect(tmp_path: Path, name: str, dice: float, seed: int, **about: str) -> None:
-    told = {"table": "Kvasir-SEG", "label": "Med-DisSeg", "protocol": "paper", **about}
+    reported = {"table": "Kvasir-SEG", "label": "Med-DisSeg", "protocol": "paper", **about}
     run, evaluation = write_run(tmp_path / "made" / name, dice, seed)
-    summaries.add(run, evaluation, name, told, tmp_path / "runs")
+    summaries.add(run, evaluation, name, reported, tmp_path / "runs")
 
 
 def cells(text: str, start: str) -> list[str]:
@@ -57,8 +57,8 @@ def test_seeds_share_a_row_beside_the_papers_number(tmp_path: Path) -> None:
     assert row[1:4] == ["paper", "3", "20"]
     assert row[4] == "81.0 ± 1.0" and row[5] == "91.0 ± 1.0"
     assert row[-2:] == ["85.9 / 91.6", "-4.9"]
-    told = text.partition("What each run was:")[2]
-    assert cells(told, "Med-DisSeg")[2:] == [
+    reported = text.partition("What each run was:")[2]
+    assert cells(reported, "Med-DisSeg")[2:] == [
         "infonce_l2, image, early, unit length",
         "encoder_weights imagenet",
         "adam, lr 0.0001, batch 4",
@@ -97,8 +97,8 @@ def test_variants_are_tested_image_by_image_on_common_seeds(tmp_path: Path) -> N
 def test_collapse_measures_are_shown(tmp_path: Path) -> None:
     run, evaluation = write_run(tmp_path / "made", 0.9, 0)
     measured = {"effective_rank": 12.5, "uniformity": -2.0, "mean_cosine": 0.25}
-    told = {"placement": "early", "models": [{"name": "a", "image": measured}]}
-    (evaluation / "explain.json").write_text(json.dumps(told))
+    reported = {"placement": "early", "models": [{"name": "a", "image": measured}]}
+    (evaluation / "explain.json").write_text(json.dumps(reported))
     about = {"table": "T", "label": "L", "protocol": "paper", "note": "A note."}
     summaries.add(run, evaluation, "a", about, tmp_path / "runs")
     text = page(summaries.read_runs(tmp_path / "runs"))

@@ -50,9 +50,9 @@ def test_stored_masks_have_the_scores_of_their_pixels(polyps: Path) -> None:
     for name, half in (("exact", False), ("half", True)):
         stored = StoredMasks(polyps / name, size=SIZE)
         stored.check(folder.names)
-        told: list[int] = []
-        result = stored.evaluate(folder, advance=told.append)
-        assert len(told) == 6
+        reported: list[int] = []
+        result = stored.evaluate(folder, advance=reported.append)
+        assert len(reported) == 6
         for row, sample in zip(result.rows, folder, strict=True):
             predicted = sample.mask > 0
             if half:
@@ -132,8 +132,8 @@ def test_compare_from_the_command_line(
     given = ["--data", str(polyps / "data"), "--split", "all", "--out", str(tmp_path)]
     code = main(["compare", str(polyps / "exact"), str(polyps / "half"), "edge-kvasir", *given])
     assert code == 0 and "exact" in capsys.readouterr().out
-    told = json.loads((tmp_path / "compare.json").read_text())
-    assert [row["system"] for row in told["systems"]] == ["exact", "half", "edge-kvasir"]
+    reported = json.loads((tmp_path / "compare.json").read_text())
+    assert [row["system"] for row in reported["systems"]] == ["exact", "half", "edge-kvasir"]
     with open(tmp_path / "per_image.csv") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["exact dice"]) for row in rows] == [1.0] * 6
@@ -150,8 +150,8 @@ def test_evaluate_scores_a_folder_of_masks(polyps: Path, tmp_path: Path) -> None
     given = ["--data", str(polyps / "data"), "--split", "all", "--size", "64x64"]
     out = ["--out", str(tmp_path)]
     assert main(["evaluate", "--predictions", str(polyps / "half"), *given, *out]) == 0
-    told = json.loads((tmp_path / "metrics.json").read_text())
-    assert told["mdsc"] == pytest.approx(2 / 3) and told["precision"] == 1
+    reported = json.loads((tmp_path / "metrics.json").read_text())
+    assert reported["mdsc"] == pytest.approx(2 / 3) and reported["precision"] == 1
     assert (tmp_path / "index.html").is_file() and (tmp_path / "worst.png").is_file()
     for wrong, message in (
         (["edge-kvasir", "--predictions", str(polyps / "half")], "does not go with edge-kvasir"),

@@ -71,8 +71,8 @@ def test_absent_classes_are_left_out_and_missed_ones_count() -> None:
     assert set(found) == {2} and found[2]["dice"] == 0 and math.isnan(found[2]["hd95"])
     assert math.isnan(hd95(true > 0, true > 9))
     exact = volume_metrics(true, true, 4)
-    told = summarize({"a": found, "b": exact}, ["background", "liver", "spleen"])
-    assert told == {
+    reported = summarize({"a": found, "b": exact}, ["background", "liver", "spleen"])
+    assert reported == {
         "volumes": 2, "mdsc": 0.5, "hd95": 0.0,
         "classes": {"spleen": {"volumes": 2, "dice": 0.5, "hd95": 0.0}},
     }  # fmt: skip

@@ -81,24 +81,24 @@ def test_int8_and_raw_frames_are_built_and_run(
 def test_beyond_the_tolerance_nothing_is_written_and_the_layer_is_named(
     checkpoint: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export import settle as S
-    from export.build_engine import settle as real
+    from export import mixed_precision as S
+    from export.build_engine import prepare as real
 
-    def worse(graph: object, *args: object, **more: object) -> S.Settled:
+    def worse(graph: object, *args: object, **more: object) -> S.PreparedGraph:
         import onnx
         from onnx import numpy_helper
 
-        settled = real(graph, *args, **more)  # type: ignore[arg-type]
-        broken = onnx.ModelProto.FromString(settled.model.SerializeToString())
+        prepared = real(graph, *args, **more)  # type: ignore[arg-type]
+        broken = onnx.ModelProto.FromString(prepared.model.SerializeToString())
         convolutions = [node for node in broken.graph.node if node.op_type == "Conv"]
         for tensor in broken.graph.initializer:
             if tensor.name == convolutions[3].input[1]:
                 value = -numpy_helper.to_array(tensor)
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         worse.name = convolutions[3].name  # type: ignore[attr-defined]
-        return S.Settled(broken, broken)
+        return S.PreparedGraph(broken, broken)
 
-    monkeypatch.setattr("export.build_engine.settle", worse)
+    monkeypatch.setattr("export.build_engine.prepare", worse)
     with pytest.raises(UserError) as caught:
         build(checkpoint, tmp_path / "x", backend="onnx", data=frames, images=2, quiet=True)
     assert f"first to diverge: {worse.name}" in str(caught.value)  # type: ignore[attr-defined]
@@ -264,11 +264,11 @@ def test_a_stopped_build_leaves_nothing(
 
 def test_an_interrupt_that_a_library_swallows_stops_the_next_step() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Steps(quiet=True) as say:
-        say("first")
+    with pytest.raises(KeyboardInterrupt), Steps(quiet=True) as steps:
+        steps("first")
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        say("second")
+        steps("second")
     assert signal.getsignal(signal.SIGINT) == before
 
 

@@ -101,15 +101,15 @@ def test_parts_are_the_whole_network(network: StageTwo) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
 def test_graph_on_a_gpu_answers_as_the_network(compiled: bool) -> None:
+    from export.model_info import ModelInfo
     from export.runtime.torch_engine import TorchEngine
-    from export.traits import Traits
     from medisseg.convention import InputConvention
 
     torch.manual_seed(0)
     model: Any = create_model("edge").eval()
-    traits = Traits(InputConvention(size=(64, 96)), max_batch=2)
+    model_info = ModelInfo(InputConvention(size=(64, 96)), max_batch=2)
     network = for_inference(model, portable=False)
-    engine = TorchEngine(network, traits, "cuda", "fp32", compiled=compiled)
+    engine = TorchEngine(network, model_info, "cuda", "fp32", compiled=compiled)
     for count in (1, 2, 1):
         for _ in range(20):
             images = torch.randn(count, 3, 64, 96)

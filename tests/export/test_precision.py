@@ -15,7 +15,7 @@ from export import int8, layers, precision
 from export.builders import registry
 from export.builders.cpu_builders import build_openvino
 from export.builders.spec import Built, Spec
-from export.settle import Settled, settle
+from export.mixed_precision import PreparedGraph, prepare
 from medisseg.errors import UserError
 
 SIZE = (64, 96)
@@ -73,12 +73,12 @@ def test_overflow_shows_in_the_emulation_and_not_in_onnx_runtime() -> None:
 
 def test_what_overflows_becomes_an_island() -> None:
     model = chain(1e5)
-    settled = settle(model, "fp16", [picture()])
-    assert set(settled.islands) == {"grow", "shrink"}
-    given = layers.infer_with(settled.emulation)(picture())
+    prepared = prepare(model, "fp16", [picture()])
+    assert set(prepared.fp32_nodes) == {"grow", "shrink"}
+    given = layers.infer_with(prepared.emulation)(picture())
     np.testing.assert_allclose(given, layers.infer_with(model)(picture()), atol=5e-3)
-    types = {n.output[0]: n for n in settled.model.graph.node}
-    assert precision.convolution_types(settled.model) == {"FP16": 1}
+    types = {n.output[0]: n for n in prepared.model.graph.node}
+    assert precision.convolution_types(prepared.model) == {"FP16": 1}
     assert types["b"].input[0].endswith("_float"), "the island reads a float32 copy"
 
 
@@ -86,11 +86,11 @@ def test_extremes_decide_on_range_and_never_on_accuracy(
     graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, dim = chain(1e4), picture() * 1e-3
-    assert settle(model, "fp16", [dim]).islands == ()
-    assert set(settle(model, "fp16", [dim], extremes=[picture()]).islands) == {"grow", "shrink"}
+    assert prepare(model, "fp16", [dim]).fp32_nodes == ()
+    assert set(prepare(model, "fp16", [dim], extremes=[picture()]).fp32_nodes) == {"grow", "shrink"}
     answers = iter([0.0, 0.9])  # exact on the frame, far off on the extreme
     monkeypatch.setattr(layers, "error", lambda *_: next(answers))
-    assert settle(graph, "fp16", [picture()], extremes=[picture() * 2]).islands == ()
+    assert prepare(graph, "fp16", [picture()], extremes=[picture() * 2]).fp32_nodes == ()
 
 
 def test_magnitudes_measured_inside_the_graph_are_those_of_its_tensors(
@@ -109,12 +109,12 @@ def test_magnitudes_measured_inside_the_graph_are_those_of_its_tensors(
 
 
 def test_network_needs_no_island_and_every_convolution_is_typed(graph: onnx.ModelProto) -> None:
-    settled = settle(graph, "fp16", [picture()])
-    counts = precision.convolution_types(settled.model)
+    prepared = prepare(graph, "fp16", [picture()])
+    counts = precision.convolution_types(prepared.model)
     convolutions = sum(node.op_type == "Conv" for node in graph.graph.node)
-    assert settled.islands == () and counts == {"FP16": convolutions}
+    assert prepared.fp32_nodes == () and counts == {"FP16": convolutions}
     exact = layers.infer_with(graph)(picture())
-    given = layers.infer_with(settled.emulation)(picture())
+    given = layers.infer_with(prepared.emulation)(picture())
     assert 0 < np.abs(given - exact).max() < 0.05
 
 
@@ -139,9 +139,9 @@ def test_int8_quantises_convolutions_symmetrically(graph: onnx.ModelProto) -> No
         constants[n.input[2]] for n in model.graph.node if n.op_type.endswith("quantizeLinear")
     ]
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
-    settled = settle(graph, "int8", [picture()], calibration=[picture()], rest="fp16")
-    assert "FP32" not in precision.convolution_types(settled.model)
-    assert np.isfinite(layers.infer_with(settled.emulation)(picture())).all()
+    prepared = prepare(graph, "int8", [picture()], calibration=[picture()], rest="fp16")
+    assert "FP32" not in precision.convolution_types(prepared.model)
+    assert np.isfinite(layers.infer_with(prepared.emulation)(picture())).all()
 
 
 def row(names: str, outlier: str = "") -> onnx.ModelProto:
@@ -204,7 +204,7 @@ def test_int8_keeps_the_convolution_that_hurts_in_floating_point() -> None:
     assert kept == ("g",)
     assert precision.convolution_types(given) == {"INT8": 15, "FP32": 1}
     assert layers.error(exact, layers.infer_with(given)(frames[0])) < int8.CLOSE
-    assert settle(model, "int8", frames, calibration=frames, rest="fp16").islands == ("g",)
+    assert prepare(model, "int8", frames, calibration=frames, rest="fp16").fp32_nodes == ("g",)
 
 
 def test_int8_keeps_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,16 +281,16 @@ def test_int8_scale_of_a_dead_channel_stays_positive_in_fp16(graph: onnx.ModelPr
         weight = numpy_helper.to_array(tensor).copy()
         weight[0] *= 1e-6 / np.abs(weight[0]).max()
         tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
-    settled = settle(graph, "int8", [picture()], calibration=[picture()], rest="fp16")
-    constants = {t.name: numpy_helper.to_array(t) for t in settled.model.graph.initializer}
+    prepared = prepare(graph, "int8", [picture()], calibration=[picture()], rest="fp16")
+    constants = {t.name: numpy_helper.to_array(t) for t in prepared.model.graph.initializer}
     scales = [
         constants[n.input[1]]
-        for n in settled.model.graph.node
+        for n in prepared.model.graph.node
         if n.op_type in ("QuantizeLinear", "DequantizeLinear")
     ]
     assert scales and all((scale > 0).all() for scale in scales)
     exact = layers.infer_with(graph)(picture())
-    assert np.abs(layers.infer_with(settled.emulation)(picture()) - exact).max() < 2
+    assert np.abs(layers.infer_with(prepared.emulation)(picture()) - exact).max() < 2
 
 
 def test_fp32_in_the_place_of_fp16_is_refused() -> None:
@@ -308,12 +308,12 @@ def test_openvino_rounds_as_asked(graph: onnx.ModelProto, monkeypatch: pytest.Mo
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in able:
         with pytest.raises(UserError, match="bf16"):
-            build_openvino(Settled(graph, graph), Spec("bf16"))
+            build_openvino(PreparedGraph(graph, graph), Spec("bf16"))
         return
     monkeypatch.setitem(openvino_engine._HINTS, "bf16", "f32")  # an OpenVINO that does not care
-    silent = build_openvino(Settled(graph, graph), Spec("bf16"))
+    silent = build_openvino(PreparedGraph(graph, graph), Spec("bf16"))
     with pytest.raises(UserError, match="bf16 was asked for"):
         registry.audit(silent, "bf16", "openvino")
     monkeypatch.undo()
-    built = build_openvino(Settled(graph, graph), Spec("bf16"))
+    built = build_openvino(PreparedGraph(graph, graph), Spec("bf16"))
     assert built.convolutions.get("BF16", 0) > 0.9 * sum(built.convolutions.values())

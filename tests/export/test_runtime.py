@@ -186,8 +186,8 @@ def test_nothing_inside_a_cuda_graph_comes_from_the_host() -> None:
     """A copy from the host ends the capture; on the meta device it shows without a GPU."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    from export.model_info import ModelInfo
     from export.runtime.torch_engine import TorchEngine
-    from export.traits import Traits
     from medisseg.convention import InputConvention
     from medisseg.model.create import create_model
 
@@ -200,7 +200,7 @@ def test_nothing_inside_a_cuda_graph_comes_from_the_host() -> None:
 
     def forward(portable: bool) -> torch.Tensor:
         network = for_inference(create_model("edge"), portable=portable)
-        engine = TorchEngine(network, Traits(InputConvention()), "meta", "fp16")
+        engine = TorchEngine(network, ModelInfo(InputConvention()), "meta", "fp16")
         with Watch(), torch.inference_mode():
             return engine._forward(torch.empty(1, 3, 64, 96, device="meta"))["logits"]
 

@@ -20,9 +20,9 @@ import pytest
 from export.build_engine import build, main
 from export.builders import registry
 from export.builders.spec import Spec
+from export.mixed_precision import prepare
 from export.options import BuildOptions
 from export.runtime.loading import runs_here
-from export.settle import settle
 from medisseg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,11 +125,11 @@ def test_rtx_bundle_is_verified_again_and_its_graph_runs_here(rtx_bundle, frames
 
 def test_rtx_refuses_gpus_that_it_does_not_know(graph: onnx.ModelProto) -> None:
     pytest.importorskip("tensorrt_rtx")
-    from export.settle import Settled
+    from export.mixed_precision import PreparedGraph
 
     spec = Spec("fp32", gpus=("sm103",), input_shape=(3, 64, 96))
     with pytest.raises(UserError, match="sm103.*builds for.*sm86"):
-        registry.BUILDERS["tensorrt-rtx"](Settled(graph, graph), spec, io.BytesIO)
+        registry.BUILDERS["tensorrt-rtx"](PreparedGraph(graph, graph), spec, io.BytesIO)
 
 
 class Bar:
@@ -162,10 +162,10 @@ class Bar:
 
 def test_progress_is_reported_and_ctrl_c_stops_the_build(graph: onnx.ModelProto) -> None:
     pytest.importorskip("tensorrt_rtx")
-    settled = settle(graph, "fp32", [])
+    prepared = prepare(graph, "fp32", [])
     spec = Spec("fp32", gpus=("sm86",), input_shape=(3, 64, 96))
     bar = Bar()
-    built = registry.BUILDERS["tensorrt-rtx"](settled, spec, bar)
+    built = registry.BUILDERS["tensorrt-rtx"](prepared, spec, bar)
     assert built.convolutions == {"FP32": sum(n.op_type == "Conv" for n in graph.graph.node)}
     assert len(bar.phases) > 3 and bar.steps > 50
 
@@ -174,7 +174,7 @@ def test_progress_is_reported_and_ctrl_c_stops_the_build(graph: onnx.ModelProto)
     stop.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            registry.BUILDERS["tensorrt-rtx"](settled, spec, slow)
+            registry.BUILDERS["tensorrt-rtx"](prepared, spec, slow)
     finally:
         stop.cancel()
     assert slow.steps < bar.steps

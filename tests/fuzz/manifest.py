@@ -67,7 +67,7 @@ def one(data: bytes) -> None:
         (folder / "manifest.json").write_bytes(rest)
     try:
         bundle = Bundle.open(place)
-        assert bundle.traits.classes >= 1
+        assert bundle.model_info.classes >= 1
         bundle.check()
     except UserError as error:
         assert "\n" not in str(error)[:50]

@@ -23,8 +23,8 @@ from export import int8, precision
 from export.builders import registry, tensorrt_builder
 from export.builders.spec import Spec
 from export.graph import export_graph
+from export.mixed_precision import PreparedGraph
 from export.raw_frames import with_frames
-from export.settle import Settled
 from kernels import window_mix_convolution
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
@@ -96,11 +96,11 @@ def _noted(trt: Any, builder: Any, network: Any, config: Any, progress: Any, log
 tensorrt_builder._run = _noted
 
 
-def case(settled: Settled, spec: Spec) -> dict[str, Any]:
+def case(prepared: PreparedGraph, spec: Spec) -> dict[str, Any]:
     """Build; return what was built and what was asked, or the refusal."""
     try:
-        built = tensorrt_builder.build_tensorrt("tensorrt", settled, spec, quiet)
-        quantized = precision.convolution_types(settled.model).get("INT8")
+        built = tensorrt_builder.build_tensorrt("tensorrt", prepared, spec, quiet)
+        quantized = precision.convolution_types(prepared.model).get("INT8")
         share = registry.audit(built, spec.precision, "tensorrt", quantized)
     except UserError as error:
         return {"refused": str(error)}
@@ -109,19 +109,19 @@ def case(settled: Settled, spec: Spec) -> dict[str, Any]:
     return facts | asked | {
         "bytes": {name: len(content) for name, content in built.parts.items()},
         "share": share,
-        "graph": sum(node.op_type == "Conv" for node in settled.model.graph.node),
+        "graph": sum(node.op_type == "Conv" for node in prepared.model.graph.node),
         "profile": text[text.find("ProfileInfo") :].splitlines()[0],
     }  # fmt: skip
 
 
-def in_precision(graph: Any, kind: str, islands: tuple[str, ...] = ()) -> Settled:
+def in_precision(graph: Any, kind: str, fp32_nodes: tuple[str, ...] = ()) -> PreparedGraph:
     """Return a graph in a precision, without looking for layers to keep."""
     if kind == "int8":
         ranges = {name: 4.0 for node in graph.graph.node for name in node.input}
         graph = int8.with_scales(graph, ranges, int8.quantizable(graph), 127)
         kind = "fp16"
-    model = graph if kind == "fp32" else precision.typed(graph, kind, islands)
-    return Settled(model, model, islands)
+    model = graph if kind == "fp32" else precision.typed(graph, kind, fp32_nodes)
+    return PreparedGraph(model, model, fp32_nodes)
 
 
 def options() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -131,31 +131,31 @@ def options() -> Iterator[tuple[str, dict[str, Any]]]:
               for kind in ("fp16", "bf16")}  # fmt: skip
     graphs |= {"fp32": graphs["fp16"], "int8": graphs["fp16"]}
     usual = {"input_shape": (3, *SIZE)}
-    settled = {kind: in_precision(graph, kind) for kind, graph in graphs.items()}
+    prepared = {kind: in_precision(graph, kind) for kind, graph in graphs.items()}
     for kind in graphs:
         for batch in BATCHES:
-            yield f"{kind} {batch}", case(settled[kind], Spec(kind, batch, **usual))
-    half = settled["fp16"]
+            yield f"{kind} {batch}", case(prepared[kind], Spec(kind, batch, **usual))
+    half = prepared["fp16"]
     yield "workspace", case(half, Spec("fp16", workspace=64, **usual))
     yield "hardware", case(half, Spec("fp16", hardware_compatible=True, **usual))
     yield "version", case(half, Spec("fp16", version_compatible=True, **usual))
     yield "dla", case(half, Spec("fp16", (1, 1, 1), dla=0, **usual))
     yield "gpu", case(half, Spec("fp16", gpus=("sm86",), **usual))
-    yield "halved", case(settled["fp32"], Spec("fp16", **usual))
+    yield "halved", case(prepared["fp32"], Spec("fp16", **usual))
     cache = Path(sys.argv[1]).with_suffix(".timings")
     for turn in ("written", "read"):
         yield f"timings {turn}", case(half, Spec("fp16", timing_cache=cache, **usual))
     for name, kept in (
-        ("islands", ("light.depthwise/Conv", "light.conv/Conv")),
+        ("fp32_nodes", ("light.depthwise/Conv", "light.conv/Conv")),
         ("island alone", ("dilated.conv/Conv",)),
     ):
         yield name, case(in_precision(graphs["fp16"], "fp16", kept), Spec("fp16", **usual))
-    lost = dataclasses.replace(half, islands=("light.depthwise/Conv", "light.conv/Conv"))
-    yield "islands lost", case(lost, Spec("fp16", **usual))
+    lost = dataclasses.replace(half, fp32_nodes=("light.depthwise/Conv", "light.conv/Conv"))
+    yield "fp32_nodes lost", case(lost, Spec("fp16", **usual))
     for color in ("RGB", "BGR"):
         frames = with_frames(half.model, InputConvention(size=SIZE), (40, 60), color, 0.5)
         spec = Spec("fp16", input_name="frames", input_shape=(40, 60, 3))
-        yield f"frames {color}", case(Settled(frames, frames), spec)
+        yield f"frames {color}", case(PreparedGraph(frames, frames), spec)
     both = export_graph(Small(uncertainty=True), SIZE, ("logits", "uncertainty"))
     yield "uncertainty", case(in_precision(both, "fp16"), Spec("fp16", **usual))
 

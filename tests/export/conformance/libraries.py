@@ -84,18 +84,18 @@ def bindings(version: str) -> Path:
     with open(f"{place}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.is_dir():
-            beside = Path(f"{place}.partial")
+            partial = Path(f"{place}.partial")
             got = subprocess.run(
                 [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:",
-                 "--disable-pip-version-check", "--no-compile", "--target", str(beside),
+                 "--disable-pip-version-check", "--no-compile", "--target", str(partial),
                  f"{WHEELS[version]}=={version}"],
                 capture_output=True, text=True, timeout=180,
             )  # fmt: skip
             if got.returncode:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(partial, ignore_errors=True)
                 said = got.stderr.strip().splitlines()[-1:]
                 pytest.skip(f"{WHEELS[version]} {version} could not be fetched: {said}")
-            beside.rename(place)
+            partial.rename(place)
     return place
 
 

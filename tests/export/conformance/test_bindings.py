@@ -79,7 +79,7 @@ def used(source: str) -> set[str]:
             kind = CLASSES.get(owner[-1])
             if kind and not node.attr.startswith("_"):
                 found.add(f"{kind}.{node.attr}")
-    ours = {"ICudaEngine.device", "ICudaEngine.close", "ICudaEngine.name", "ICudaEngine.traits"}
+    ours = {"ICudaEngine.device", "ICudaEngine.close", "ICudaEngine.name", "ICudaEngine.model_info"}
     return found - ours
 
 

@@ -67,11 +67,11 @@ def test_raw_frames_and_uncertainty(cases: dict[str, Any]) -> None:
 
 
 def test_islands_stay_in_float32(cases: dict[str, Any]) -> None:
-    found = cases["islands"]
+    found = cases["fp32_nodes"]
     assert found["convolutions"] == {"FP16": found["graph"] - 2, "FP32": 2}
     # Its own casts stand beside it: fused, with float32 sums. What it reads and gives is 16 bits.
     assert halved(cases["island alone"])
-    assert "had to stay in float32" in cases["islands lost"]["refused"]
+    assert "had to stay in float32" in cases["fp32_nodes lost"]["refused"]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Names:
         return full if self._owner or name == "float32" else Names(self._signatures, name)
 
 
-def configured(signatures: Any, version: str, spec: Spec, islands: tuple[str, ...] = ()) -> Any:
+def configured(signatures: Any, version: str, spec: Spec, fp32_nodes: tuple[str, ...] = ()) -> Any:
     trt = Names(signatures)
     rtx = signatures.has("ComputeCapability")
     trt.__name__, trt.__version__ = "tensorrt_rtx" if rtx else "tensorrt", version
@@ -122,7 +122,7 @@ def configured(signatures: Any, version: str, spec: Spec, islands: tuple[str, ..
     network.__dict__.update(num_layers=2, get_layer=layers.__getitem__)
     tensorrt_config.configure(trt, builder, config, network, spec, None)
     if not tensorrt_config.is_typed(trt, spec):
-        tensorrt_config.weakly_typed(trt, network, config, spec, islands)
+        tensorrt_config.weakly_typed(trt, network, config, spec, fp32_nodes)
     return config, profile, tensor, layers
 
 

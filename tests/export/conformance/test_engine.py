@@ -14,9 +14,9 @@ from fake_cuda import Cuda, Torch
 from fake_trt import Broken, plan
 from libraries import JETPACK_6, LAST_8, LAST_10, LAST_11
 
+from export.model_info import ModelInfo
 from export.runtime.tensorrt_batch import batch_sizes
 from export.runtime.tensorrt_engine import TensorRTEngine
-from export.traits import Traits
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 
@@ -24,8 +24,8 @@ SIZE = (64, 96)
 VERSIONS = [LAST_8, JETPACK_6, LAST_10, LAST_11, "rtx"]
 
 
-def traits(batch: int = 4, **more: Any) -> Traits:
-    return Traits(InputConvention(size=SIZE), max_batch=batch, **more)
+def model_info(batch: int = 4, **more: Any) -> ModelInfo:
+    return ModelInfo(InputConvention(size=SIZE), max_batch=batch, **more)
 
 
 def module_of(version: str) -> str:
@@ -44,7 +44,7 @@ def expected(batch: Any) -> Any:
 def test_every_batch_size_answers_for_its_own_images(fake: Any, version: str) -> None:
     cuda, trt = fake(version)
     content = plan(outputs=["uncertainty"])
-    with TensorRTEngine(module_of(version), content, traits(uncertainty=True)) as engine:
+    with TensorRTEngine(module_of(version), content, model_info(uncertainty=True)) as engine:
         assert "GPU A" in engine.name
         for count in (1, 4, 2, 3, 1, 9):
             batch = images(count, count)
@@ -62,7 +62,7 @@ def test_every_batch_size_answers_for_its_own_images(fake: Any, version: str) ->
 def test_every_batch_size_is_captured_when_the_engine_opens(fake: Any) -> None:
     """A capture beside a live stream is broken by another thread's allocation (mode "global")."""
     cuda, _ = fake(LAST_11)
-    engine = TensorRTEngine("tensorrt", plan(), traits())
+    engine = TensorRTEngine("tensorrt", plan(), model_info())
     assert cuda.capture_modes == ["thread_local"] * 4
     before = len(cuda.capture_modes)
     for count in (1, 2, 3, 4):
@@ -73,7 +73,7 @@ def test_every_batch_size_is_captured_when_the_engine_opens(fake: Any) -> None:
 
 def test_contexts_share_one_scratch_memory(fake: Any) -> None:
     cuda, trt = fake(LAST_11)
-    TensorRTEngine("tensorrt", plan(scratch=1 << 20), traits())
+    TensorRTEngine("tensorrt", plan(scratch=1 << 20), model_info())
     assert len({context._memory for context in trt._world.contexts}) == 1
     assert cuda.allocated < 2 << 20
 
@@ -82,7 +82,7 @@ def test_contexts_share_one_scratch_memory(fake: Any) -> None:
 def test_second_gpu_is_used_throughout(fake: Any, version: str) -> None:
     """The fake refuses contexts, addresses and streams of another device than the engine's."""
     cuda, _ = fake(version)
-    engine = TensorRTEngine(module_of(version), plan(), traits(), device="cuda:1")
+    engine = TensorRTEngine(module_of(version), plan(), model_info(), device="cuda:1")
     assert "GPU B" in engine.name and cuda.device_now == 0
     np.testing.assert_allclose(engine.infer(images(3)), expected(images(3)), atol=1e-6)
     given = cuda.new(torch.from_numpy(images(2, 5)), 1)
@@ -94,7 +94,7 @@ def test_second_gpu_is_used_throughout(fake: Any, version: str) -> None:
 
 def test_answers_on_the_device_follow_the_callers_stream(fake: Any) -> None:
     cuda, _ = fake(LAST_11)
-    engine = TensorRTEngine("tensorrt", plan(), traits())
+    engine = TensorRTEngine("tensorrt", plan(), model_info())
     streams = [cuda.Stream(0) for _ in range(3)]
     kept = []
     for seed, stream in enumerate(streams):
@@ -117,7 +117,10 @@ def test_refused_capture_runs_without_a_graph(
     cuda, _ = fake(LAST_11)
     cuda.refuse_enqueue = refusal == "enqueue"
     cuda.refuse_capture = RuntimeError("not permitted") if refusal == "capture" else None
-    with caplog.at_level(logging.WARNING), TensorRTEngine("tensorrt", plan(), traits()) as engine:
+    with (
+        caplog.at_level(logging.WARNING),
+        TensorRTEngine("tensorrt", plan(), model_info()) as engine,
+    ):
         np.testing.assert_allclose(engine.infer(images(2)), expected(images(2)), atol=1e-6)
         assert all(batch._graph is None for batch in engine._batches.values())
     assert "no CUDA graph for 1 images" in caplog.text
@@ -126,7 +129,7 @@ def test_refused_capture_runs_without_a_graph(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_fewer_images_than_the_smallest_batch_are_padded(fake: Any, version: str) -> None:
     fake(version)
-    engine = TensorRTEngine(module_of(version), plan((2, 4, 6)), traits(6))
+    engine = TensorRTEngine(module_of(version), plan((2, 4, 6)), model_info(6))
     for count in (1, 7, 5):
         batch = images(count, count)
         np.testing.assert_allclose(engine.infer(batch), expected(batch), atol=1e-6)
@@ -145,12 +148,12 @@ def test_large_batches_share_graphs() -> None:
 def test_compiled_kernels_are_kept_for_the_next_start(fake: Any, tmp_path: Path) -> None:
     _, trt = fake("rtx")
     cache = tmp_path / "cache" / "kernels"
-    TensorRTEngine("tensorrt_rtx", plan(), traits(), kernels=cache).close()
+    TensorRTEngine("tensorrt_rtx", plan(), model_info(), kernels=cache).close()
     assert trt._world.compiled == 4
-    TensorRTEngine("tensorrt_rtx", plan(), traits(), kernels=cache).close()
+    TensorRTEngine("tensorrt_rtx", plan(), model_info(), kernels=cache).close()
     assert trt._world.compiled == 4, "compiled again"
     cache.write_bytes(b"of another driver")
-    TensorRTEngine("tensorrt_rtx", plan(), traits(), kernels=cache).close()
+    TensorRTEngine("tensorrt_rtx", plan(), model_info(), kernels=cache).close()
     assert trt._world.compiled == 8 and cache.read_bytes().startswith(b"kernels:")
 
 
@@ -160,7 +163,7 @@ def test_kernel_cache_in_a_folder_that_cannot_be_written_is_no_error(
     fake("rtx")
     (tmp_path / "file").write_text("")
     with TensorRTEngine(
-        "tensorrt_rtx", plan(), traits(), kernels=tmp_path / "file" / "kernels"
+        "tensorrt_rtx", plan(), model_info(), kernels=tmp_path / "file" / "kernels"
     ) as engine:
         np.testing.assert_allclose(engine.infer(images(1)), expected(images(1)), atol=1e-6)
 
@@ -168,20 +171,20 @@ def test_kernel_cache_in_a_folder_that_cannot_be_written_is_no_error(
 def test_what_a_plan_needs_is_given(fake: Any) -> None:
     fake(LAST_10)
     with pytest.raises(UserError, match="build it again"):
-        TensorRTEngine("tensorrt", plan(dla=1), traits())
-    TensorRTEngine("tensorrt", plan(dla=1), traits(), dla=1)
-    TensorRTEngine("tensorrt", plan(host_code=True), traits(), version_compatible=True)
+        TensorRTEngine("tensorrt", plan(dla=1), model_info())
+    TensorRTEngine("tensorrt", plan(dla=1), model_info(), dla=1)
+    TensorRTEngine("tensorrt", plan(host_code=True), model_info(), version_compatible=True)
 
 
 def test_plans_that_cannot_be_opened_say_so(fake: Any) -> None:
     cuda, _ = fake(LAST_11)
     with pytest.raises(UserError, match="build it again"):
-        TensorRTEngine("tensorrt", b"no plan", traits())
+        TensorRTEngine("tensorrt", b"no plan", model_info())
     with pytest.raises(UserError, match="up to 2 images"):
-        TensorRTEngine("tensorrt", plan((1, 1, 2)), traits())
+        TensorRTEngine("tensorrt", plan((1, 1, 2)), model_info())
     cuda.no_driver = True
     with pytest.raises(UserError, match="no NVIDIA GPU and driver"):
-        TensorRTEngine("tensorrt", plan(), traits())
+        TensorRTEngine("tensorrt", plan(), model_info())
 
 
 def test_the_fake_holds_to_the_rules(fake: Any, signatures: Callable[[str], Any]) -> None:
@@ -218,7 +221,7 @@ def test_pytorchs_engine_captures_beside_other_threads_too(monkeypatch: pytest.M
     """Its graphs are captured with the same machine's other thread allocating all the time."""
     from export.runtime import torch_engine
 
-    engine = torch_engine.TorchEngine(torch.nn.Conv2d(3, 1, 1), traits())
+    engine = torch_engine.TorchEngine(torch.nn.Conv2d(3, 1, 1), model_info())
     cuda = Cuda()
     monkeypatch.setattr(torch_engine, "torch", Torch(cuda))
     given = torch.from_numpy(images(2))

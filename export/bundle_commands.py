@@ -1,132 +1,23 @@
-"""Answers to compare, the remedy when they differ, and the commands ``inspect`` and ``verify``."""
+"""The commands ``medisseg build inspect BUNDLE`` and ``medisseg build verify BUNDLE``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from export import layers, precision, verify
-from export.bundle import Bundle
-from export.graph import OPSET_BF16
-from export.runtime.engine import BaseEngine
+from export import precision, verify
+from export.answers import emulated_answer, engine_answer, resized
+from export.bundle import ONNX_PART, Bundle
 from export.samples import Frame, frames_from, source_name
-from export.traits import Traits
 from medisseg.errors import UserError
 from medisseg.schema import Json
 from medisseg.text import safe
 
 if TYPE_CHECKING:
-    import onnx
-
-    from export.settle import Settled
-    from export.subject import Subject
-
-ONNX_PART = "network.onnx"
-
-
-def resized(frames: Sequence[Frame], traits: Traits) -> list[Frame]:
-    """Bring frames to the size that a graph with preprocessing inside takes."""
-    if traits.frame_size is None:
-        return list(frames)
-    import cv2
-
-    height, width = traits.frame_size
-    out = []
-    for frame in frames:
-        image = np.asarray(cv2.resize(frame.image, (width, height)), np.uint8)
-        mask = frame.mask
-        if mask is not None:
-            small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-            mask = np.asarray(small, np.uint8)
-        out.append(Frame(image, mask, frame.name))
-    return out
-
-
-def engine_answer(engine: BaseEngine) -> verify.Answer:
-    """Return what an engine answers to an image: logits, and the mask where the graph draws it."""
-    if engine.traits.frame_size is None:
-        return verify.answer_with(engine.infer, engine.convention)
-
-    def answer(image: verify.Image) -> tuple[verify.Array, verify.Image]:
-        outputs = engine.frame_outputs(_in_color(image, engine.traits)[None])
-        return outputs["logits"], outputs["mask"][0]
-
-    return answer
-
-
-def emulated_answer(
-    emulation: onnx.ModelProto,
-    traits: Traits,
-    infer: Callable[[verify.Array], verify.Array] | None = None,
-) -> verify.Answer:
-    """Return what the float32 emulation of a precision answers to an image.
-
-    Args:
-        emulation: The graph.
-        traits: What the network is.
-        infer: Runs that graph on preprocessed images, where it is open already.
-    """
-    if infer is not None and traits.frame_size is None:
-        return verify.answer_with(infer, traits.convention)
-    session = layers.session_of(emulation)
-    name = session.get_inputs()[0].name
-    outputs = [output.name for output in session.get_outputs()]
-    if traits.frame_size is None:
-        return verify.answer_with(
-            lambda batch: session.run(outputs[:1], {name: batch})[0], traits.convention
-        )
-
-    def answer(image: verify.Image) -> tuple[verify.Array, verify.Image]:
-        mask, logits = session.run(outputs[:2], {name: _in_color(image, traits)[None]})
-        return logits, mask[0]
-
-    return answer
-
-
-def _in_color(image: verify.Image, traits: Traits) -> verify.Image:
-    """Return an RGB image in the channel order that the graph takes."""
-    return np.ascontiguousarray(image[..., ::-1]) if traits.frame_color == "BGR" else image
-
-
-def remedy(
-    exact: onnx.ModelProto, settled: Settled, image: verify.Image, traits: Traits, wanted: str
-) -> str:
-    """Say which layer of the final graph parts first from the float32 graph, and what to do.
-
-    Args:
-        exact: The float32 graph, from "images".
-        settled: The graph in its final precision, before preprocessing was put inside.
-        image: A frame at which they differ.
-        traits: What the network is.
-        wanted: The precision asked for.
-    """
-    batch = traits.convention.preprocess(image)[None]
-    emulation = settled.emulation
-    if emulation is exact and wanted in precision.TYPES:  # OpenVINO rounds when it compiles
-        emulation = precision.emulated(precision.typed(_for_bfloat16(exact), wanted))
-    found = layers.first_divergence(exact, emulation, batch, settled.islands)
-    where = f"first to diverge: {found[0]} (error {found[1]:.1%}); " if found else ""
-    return (
-        where
-        + {
-            "int8": "calibrate on more frames (--calibration-images), or use --precision fp16",
-            "fp16": "use --precision bf16 or fp32",
-            "bf16": "use --precision fp32, or fp16 on a GPU, or allow more with --tolerance 0.02",
-            "fp32": "the export itself differs: report it with the checkpoint",
-        }[wanted]
-    )
-
-
-def _for_bfloat16(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in the operator set that knows bfloat16; its operators mean the same there."""
-    copied: onnx.ModelProto = type(graph).FromString(graph.SerializeToString())
-    copied.opset_import[0].version = max(copied.opset_import[0].version, OPSET_BF16)
-    return copied
+    from export.reference import ReferenceModel
 
 
 def main(argv: Sequence[str]) -> int:
@@ -185,13 +76,13 @@ def verified(
     """
     import onnx
 
+    from export.reference import open_reference
     from export.runtime import load_engine
     from export.runtime.loading import runs_here
-    from export.subject import open_subject
     from medisseg.checkpoint import resolve
     from medisseg.files import sha256
 
-    manifest, traits = bundle.manifest, bundle.traits
+    manifest, model_info = bundle.manifest, bundle.model_info
     named = checkpoint or manifest["checkpoint"]["name"]
     path = resolve(named)
     if sha256(path) != manifest["checkpoint"]["sha256"]:
@@ -199,25 +90,31 @@ def verified(
             f"{path} is not the checkpoint that {bundle.path} was built from; give that one with "
             "--checkpoint, or build again"
         )
-    subject = open_subject(named, traits)
-    frames = resized(frames_from(data, images, split, traits.classes), traits)
+    reference = open_reference(named, model_info)
+    frames = resized(frames_from(data, images, split, model_info.classes), model_info)
     if runs_here(bundle) is None:
         with load_engine(bundle.path) as engine:
             answer, by = engine_answer(engine), engine.name
-            return _compared(subject, answer, by, frames, source_name(data))
+            return _compared(reference, answer, by, frames, source_name(data))
     shipped = onnx.load_model_from_string(bundle.read(ONNX_PART))
     rounded = precision.emulated(shipped)
     by = f"{manifest['precision']} emulated in ONNX Runtime"
-    return _compared(subject, emulated_answer(rounded, traits), by, frames, source_name(data))
+    return _compared(reference, emulated_answer(rounded, model_info), by, frames, source_name(data))
 
 
 def _compared(
-    subject: Subject, answer: verify.Answer, by: str, frames: Sequence[Frame], source: str
+    reference: ReferenceModel, answer: verify.Answer, by: str, frames: Sequence[Frame], source: str
 ) -> verify.Verification:
-    traits = subject.traits
-    verify.check_extremes(answer, traits.frame_size or traits.convention.size, by)
+    model_info = reference.model_info
+    verify.check_extremes(answer, model_info.frame_size or model_info.convention.size, by)
     return verify.compare(
-        subject.answer, answer, frames, traits.convention, traits.threshold, by=by, source=source
+        reference.answer,
+        answer,
+        frames,
+        model_info.convention,
+        model_info.threshold,
+        by=by,
+        source=source,
     )
 
 

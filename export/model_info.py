@@ -15,7 +15,7 @@ PRECISIONS = ("fp16", "bf16", "fp32", "int8")
 
 
 @dataclass(frozen=True)
-class Traits:
+class ModelInfo:
     """What a network is, whichever backend runs it.
 
     Attributes:

@@ -27,25 +27,25 @@ CLOSE = 0.02
 
 
 @dataclass(frozen=True)
-class Settled:
+class PreparedGraph:
     """A graph in its final precision.
 
     Attributes:
         model: What is shipped.
         emulation: A float32 graph that rounds as ``model`` does, for any CPU.
-        islands: Names of the layers kept in float32, and of the convolutions that INT8 left out.
+        fp32_nodes: Names of the layers kept in float32, and of the convolutions that INT8 left out.
         network: The PyTorch network that the graph is of, for Torch-TensorRT.
         infer: Runs ``emulation`` on preprocessed images; None where nobody opened it yet.
     """
 
     model: onnx.ModelProto
     emulation: onnx.ModelProto
-    islands: tuple[str, ...] = ()
+    fp32_nodes: tuple[str, ...] = ()
     network: nn.Module | None = None
     infer: Callable[[Array], Array] | None = None
 
 
-def settle(
+def prepare(
     graph: onnx.ModelProto,
     wanted: str,
     batches: Sequence[Array],
@@ -53,7 +53,7 @@ def settle(
     extremes: Sequence[Array] = (),
     calibration: Sequence[Array] = (),
     rest: str = "fp16",
-) -> Settled:
+) -> PreparedGraph:
     """Return ``graph`` in ``wanted`` precision.
 
     Args:
@@ -75,39 +75,39 @@ def settle(
         target = "cpu" if rest == "fp32" else "gpu"
         graph, floating = int8.quantized(graph, calibration, target)
         if rest == "fp32":
-            return Settled(graph, graph, floating)
+            return PreparedGraph(graph, graph, floating)
         wanted = rest
         # A value that rounds to the next of 256 steps looks like a diverged layer: only what
         # cannot be held is kept in float32.
         rounds = 0
     if wanted == "fp32":
-        return Settled(graph, graph)
-    settled = _settled(graph, wanted, batches, extremes, rounds)
-    return dataclasses.replace(settled, islands=(*floating, *settled.islands))
+        return PreparedGraph(graph, graph)
+    prepared = _mixed(graph, wanted, batches, extremes, rounds)
+    return dataclasses.replace(prepared, fp32_nodes=(*floating, *prepared.fp32_nodes))
 
 
-def _settled(
+def _mixed(
     graph: onnx.ModelProto,
     wanted: str,
     batches: Sequence[Array],
     extremes: Sequence[Array],
     rounds: int,
-) -> Settled:
+) -> PreparedGraph:
     """Find the layers that must stay in float32 by comparing layer outputs.
 
     First those whose values FP16 cannot hold; then, while the answer is off, the first layer at
     which the rounded graph parts from the exact one.
     """
-    islands: set[str] = set()
+    fp32_nodes: set[str] = set()
     every = (*batches, *extremes)
     exact: list[Array] = []
     if wanted == "fp16":
         exact, largest = layers.measure(graph, every)
-        islands.update(precision.out_of_range(largest, graph))
+        fp32_nodes.update(precision.out_of_range(largest, graph))
     elif rounds:
         exact = list(map(layers.infer_with(graph), every))
     for left in range(rounds, -1, -1):
-        model = precision.typed(graph, wanted, islands)
+        model = precision.typed(graph, wanted, fp32_nodes)
         emulation = precision.emulated(model)
         infer = _remembering(layers.infer_with(emulation))
         if not left:
@@ -117,14 +117,14 @@ def _settled(
         worst = int(np.argmax(errors))
         if errors[worst] < CLOSE:
             break
-        diverged = layers.first_divergence(graph, emulation, every[worst], islands)
+        diverged = layers.first_divergence(graph, emulation, every[worst], fp32_nodes)
         if diverged is None:
             break
-        islands.add(diverged[0])
-    kept = tuple(node.name for node in graph.graph.node if node.name in islands)
+        fp32_nodes.add(diverged[0])
+    kept = tuple(node.name for node in graph.graph.node if node.name in fp32_nodes)
     if kept:
         logging.getLogger(__name__).info("kept in float32: %s", ", ".join(kept))
-    return Settled(model, emulation, kept, infer=infer)
+    return PreparedGraph(model, emulation, kept, infer=infer)
 
 
 def _remembering(infer: Callable[[Array], Array]) -> Callable[[Array], Array]:
