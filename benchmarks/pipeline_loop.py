@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medisseg.video import add_h264
+
 FPS = 25
 CRF, PRESET = 20, "ultrafast"  # of both sides' videos; the runner's defaults
 
@@ -99,17 +101,9 @@ def write_video(path: Path, frames: int, size: tuple[int, int] = (480, 640)) -> 
 
 def open_stream(container: Any, size: tuple[int, int]) -> Any:
     """Return an H.264 stream with the runner's own settings."""
-    stream = container.add_stream("libx264", rate=FPS)
-    stream.height, stream.width = size
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.gop_size = 50
-    stream.options = {
-        "preset": PRESET,
-        "tune": "zerolatency",
-        "crf": str(CRF),
-        "threads": "1",
-    }
-    return stream
+    return add_h264(
+        container, size, FPS, g="50", preset=PRESET, tune="zerolatency", crf=str(CRF), threads="1"
+    )
 
 
 def timed(pixels: Any, index: int, layout: str) -> Any:

@@ -279,8 +279,8 @@ def left_behind(out: Path) -> dict[str, Any]:
             wrong.append(f"stream {number}: a frame has two lines")
         lines = [run.line(entry) for entry in entries]
         now = max(line["monotonic_s"] for line in lines)
-        settled = sum(line["monotonic_s"] < now - LAST_S for line in lines)
-        if ids[:settled] != list(range(settled)):
+        finished = sum(line["monotonic_s"] < now - LAST_S for line in lines)
+        if ids[:finished] != list(range(finished)):
             wrong.append(f"stream {number}: a frame older than {LAST_S:g} s has no line")
         for video in ("overlay", "raw"):
             written = [line for line in lines if line.get(video) is not None]

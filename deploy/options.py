@@ -9,15 +9,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
 from deploy.status import MAX_HOLD_OFF, Settings
 from medisseg.errors import UserError
 from medisseg.picture import FULL, parse_picture
-from medisseg.schema import build
+from medisseg.schema import Json, build
 from medisseg.text import without_password
 from medisseg.untrusted import read_yaml
 
+Value = TypeVar("Value")
 PIXELS = ("rgb24", "bgr24", "yuv420p", "nv12", "gray")
 VIDEOS = ("both", "overlay", "raw", "none")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
@@ -30,9 +31,9 @@ EXAMPLE = """examples:
   medisseg run chaos"""
 
 
-def option(default: Any, text: str, **more: Any) -> Any:
+def option(default: Value, text: str, least: float | None = None) -> Value:
     """Return a dataclass field that carries its help text and limits."""
-    return field(default=default, metadata={"help": text, **more})
+    return field(default=default, metadata={"help": text, "least": least})
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Options:
             raise UserError(f"{flag(name)} is {value!r}; expected HxW, such as 480x640")
         return int(match[1]), int(match[2])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the options as JSON-ready values, without the token."""
         shown = {
             key: str(value) if isinstance(value, Path) else value
@@ -212,28 +213,34 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help shows all options)")
 
 
-def _add(parser: argparse.ArgumentParser, item: dataclasses.Field[Any]) -> None:
+def _add(parser: argparse.ArgumentParser, item: dataclasses.Field[object]) -> None:
     kind = _kind(item)
     default = "" if item.default in (None, "") else f" ({item.default})"
-    common: dict[str, Any] = {"default": argparse.SUPPRESS}
     if kind is bool:
         text = item.metadata["help"] + (" (on)" if item.default else " (off)")
         parser.add_argument(
-            flag(item.name), action=argparse.BooleanOptionalAction, help=text, **common
+            flag(item.name),
+            action=argparse.BooleanOptionalAction,
+            help=text,
+            default=argparse.SUPPRESS,
         )
         return
     text = (item.metadata["help"] + default).replace("%", "%%")
     parser.add_argument(
-        flag(item.name), type=kind, metavar=kind.__name__.upper(), help=text, **common
+        flag(item.name),
+        type=kind,
+        metavar=kind.__name__.upper(),
+        help=text,
+        default=argparse.SUPPRESS,
     )
 
 
-def _kind(item: dataclasses.Field[Any]) -> type:
+def _kind(item: dataclasses.Field[object]) -> type:
     name = str(item.type).split("|")[0].strip()
     return {"str": str, "int": int, "float": float, "bool": bool, "Path": Path}[name]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     try:
         values = read_yaml(path)
     except (OSError, UserError) as error:

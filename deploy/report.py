@@ -140,7 +140,7 @@ def stages(part: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {**part["stages_ms"], "arrival to shown": part["latency_ms"]}
 
 
-def table_row(name: str, summary: dict[str, float]) -> list[Any]:
+def table_row(name: str, summary: dict[str, float]) -> list[object]:
     """Return a row of times; dashes where nothing was measured."""
     keys = ("count", "mean", "p50", "p90", "p95", "p99", "p99.9", "max")
     return [name, *(summary.get(key) for key in keys)]
@@ -196,7 +196,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     return shown
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Return a count, a word, or counts by name as text."""
     if isinstance(value, dict):
         return ", ".join(f"{key}: {count}" for key, count in value.items())

@@ -38,7 +38,7 @@ from export.builders.spec import Built, Spec  # noqa: E402
 from export.bundle import ONNX_PART, Bundle, building, refuse_other, write_bundle  # noqa: E402
 from export.mixed_precision import PreparedGraph, prepare  # noqa: E402
 from export.model_info import ModelInfo  # noqa: E402
-from export.options import BuildOptions, add_arguments, from_arguments  # noqa: E402
+from export.options import BuildOptions, add_arguments, from_arguments, read_options  # noqa: E402
 from export.precision import convolution_types  # noqa: E402
 from export.reference import BuildInput, ReferenceModel, open_input  # noqa: E402
 from export.runtime.engine import BaseEngine  # noqa: E402
@@ -83,7 +83,7 @@ def build(
         >>> bundle = build("edge-polyp", "runs/edge.mdsg", backend="openvino")
         >>> bundle.manifest["verification"]["dice_agreement"]
     """
-    asked = BuildOptions(**options)
+    asked = read_options(options)
     chosen = asked.resolved()
     place = Path(out) if out else _default_place(checkpoint, chosen)
     refuse_other(place)
@@ -178,7 +178,7 @@ def _calibration(convention: InputConvention, options: BuildOptions) -> list[ver
         return []
     assert options.data is not None
     images = SegmentationFolder(options.data, unmasked="negative").images()
-    split = "train" if find(Path(options.data), "train", images) else None
+    split = "train" if find(options.data, "train", images) else None
     frames = frames_from(options.data, options.calibration_images, split)
     return [convention.preprocess(frame.image)[None] for frame in frames]
 
@@ -186,9 +186,8 @@ def _calibration(convention: InputConvention, options: BuildOptions) -> list[ver
 def _spec(options: BuildOptions, model_info: ModelInfo) -> Spec:
     raw = model_info.frame_size
     shape = (*raw, 3) if raw else (3, *model_info.convention.size)
-    return options.spec(
-        options.precision, input_name="frames" if raw else "images", input_shape=shape
-    )
+    name = "frames" if raw else "images"
+    return dataclasses.replace(options.spec(options.precision), input_name=name, input_shape=shape)
 
 
 def _verify(

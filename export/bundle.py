@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from export.model_info import BACKENDS, PRECISIONS, ModelInfo
 from export.signing import check, public_key, sign
@@ -30,6 +29,7 @@ from medisseg.convention import COLORS, InputConvention
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.labels import read_labels
+from medisseg.schema import Json
 from medisseg.untrusted import read_bytes
 
 FORMAT = 1
@@ -88,7 +88,7 @@ class Bundle:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Json
     trusted_key: Path | None = None
 
     @classmethod
@@ -154,7 +154,7 @@ class Bundle:
         )
 
 
-def read_manifest(text: bytes, place: str, name: str = MANIFEST) -> dict[str, Any]:
+def read_manifest(text: bytes, place: str, name: str = MANIFEST) -> Json:
     """Return a manifest, checked.
 
     Args:
@@ -189,7 +189,7 @@ def read_manifest(text: bytes, place: str, name: str = MANIFEST) -> dict[str, An
     return manifest
 
 
-def _wrong_field(manifest: dict[str, Any]) -> str:
+def _wrong_field(manifest: Json) -> str:
     """Name the first field of a wrong type or beyond the bounds; empty where there is none."""
     for name, kinds in _TYPES.items():
         if not isinstance(manifest[name], kinds) or isinstance(manifest[name], bool):

@@ -7,14 +7,13 @@ import dataclasses
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from export.builders import registry
 from export.builders.spec import GPUS, Spec, local_gpu
 from export.model_info import BACKENDS, PRECISIONS, parse_size
 from export.verify import TOLERANCES
 from medisseg.errors import UserError
-from medisseg.schema import Json
+from medisseg.schema import Json, build
 
 BUILDABLE = tuple(name for name in BACKENDS if name != "pytorch")
 TENSORRT = ("tensorrt", "tensorrt-rtx", "torch-tensorrt")
@@ -57,7 +56,7 @@ class BuildOptions:
     size: tuple[int, int] | None = None
     batch: tuple[int, int, int] = (1, 1, 4)
     gpu: tuple[str, ...] = ()
-    data: str | Path | None = None
+    data: Path | None = None
     split: str | None = None
     images: int = 4
     calibration_images: int = 64
@@ -65,7 +64,7 @@ class BuildOptions:
     uncertainty: bool = False
     raw_frames: tuple[int, int] | None = None
     raw_color: str = "RGB"
-    timing_cache: str | Path | None = None
+    timing_cache: Path | None = None
     workspace: int = 0
     hardware_compatible: bool = False
     version_compatible: bool = False
@@ -182,18 +181,17 @@ class BuildOptions:
                 return backend
         raise UserError("--gpu and --dla need TensorRT: pip install tensorrt-rtx, or tensorrt")
 
-    def spec(self, precision: str, **more: Any) -> Spec:
-        """Return what a builder is asked for; ``more`` are the fields about the network."""
+    def spec(self, precision: str) -> Spec:
+        """Return what a builder is asked for; the fields about the network are the default's."""
         return Spec(
             precision=precision,
             batch=self.batch,
             gpus=self.gpu,
             workspace=self.workspace,
-            timing_cache=Path(self.timing_cache) if self.timing_cache else None,
+            timing_cache=self.timing_cache,
             hardware_compatible=self.hardware_compatible,
             version_compatible=self.version_compatible,
             dla=self.dla,
-            **more,
         )
 
     def arguments(self) -> list[str]:
@@ -208,6 +206,21 @@ class BuildOptions:
                 joint = {"size": "x", "raw_frames": "x", "batch": ":", "gpu": ","}.get(field.name)
                 words.append(joint.join(map(str, value)) if joint else str(value))
         return words
+
+
+def read_options(values: Json) -> BuildOptions:
+    """Return the options of a table of values, such as :func:`from_arguments` makes.
+
+    Args:
+        values: Fields of :class:`BuildOptions`; sizes may be text, such as "256x320".
+
+    Raises:
+        UserError: An unknown key (answered with the nearest known one), a wrong kind, a value out
+            of range, or values that do not go together.
+    """
+    sizes = {key: values.get(key) for key in ("size", "raw_frames")}
+    parsed = {key: parse_size(text) for key, text in sizes.items() if isinstance(text, str)}
+    return build(BuildOptions, values | parsed, "build")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -241,10 +254,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(args: argparse.Namespace) -> Json:
-    """Turn parsed arguments into fields of :class:`BuildOptions`."""
+    """Turn parsed arguments into values for :func:`read_options`."""
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(BuildOptions)}
-    fields["size"] = parse_size(args.size) if args.size else None
-    fields["raw_frames"] = parse_size(args.raw_frames) if args.raw_frames else None
     fields["raw_color"] = args.raw_color.upper()
     fields["gpu"] = tuple(part.strip().lower() for part in args.gpu.split(",") if part.strip())
     parts = args.batch.split(":")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export.model_info import ModelInfo
 from export.options import BuildOptions
@@ -47,14 +47,20 @@ class ReferenceModel:
 
 
 def open_reference(
-    checkpoint: str | Path, model_info: ModelInfo | None = None, **changes: Any
+    checkpoint: str | Path,
+    model_info: ModelInfo | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    max_batch: int = 1,
+    uncertainty: bool = False,
 ) -> ReferenceModel:
     """Open a checkpoint.
 
     Args:
         checkpoint: File or packaged name.
         model_info: Of the engine; None takes the checkpoint's own.
-        **changes: Fields of :class:`ModelInfo`; "size" is the convention's.
+        size: Input (height, width) in pixels; None for the checkpoint's own.
+        max_batch, uncertainty: Of the engine, where ``model_info`` is None.
     """
     from medisseg.checkpoint import resolve
     from medisseg.model.loading import load_checkpoint
@@ -63,10 +69,10 @@ def open_reference(
     info = model.info
     assert info is not None
     if model_info is None:
-        size = changes.pop("size", None) or info.convention.size
-        convention = dataclasses.replace(info.convention, size=size)
-        changes |= {"labels": info.labels}
-        model_info = ModelInfo(convention, info.threshold, info.classes, **changes)
+        convention = dataclasses.replace(info.convention, size=size or info.convention.size)
+        model_info = ModelInfo(
+            convention, info.threshold, info.classes, max_batch, uncertainty, labels=info.labels
+        )
     return ReferenceModel(model, info, resolve(checkpoint), model_info)
 
 

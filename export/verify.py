@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ Image = npt.NDArray[np.uint8]
 # A uint8 RGB image [H, W, 3] to logits [1, K, h, w], and the mask [H, W] where the graph gives one.
 Answer = Callable[[Image], tuple[Array, Image | None]]
 Item = TypeVar("Item")
+Batch = TypeVar("Batch", Array, Image)  # preprocessed images, or frames
 
 
 class Progress(Protocol):
@@ -191,9 +192,7 @@ def check_extremes(engine: Answer, size: tuple[int, int], by: str) -> None:
             )
 
 
-def check_batch(
-    infer: Callable[[npt.NDArray[Any]], Array], batch: npt.NDArray[Any], tolerance: float, by: str
-) -> None:
+def check_batch(infer: Callable[[Batch], Array], batch: Batch, tolerance: float, by: str) -> None:
     """Raise Diverged when images answer otherwise in one batch than one by one.
 
     Args:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from deploy.chaos.bench import Bench, Failed, Unable
 from deploy.chaos.faults import WITHIN
@@ -105,7 +105,7 @@ def run_faults(
 
 
 def _each(
-    bench: Bench, names: Sequence[str], until: float, progress: Any
+    bench: Bench, names: Sequence[str], until: float, progress: TextIO
 ) -> Iterator[FaultOutcome]:
     """Yield what came of the faults; those in processes of their own go on beside the others."""
     attempts = [Attempt(name, *start(bench, name)) for name in APART if name in names]
@@ -122,7 +122,7 @@ def _each(
     tell(progress, "")
 
 
-def tell(terminal: Any, text: str) -> None:
+def tell(terminal: TextIO, text: str) -> None:
     """Show one line of progress, where somebody looks."""
     if terminal.isatty():
         print(f"\r\x1b[K{text}", end="", file=terminal, flush=True)
@@ -131,14 +131,14 @@ def tell(terminal: Any, text: str) -> None:
 class Attempt:
     """One fault, in a thread."""
 
-    def __init__(self, name: str, act: Callable[..., str], *arguments: Any) -> None:
+    def __init__(self, name: str, act: Callable[..., str], *arguments: object) -> None:
         self._name, self._expected = name, str(act.__doc__)
         self._found: list[tuple[str, str]] = []
         self._began = self._ended = time.monotonic()
         self._thread = threading.Thread(target=self._work, args=(act, *arguments), daemon=True)
         self._thread.start()
 
-    def _work(self, act: Callable[..., str], *arguments: Any) -> None:
+    def _work(self, act: Callable[..., str], *arguments: object) -> None:
         try:
             found = act(*arguments), MET
         except Unable as error:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.chaos.bench import Bench, Failed, Unable, counted, expect
+from deploy.chaos.bench import Bench, Failed, Hook, Unable, counted, expect
 from deploy.chaos.loopback import FPS, LoopbackSource
 from deploy.chaos.videos import decoded, scene, screen, write_video
 from deploy.status import AI_OFF, LIVE, OFFLINE
+from export.runtime.engine import Array
 from medisseg.errors import UserError
 
 FRAMES = 30
@@ -27,7 +28,7 @@ SLOW_MS = 250
 INTERVAL_MS = 1000 / FPS
 
 
-def refused(act: Callable[[], Any]) -> str:
+def refused(act: Callable[[], object]) -> str:
     """Return the one line with which something is refused."""
     try:
         act()
@@ -149,7 +150,7 @@ def slow_model(bench: Bench) -> str:
     return f"at most {oldest:.0f} ms with {inference:.0f} ms an inference, {counted(frames)}"
 
 
-def ai_off_and_back(bench: Bench, hook: Any, *words: object) -> str:
+def ai_off_and_back(bench: Bench, hook: Hook, *words: object) -> str:
     """Run through an engine's fault, and see the AI go off and come back."""
     run = bench.start(bench.video("long.mp4", LONG), "--realtime", *words, hook=hook)
     off = run.wait_for(lambda s: s.state == AI_OFF, AI_OFF)
@@ -160,11 +161,11 @@ def ai_off_and_back(bench: Bench, hook: Any, *words: object) -> str:
     return f"{off.reason[:60]}; {restarts} restart, {counted(frames)}"
 
 
-def once(act: Callable[[np.ndarray], Any]) -> Any:
+def once(act: Callable[[Array], Array | None]) -> Hook:
     """Return a hook that acts on the tenth batch of all engines, and never again."""
     seen = [0]
 
-    def hook(number: int, batch: np.ndarray) -> Any:
+    def hook(number: int, batch: Array) -> Array | None:
         seen[0] += 1
         return act(batch) if seen[0] == 10 else None
 
@@ -174,7 +175,7 @@ def once(act: Callable[[np.ndarray], Any]) -> Any:
 def engine_error(bench: Bench) -> str:
     """AI-OFF, the video goes on, the engine is restarted"""
 
-    def broken(batch: np.ndarray) -> None:
+    def broken(batch: Array) -> None:
         raise RuntimeError("device lost (chaos)")
 
     return ai_off_and_back(bench, once(broken))
@@ -183,7 +184,7 @@ def engine_error(bench: Bench) -> str:
 def engine_nonsense(bench: Bench) -> str:
     """AI-OFF, the video goes on, the engine is restarted"""
 
-    def nonsense(batch: np.ndarray) -> Any:
+    def nonsense(batch: Array) -> Array:
         shape = (len(batch), bench.engine.classes, *batch.shape[2:])
         return np.full(shape, np.nan, np.float32)
 
@@ -193,9 +194,12 @@ def engine_nonsense(bench: Bench) -> str:
 def engine_hangs(bench: Bench) -> str:
     """AI-OFF, the video goes on, the engine is restarted"""
     released = threading.Event()
+
+    def hang(batch: Array) -> None:
+        released.wait(20)
+
     try:
-        hook = once(lambda batch: released.wait(20) and None)
-        return ai_off_and_back(bench, hook, "--too-slow-ms", 700, "--hang-s", 1)
+        return ai_off_and_back(bench, once(hang), "--too-slow-ms", 700, "--hang-s", 1)
     finally:
         released.set()
 

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from io import BufferedIOBase
 
 import numpy as np
 import numpy.typing as npt
+
+from medisseg.video import add_h264
 
 Picture = npt.NDArray[np.uint8]
 FPS = 25
@@ -62,7 +64,7 @@ class LoopbackSource:
                 with contextlib.suppress(OSError, av.FFmpegError):  # the viewer left
                     source._send(self.wfile, dead)
 
-            def log_message(self, format: str, *arguments: Any) -> None:
+            def log_message(self, format: str, *arguments: object) -> None:
                 pass
 
         self._dead = dead
@@ -79,15 +81,13 @@ class LoopbackSource:
             self._server.server_close()
             self._server = None
 
-    def _send(self, file: Any, dead: threading.Event) -> None:
+    def _send(self, file: BufferedIOBase, dead: threading.Event) -> None:
         import av
 
         first = self.picture(self.number)
         with av.open(file, "w", format="mpegts", options={"flush_packets": "1"}) as container:
-            stream: Any = container.add_stream("libx264", rate=FPS)
-            stream.height, stream.width = first.shape[:2]
-            stream.pix_fmt, stream.codec_context.gop_size = "yuv420p", GOP
-            stream.options = {"preset": "ultrafast", "tune": "zerolatency", "threads": "1"}
+            options = {"g": str(GOP), "preset": "ultrafast", "tune": "zerolatency", "threads": "1"}
+            stream = add_h264(container, (first.shape[0], first.shape[1]), FPS, **options)
             began, index = time.monotonic(), 0
             while not dead.wait(max(0.0, began + index / FPS - time.monotonic())):
                 frame = av.VideoFrame.from_ndarray(self.picture(self.number), "rgb24")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ def to_rgb(picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
     The array is a view of a new buffer: the picture itself may still be on its way to a recorder.
     """
     if picture.format.name == "rgb24":
-        pixels: npt.NDArray[Any] = picture.to_ndarray()
+        pixels = np.asarray(picture.to_ndarray(), np.uint8)
     else:
         from av.video.reformatter import ColorRange, VideoReformatter
 

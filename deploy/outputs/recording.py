@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.audit import utc_now
+from medisseg.video import add_h264
 
 if TYPE_CHECKING:
     import av
@@ -156,20 +157,21 @@ class VideoRecorder:
             },
         )
         self._container.metadata["creation_time"] = utc_now()
-        stream = self._container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+        stream = add_h264(
+            self._container,
+            (picture.height, picture.width),
+            25,
+            preset=self._preset,
+            tune="zerolatency",  # a frame that went in comes out: nothing waits in the encoder
+            crf=str(self._crf),
+            threads="1",
+            g="50",
+        )
         context = stream.codec_context
         context.sample_aspect_ratio = self._aspect
         context.time_base = Fraction(1, CLOCK)
-        context.gop_size = 50
         for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
             setattr(context, name, int(getattr(picture, name)))
-        context.options = {
-            "preset": self._preset,
-            "tune": "zerolatency",  # a frame that went in comes out: nothing waits in the encoder
-            "crf": str(self._crf),
-            "threads": "1",
-        }
         self._stream = stream
         self._began, self._last_tick, self._connection = moment, -1, connection
         self.parts.append(Part(path.name, picture.width, picture.height, first))

@@ -34,7 +34,7 @@ EVENT_COLUMNS = (
 class Results:
     """Writes ``results.jsonl`` and ``events.csv``; a full disk stops it with an alarm.
 
-    Lines are in the order in which frames were settled: one dropped on the way comes before an
+    Lines are in the order in which frames were finished: one dropped on the way comes before an
     older one that was still being segmented.
 
     Raises:
@@ -52,7 +52,7 @@ class Results:
         # Standard JSON has no NaN; results of a sick engine must stay readable everywhere.
         self._write(self._lines, json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
 
-    def event(self, **values: Any) -> None:
+    def event(self, **values: object) -> None:
         """Append an event; values by the names of ``EVENT_COLUMNS``."""
         if self._table is not None and not self.stopped:
             try:

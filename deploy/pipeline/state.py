@@ -98,7 +98,7 @@ class FrameCounter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken = 0
-        self._settled = dict.fromkeys(OUTCOMES, 0)
+        self._finished = dict.fromkeys(OUTCOMES, 0)
 
     @property
     def taken(self) -> int:
@@ -114,10 +114,10 @@ class FrameCounter:
     def finish(self, outcome: str) -> None:
         """Count a frame that left, once."""
         with self._lock:
-            self._settled[outcome] += 1
+            self._finished[outcome] += 1
 
     def snapshot(self) -> dict[str, int]:
         """Return in, processed, dropped, failed, in_flight, all of one moment."""
         with self._lock:
-            done = sum(self._settled.values())
-            return {"in": done, **self._settled, "in_flight": self._taken - done}
+            done = sum(self._finished.values())
+            return {"in": done, **self._finished, "in_flight": self._taken - done}

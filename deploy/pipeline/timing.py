@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 STAGES = ("decode", "preprocess", "infer", "postprocess", "temporal", "draw", "record")
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
@@ -69,7 +69,7 @@ class Histogram:
         ends = {"min": round(self.least, 3), "max": round(self.most, 3)}
         return {"count": self.count, "mean": mean, **shown, **ends}
 
-    def edges(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def edges(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Return (bin edges in milliseconds [n + 1], counts [n]) of the bins in use."""
         used = [index for index, count in enumerate(self.counts) if count]
         if not used:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from deploy.replay.recorded import Entry, Picture, RecordedRun
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.text import console, safe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXAMPLE = """example:
   medisseg run compare runs/exam-fp32 runs/exam-fp16 --out runs/fp32-fp16"""
@@ -284,7 +287,7 @@ def write(
     page.save(out / "index.html")
 
 
-def chart(rows: list[Row]) -> Any:
+def chart(rows: list[Row]) -> Figure:
     """Draw Dice over time."""
     from matplotlib.figure import Figure
 

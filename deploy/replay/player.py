@@ -32,6 +32,7 @@ from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.labels import Label
 from medisseg.picture import Picture as Place
+from medisseg.video import add_h264
 
 EXAMPLE = """examples:
   medisseg run replay runs/exam
@@ -101,19 +102,20 @@ def write(run: RecordedRun, path: Path, stream: int) -> int:
         replacing(path) as tmp_path,
         av.open(str(tmp_path), "w", format=_format(path)) as container,
     ):
-        video: Any = container.add_stream("libx264", rate=25)
-        video.codec_context.time_base = Fraction(1, CLOCK)
-        video.options = {"crf": "18", "preset": "veryfast"}
+        video = None
         for entry in entries:
             picture = draw(run, entry)
             size = size or picture.shape[:2]
             frame = rgb_to_yuv(fitted(picture, size))
-            if last < 0:
-                video.height, video.width, video.pix_fmt = frame.height, frame.width, "yuv420p"
+            if video is None:
+                whole = (frame.height, frame.width)
+                video = add_h264(container, whole, 25, crf="18", preset="veryfast")
+                video.codec_context.time_base = Fraction(1, CLOCK)
             last = max(last + 1, round((entry.time_s - entries[0].time_s) * CLOCK))
             frame.pts, frame.time_base = last, Fraction(1, CLOCK)
             container.mux(video.encode(frame))
-        container.mux(video.encode(None))
+        if video is not None:
+            container.mux(video.encode(None))
     print(f"{len(entries)} frames written to {path}")
     return 0
 

@@ -47,7 +47,7 @@ class Entry:
         outcome: "processed", "dropped" or "failed".
         raw: Its number in the raw video; None where it is not in it.
         alarm: Whether an alarm was shown on it.
-        counts: Processed, dropped, failed of its stream up to and with it, in the order settled.
+        counts: Processed, dropped, failed of its stream up to and with it, in the order finished.
         offset: Where its line begins in ``results.jsonl``, in bytes.
     """
 
@@ -193,8 +193,8 @@ def indexed(line: dict[str, Any], counts: dict[int, list[int]], offset: int) -> 
         raise ValueError(f"stream, id and raw are {numbers}")
     if numbers[0] >= MOST_STREAMS or not math.isfinite(line["time_s"]):
         raise ValueError("a stream or a time that no run has")
-    settled = counts.setdefault(line["stream"], [0, 0, 0])
-    settled[OUTCOMES.index(line["outcome"])] += 1
+    finished = counts.setdefault(line["stream"], [0, 0, 0])
+    finished[OUTCOMES.index(line["outcome"])] += 1
     return Entry(
         line["stream"],
         line["id"],
@@ -202,7 +202,7 @@ def indexed(line: dict[str, Any], counts: dict[int, list[int]], offset: int) -> 
         line["outcome"],
         raw,
         line.get("alarm", False),
-        (settled[0], settled[1], settled[2]),
+        (finished[0], finished[1], finished[2]),
         offset,
     )
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deploy.sources.clock import Clock
 from deploy.sources.filters import AUTO, Deinterlacer, ToneMapper
@@ -17,6 +17,7 @@ from medisseg.errors import UserError
 
 if TYPE_CHECKING:
     import av
+    from av.codec.hwaccel import HWAccel
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
@@ -166,7 +167,7 @@ def paced(arrivals: Iterator[Arrival], stop: threading.Event) -> Iterator[Arriva
         yield arrival
 
 
-def hardware_decoder() -> Any:
+def hardware_decoder() -> HWAccel | None:
     """Return FFmpeg's CUDA decoder where there is a GPU (it falls back to software), else None."""
     if not Path("/dev/nvidiactl").exists():  # asking PyTorch would load it, which takes seconds
         return None

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from deploy.pipeline.state import OUTCOMES
 from deploy.pipeline.timing import Timing
 from deploy.status import STATES, StreamStatus
 
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
 
 def prometheus_text(statuses: list[StreamStatus], timings: list[Timing]) -> bytes:
     """Return the text exposition of all streams for Prometheus."""
     from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.registry import Collector
 
-    class Collector:
-        def collect(self) -> Iterator[Any]:
+    class Frames(Collector):
+        def collect(self) -> Iterator[Metric]:
             yield from _families(statuses, timings)
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())  # type: ignore[arg-type]
+    registry.register(Frames())
     return generate_latest(registry)
 
 
-def _families(statuses: list[StreamStatus], timings: list[Timing]) -> Iterator[Any]:
+def _families(statuses: list[StreamStatus], timings: list[Timing]) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
     frames = CounterMetricFamily("medisseg_frames", "Frames", labels=["stream", "outcome"])

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from deploy.options import Options
 from deploy.pipeline.live import Live
@@ -18,6 +18,11 @@ from deploy.status import accounts
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.text import console
+
+if TYPE_CHECKING:
+    from rich.live import Live as Lines
+
+    from deploy.watch.window import Window
 
 log = logging.getLogger(__name__)
 TICK_S = 0.1
@@ -30,8 +35,8 @@ class Watchers:
     def __init__(self, live: Live, options: Options) -> None:
         self._live, self._options = live, options
         self._stack = contextlib.ExitStack()
-        self._window: Any = None
-        self._terminal: Any = None
+        self._window: Window | None = None
+        self._terminal: Lines | None = None
         self._metrics_at = 0.0
 
     def __enter__(self) -> Watchers:
@@ -74,7 +79,7 @@ class Watchers:
         page = stack.enter_context(serve(self._live, self._options.serve, token, names=names))
         print(f"live page: {page.url}", file=sys.stderr)
 
-    def _open_window(self, stack: contextlib.ExitStack) -> Any:
+    def _open_window(self, stack: contextlib.ExitStack) -> Window | None:
         wanted = self._options.window
         if wanted == "off" or (wanted == "auto" and not has_display()):
             return None
@@ -88,7 +93,7 @@ class Watchers:
             log.warning("no window: %s", error)
             return None
 
-    def _open_terminal(self, stack: contextlib.ExitStack) -> Any:
+    def _open_terminal(self, stack: contextlib.ExitStack) -> Lines | None:
         if not sys.stderr.isatty():
             return None
         from rich.live import Live as Lines
@@ -104,9 +109,7 @@ class Watchers:
         try:
             with replacing(self._options.metrics) as tmp_path:
                 tmp_path.write_bytes(self._live.metrics())
-                tmp_path.chmod(
-                    0o644
-                )  # another user's collector reads it, whatever this run's umask
+                tmp_path.chmod(0o644)  # for another user's collector, whatever the umask
         except (OSError, UserError) as error:
             log.error("metrics: %s", error)
 

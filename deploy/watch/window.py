@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deploy.pipeline.live import Live
+
+if TYPE_CHECKING:
+    from tkinter import PhotoImage
 
 
 class Window:
@@ -22,7 +25,7 @@ class Window:
         except ImportError as error:
             raise RuntimeError("Tk is not installed (apt install python3-tk)") from error
         try:
-            self._root: Any = tkinter.Tk(className="Med-DisSeg")
+            self._root = tkinter.Tk(className="Med-DisSeg")
         except tkinter.TclError as error:
             raise RuntimeError(str(error)) from error
         self._tk, self._live, self._stream = tkinter, live, stream
@@ -31,7 +34,7 @@ class Window:
         self._root.protocol("WM_DELETE_WINDOW", self._ask_to_close)
         self._open = True
         self._seen = 0
-        self._photo: Any = None
+        self._photo: PhotoImage | None = None
 
     def _ask_to_close(self) -> None:
         self._open = False

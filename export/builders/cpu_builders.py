@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from export.builders.spec import Built, Spec
+from export.builders.spec import Bars, Built, Spec
 from export.mixed_precision import PreparedGraph
 from export.model_info import ModelInfo
 from export.precision import convolution_types
 
 
-def build_onnx(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Built:
+def build_onnx(prepared: PreparedGraph, spec: Spec, progress: Bars | None = None) -> Built:
     """Return the graph itself, for ONNX Runtime."""
     import onnxruntime
 
@@ -28,7 +27,7 @@ def build_onnx(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Bui
     )
 
 
-def build_openvino(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Built:
+def build_openvino(prepared: PreparedGraph, spec: Spec, progress: Bars | None = None) -> Built:
     """Convert the float32 (or Q/DQ) graph to OpenVINO's format and inspect what it compiles to."""
     import openvino
 

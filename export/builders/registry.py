@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 from export.builders.cpu_builders import build_onnx, build_openvino
-from export.builders.spec import Built, Spec
+from export.builders.spec import Bars, Built, Spec
 from export.mixed_precision import PreparedGraph
 from export.runtime import tensorrt_log
 from medisseg.errors import UserError
@@ -110,7 +109,7 @@ def audit(built: Built, precision: str, backend: str, quantized: int | None = No
 
 
 def _tensorrt(module: str) -> Callable[..., Built]:
-    def built(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Built:
+    def built(prepared: PreparedGraph, spec: Spec, progress: Bars) -> Built:
         from export.builders.tensorrt_builder import build_tensorrt
 
         return build_tensorrt(module, prepared, spec, progress)
@@ -118,9 +117,10 @@ def _tensorrt(module: str) -> Callable[..., Built]:
     return built
 
 
-def _torch_tensorrt(prepared: PreparedGraph, spec: Spec, progress: Any = None) -> Built:
+def _torch_tensorrt(prepared: PreparedGraph, spec: Spec, progress: Bars) -> Built:
     from export.builders.torch_tensorrt_builder import build_torch_tensorrt
 
+    assert prepared.network is not None
     return build_torch_tensorrt(prepared.network, spec)
 
 

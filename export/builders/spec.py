@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.model_info import ModelInfo
 from export.runtime.engine import BaseEngine
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Bars = Callable[[], "Progress"]  # gives a bar, as a context manager
 GPUS = ("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121")
 LAYERS = "layers.json"  # the part of a bundle that lists an engine's kernels
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from export.builders import tensorrt_layers
-from export.builders.spec import LAYERS, Built, Spec, gpu_name, local_gpu
+from export.builders.spec import LAYERS, Bars, Built, Spec, gpu_name, local_gpu
 from export.builders.tensorrt_config import (
     configure,
     is_rtx,
@@ -27,16 +28,18 @@ from export.builders.tensorrt_config import (
 from export.builders.tensorrt_layers import Kernel
 from export.builders.tensorrt_watch import monitor
 from export.mixed_precision import PreparedGraph
+from export.model_info import ModelInfo
 from export.older_opset import lowered
 from export.runtime import tensorrt_log
-from export.runtime.tensorrt_log import made, ok
+from export.runtime.engine import BaseEngine
+from export.runtime.tensorrt_log import Log, made, ok
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx, handed on as ``trt``
     import tensorrt as T
 
 
-def build_tensorrt(module: str, prepared: PreparedGraph, spec: Spec, progress: Any) -> Built:
+def build_tensorrt(module: str, prepared: PreparedGraph, spec: Spec, progress: Bars) -> Built:
     """Build a plan with the Python module ``tensorrt`` or ``tensorrt_rtx``.
 
     Args:
@@ -93,7 +96,7 @@ def build_tensorrt(module: str, prepared: PreparedGraph, spec: Spec, progress: A
     )
 
 
-def _inspected(trt: Any, plan: bytes, spec: Spec, log: Any) -> list[Kernel]:
+def _inspected(trt: ModuleType, plan: bytes, spec: Spec, log: Log) -> list[Kernel]:
     """Return the kernels of a plan by opening it, which needs its GPU."""
     runtime: T.Runtime = tensorrt_log.opened(trt.Runtime, log)
     if spec.version_compatible:
@@ -107,19 +110,19 @@ def _inspected(trt: Any, plan: bytes, spec: Spec, log: Any) -> list[Kernel]:
 
 
 def _run(
-    trt: Any,
+    trt: ModuleType,
     builder: T.Builder,
     network: T.INetworkDefinition,
     config: T.IBuilderConfig,
-    progress: Any,
-    log: Any,
+    progress: Bars,
+    log: Log,
 ) -> bytes:
     """Build in a thread, so that Ctrl-C reaches this one and stops the build at its next step."""
     with progress() as bar:
         watch = monitor(trt, bar) if hasattr(trt, "IProgressMonitor") else None  # not in 8
         if watch:
             config.progress_monitor = watch
-        result: list[Any] = []
+        result: list[T.IHostMemory | BaseException | None] = []
 
         def work() -> None:
             try:
@@ -144,12 +147,12 @@ def _run(
 
 def _opener(
     module: str, plan: bytes, capabilities: tuple[str, ...], spec: Spec
-) -> Callable[[Any], Any] | None:
+) -> Callable[[ModelInfo], BaseEngine] | None:
     """Return a function that opens the plan here, or None where no such GPU is."""
     if local_gpu() not in capabilities:
         return None
 
-    def opened(model_info: Any) -> Any:
+    def opened(model_info: ModelInfo) -> BaseEngine:
         from export.runtime.tensorrt_engine import TensorRTEngine
 
         newer = spec.version_compatible

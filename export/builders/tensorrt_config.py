@@ -6,10 +6,11 @@ import ctypes.util
 import importlib.util
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from export.builders.spec import Spec, local_gpu
-from export.runtime.tensorrt_log import made, ok
+from export.runtime.tensorrt_log import Log, made, ok
 from medisseg.errors import UserError
 from medisseg.files import replacing
 
@@ -20,22 +21,22 @@ if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx, handed 
 DLA_UNTIL, DLA_AGAIN = (10, 8), (11, 4, 1)
 
 
-def version_of(trt: Any) -> tuple[int, ...]:
+def version_of(trt: ModuleType) -> tuple[int, ...]:
     """Return TensorRT's version as numbers."""
     return tuple(int(part) for part in trt.__version__.split(".") if part.isdigit())
 
 
-def is_rtx(trt: Any) -> bool:
+def is_rtx(trt: ModuleType) -> bool:
     """Whether ``trt`` is TensorRT for RTX."""
     return str(trt.__name__).startswith("tensorrt_rtx")
 
 
-def is_typed(trt: Any, spec: Spec) -> bool:
+def is_typed(trt: ModuleType, spec: Spec) -> bool:
     """Whether the network is strongly typed: always, but in TensorRT 8 and for DLA before 11."""
     return is_rtx(trt) or version_of(trt) >= ((11,) if spec.dla >= 0 else (10,))
 
 
-def refuse(trt: Any, spec: Spec) -> None:
+def refuse(trt: ModuleType, spec: Spec) -> None:
     """Refuse what this version cannot do, before work is spent on it.
 
     Raises:
@@ -72,12 +73,12 @@ def refuse(trt: Any, spec: Spec) -> None:
 
 
 def configure(
-    trt: Any,
+    trt: ModuleType,
     builder: T.Builder,
     config: T.IBuilderConfig,
     network: T.INetworkDefinition,
     spec: Spec,
-    log: Any,
+    log: Log,
 ) -> tuple[str, ...]:
     """Set shapes, memory, GPUs and compatibility; return the compute capabilities built for."""
     _set_shapes(trt, builder, config, network, spec, log)
@@ -104,12 +105,12 @@ def configure(
 
 
 def _set_shapes(
-    trt: Any,
+    trt: ModuleType,
     builder: T.Builder,
     config: T.IBuilderConfig,
     network: T.INetworkDefinition,
     spec: Spec,
-    log: Any,
+    log: Log,
 ) -> None:
     tensor = network.get_input(0)
     low, best, high = (trt.Dims((count, *spec.input_shape)) for count in spec.batch)
@@ -120,7 +121,7 @@ def _set_shapes(
     ok(config.add_optimization_profile(profile) >= 0, log, f"batches {spec.batch} were refused")
 
 
-def _set_gpus(trt: Any, config: Any, spec: Spec, log: Any) -> tuple[str, ...]:
+def _set_gpus(trt: ModuleType, config: T.IBuilderConfig, spec: Spec, log: Log) -> tuple[str, ...]:
     able = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
     unable = [gpu for gpu in spec.gpus if gpu not in able]
     if unable:
@@ -136,7 +137,7 @@ def _set_gpus(trt: Any, config: Any, spec: Spec, log: Any) -> tuple[str, ...]:
 
 
 def weakly_typed(
-    trt: Any,
+    trt: ModuleType,
     network: T.INetworkDefinition,
     config: T.IBuilderConfig,
     spec: Spec,
@@ -156,7 +157,7 @@ def weakly_typed(
             layer.precision = trt.float32
 
 
-def open_timing_cache(config: T.IBuilderConfig, path: Path, log: Any) -> None:
+def open_timing_cache(config: T.IBuilderConfig, path: Path, log: Log) -> None:
     """Give a builder the kernel timings of a file, where there is one."""
     content = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(content)

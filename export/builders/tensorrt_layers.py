@@ -15,9 +15,10 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
+
+from medisseg.schema import Json
 
 TYPES = {
     "float": "FP32",
@@ -125,7 +126,7 @@ def _largest(constants: Sequence[tuple[int, str]]) -> tuple[str, int]:
     return (kind, count) if count else ("", 0)
 
 
-def _count(sides: Any) -> int:
+def _count(sides: int | str | list[int]) -> int:
     """Return how many values a tensor of these sides has: "64,3,3,3", a list or a count."""
     if isinstance(sides, int):
         return sides
@@ -133,7 +134,7 @@ def _count(sides: Any) -> int:
     return math.prod(abs(int(side)) for side in numbers if str(side).strip())
 
 
-def _described(tensor: dict[str, Any]) -> str:
+def _described(tensor: Json) -> str:
     """Return the type in the inspector's words: "Half", "Channel major FP16 format where C % 8"."""
     keys = ("Datatype", "Format/Datatype", "Type")
     words = next((str(tensor[key]) for key in keys if key in tensor), "")
@@ -212,7 +213,7 @@ def to_json(kernels: Sequence[Kernel]) -> bytes:
 
 def from_json(content: bytes) -> list[Kernel]:
     """Read what :func:`to_json` wrote."""
-    rows: list[dict[str, Any]] = json.loads(content)
+    rows: list[Json] = json.loads(content)
     lists = ("reads", "gives", "nodes")
     return [Kernel(**row | {name: tuple(row[name]) for name in lists}) for row in rows]
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
-def monitor(trt: Any, bar: Any) -> Any:
+class BuildMonitor(Protocol):
+    """Set ``cancelled`` to stop a build at its next step; ``steps`` counts those that were done."""
+
+    cancelled: bool
+    steps: int
+
+
+def monitor(trt: ModuleType, bar: Progress) -> BuildMonitor:
     """Return an IProgressMonitor that draws each phase and can cancel."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
@@ -13,7 +24,7 @@ def monitor(trt: Any, bar: Any) -> Any:
             trt.IProgressMonitor.__init__(self)
             self.cancelled = False
             self.steps = 0
-            self._tasks: dict[str, Any] = {}
+            self._tasks: dict[str, TaskID] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._tasks[phase_name] = bar.add_task(phase_name, total=num_steps)

@@ -6,16 +6,17 @@ import importlib
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from export.builders.spec import Built, Spec, local_gpu
 from export.builders.tensorrt_layers import from_inspector
+from export.model_info import ModelInfo
+from export.runtime.engine import BaseEngine
 from medisseg.errors import UserError
 
 
-def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
+def build_torch_tensorrt(network: torch.nn.Module, spec: Spec) -> Built:
     """Compile an inference network by Torch-TensorRT, with the types it has in PyTorch.
 
     Never run by us: Torch-TensorRT does not import without TensorRT and a CUDA PyTorch. The tests
@@ -60,7 +61,7 @@ def build_torch_tensorrt(network: Any, spec: Spec) -> Built:
         torch_tensorrt.save(module, str(path), output_format="exported_program", inputs=[sample])
         program = path.read_bytes()
 
-    def opened(model_info: Any) -> Any:
+    def opened(model_info: ModelInfo) -> BaseEngine:
         from export.runtime.torch_tensorrt_engine import TorchTensorRTEngine
 
         return TorchTensorRTEngine(program, model_info)
@@ -85,7 +86,7 @@ def _convolutions(module: torch.nn.Module, typed: str) -> dict[str, int]:
     return dict(counts)
 
 
-def _in_type(network: Any, dtype: Any) -> Any:
+def _in_type(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """Return the network in ``dtype`` with float32 inputs and outputs."""
 
     class Cast(torch.nn.Module):
@@ -93,7 +94,7 @@ def _in_type(network: Any, dtype: Any) -> Any:
             super().__init__()
             self.network = network.to(dtype)
 
-        def forward(self, images: torch.Tensor) -> Any:
+        def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
             answer = self.network(images.to(dtype))
             if isinstance(answer, torch.Tensor):
                 return answer.float()

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from medisseg.errors import UserError
 from medisseg.files import replacing
+
+if TYPE_CHECKING:
+    import tensorrt as T
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +34,15 @@ class KernelCache:
         runtime_config: IRuntimeConfig for the engine's contexts.
     """
 
-    def __init__(self, trt: Any, engine: Any, path: Path | None) -> None:
+    def __init__(self, trt: ModuleType, engine: T.ICudaEngine, path: Path | None) -> None:
         self._path = path
         self._before = path.read_bytes() if path and path.is_file() else b""
-        self.runtime_config: Any = engine.create_runtime_config()
+        self.runtime_config = engine.create_runtime_config()
         eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         self.runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
-        self.runtime_config.cuda_graph_strategy = (
-            trt.CudaGraphStrategy.DISABLED
-        )  # we capture ourselves
-        self._kernels: Any = self.runtime_config.create_runtime_cache()
+        # We capture ourselves.
+        self.runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
+        self._kernels = self.runtime_config.create_runtime_cache()
         if self._before and not self._kernels.deserialize(self._before):
             log.info("%s is of another GPU or driver: kernels are compiled again", path)
         self.runtime_config.set_runtime_cache(self._kernels)

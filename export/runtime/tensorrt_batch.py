@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -60,9 +61,10 @@ class BatchSize:
         cache: KernelCache | None,
     ) -> None:
         trt, plan, device = engine._trt, engine._engine, engine.device
+        assert plan is not None  # it is not closed while it opens
         self._log, self._stream, self._scratch = engine._log, engine._stream, scratch
         context: T.IExecutionContext = made(_context(trt, plan, cache), self._log, "context")
-        self._context: Any = context
+        self._context = context
         whole = (count, *_sides(plan.get_tensor_shape(given))[1:])
         ok(context.set_input_shape(given, whole), self._log, f"TensorRT refused images {whole}")
         ok(not context.infer_shapes(), self._log, "TensorRT could not infer the outputs' shapes")
@@ -83,7 +85,7 @@ class BatchSize:
             name: torch.zeros(value.shape, dtype=value.dtype, pin_memory=True)
             for name, value in tensors.items()
         }
-        self._graph: Any = None
+        self._graph: torch.cuda.CUDAGraph | None = None
         torch.cuda.current_stream(device).synchronize()  # the tensors were zeroed on that one
         self._capture()
 
@@ -126,7 +128,9 @@ class BatchSize:
             self.host[name].copy_(value, non_blocking=True)
 
 
-def _context(trt: Any, plan: Any, cache: KernelCache | None) -> Any:
+def _context(
+    trt: ModuleType, plan: T.ICudaEngine, cache: KernelCache | None
+) -> T.IExecutionContext | None:
     """Create a context whose scratch memory is given to it."""
     if not hasattr(trt, "ExecutionContextAllocationStrategy"):  # before TensorRT 10
         return plan.create_execution_context_without_device_memory()
@@ -137,7 +141,7 @@ def _context(trt: Any, plan: Any, cache: KernelCache | None) -> Any:
     return plan.create_execution_context(cache.runtime_config)
 
 
-def _give(context: Any, scratch: torch.Tensor) -> None:
+def _give(context: T.IExecutionContext, scratch: torch.Tensor) -> None:
     """Give a context its scratch memory."""
     if hasattr(context, "set_device_memory"):
         context.set_device_memory(scratch.data_ptr(), scratch.numel())
@@ -149,7 +153,7 @@ def _sides(shape: T.Dims) -> tuple[int, ...]:
     return tuple(shape[i] for i in range(len(shape)))
 
 
-def _dtype(trt: Any, plan: T.ICudaEngine, name: str) -> torch.dtype:
+def _dtype(trt: ModuleType, plan: T.ICudaEngine, name: str) -> torch.dtype:
     kinds = {
         trt.float32: torch.float32,
         trt.float16: torch.float16,

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from export.model_info import ModelInfo
 from export.runtime import tensorrt_log
-from export.runtime.engine import BaseEngine
+from export.runtime.engine import BaseEngine, Images, Outputs
 from export.runtime.kernel_cache import KernelCache
 from export.runtime.tensorrt_batch import BatchSize, batch_sizes
 from medisseg.errors import UserError
@@ -74,14 +73,16 @@ class TensorRTEngine(BaseEngine):
             engine: T.ICudaEngine = tensorrt_log.made(
                 runtime.deserialize_cuda_engine(plan), self._log, "engine; build it again here"
             )
-            self._runtime: Any = runtime  # closed in this order: batches, engine, runtime
-            self._engine: Any = engine
+            self._runtime: T.Runtime | None = (
+                runtime  # closed in this order: batches, engine, runtime
+            )
+            self._engine: T.ICudaEngine | None = engine
             self._stream = torch.cuda.Stream(self.device)
-            self._batches = self._opened(kernels)
+            self._batches = self._opened(engine, kernels)
 
-    def _opened(self, kernels: Path | None) -> dict[int, BatchSize]:
+    def _opened(self, engine: T.ICudaEngine, kernels: Path | None) -> dict[int, BatchSize]:
         """Make, warm and capture every batch size; they share one scratch memory."""
-        trt, engine = self._trt, self._engine
+        trt = self._trt
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         if len(inputs) != 1 or "logits" not in names:
@@ -107,7 +108,7 @@ class TensorRTEngine(BaseEngine):
             cache.save()
         return batches
 
-    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+    def _run(self, batch: Images) -> Outputs:
         given = torch.from_numpy(np.ascontiguousarray(batch))
         work = self._batch(len(batch))
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):

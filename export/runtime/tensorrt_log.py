@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
+from typing import Protocol, TypeVar
 
 from medisseg.errors import UserError
 
+Made = TypeVar("Made")
 _SCRATCH = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
-def logger(trt: Any, verbose: bool = False) -> Any:
+class Log(Protocol):
+    """What TensorRT said: its errors, and the builder's own account of the engine.
+
+    Attributes:
+        errors: Messages, the newest last.
+        layers: The block "Layers:", "" without one.
+        scratch_mb: Memory that one run needs, in MB; None where it was not said.
+    """
+
+    errors: list[str]
+    layers: str
+    scratch_mb: float | None
+
+
+def logger(trt: ModuleType, verbose: bool = False) -> Log:
     """Return a logger that keeps errors for the message.
 
     Args:
@@ -26,7 +43,7 @@ def logger(trt: Any, verbose: bool = False) -> Any:
             self.layers = ""
             self.scratch_mb: float | None = None
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: object, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message.strip())
             elif verbose and message.startswith("Layers:"):
@@ -37,31 +54,36 @@ def logger(trt: Any, verbose: bool = False) -> Any:
     return Logger()
 
 
-def made(thing: Any, log: Any, what: str) -> Any:
+def made(thing: Made | None, log: Log, what: str) -> Made:
     """Return ``thing`` unless TensorRT gave None for it."""
-    ok(thing is not None, log, f"TensorRT gave no {what}")
+    if thing is None:
+        raise _failed(log, f"TensorRT gave no {what}")
     return thing
 
 
-def ok(good: bool, log: Any, what: str) -> None:
+def ok(good: bool, log: Log, what: str) -> None:
     """TensorRT answers False or None where it fails: every answer comes through here.
 
     Raises:
         UserError: ``what`` failed; with the last things that TensorRT said.
     """
     if not good:
-        said = "; ".join(getattr(log, "errors", [])[-3:]) or "no reason was given"
-        raise UserError(f"{what} ({said})")
+        raise _failed(log, what)
 
 
-def opened(kind: Any, log: Any) -> Any:
+def _failed(log: Log, what: str) -> UserError:
+    said = "; ".join(log.errors[-3:]) or "no reason was given"
+    return UserError(f"{what} ({said})")
+
+
+def opened(kind: Callable[[Log], Made | None], log: Log) -> Made:
     """Return ``kind(log)``, a Builder or a Runtime.
 
     Raises:
         UserError: There is no NVIDIA driver: the bindings then raise TypeError.
     """
     try:
-        return made(kind(log), log, kind.__name__.lower())
+        return made(kind(log), log, str(getattr(kind, "__name__", kind)).lower())
     except TypeError as error:
         said = "; ".join(log.errors[-3:]) or str(error)
         raise UserError(

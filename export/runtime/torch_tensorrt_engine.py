@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import io
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from export.model_info import ModelInfo
-from export.runtime.engine import BaseEngine
+from export.runtime.engine import BaseEngine, Images, Outputs
 
 
 class TorchTensorRTEngine(BaseEngine):
@@ -29,17 +27,20 @@ class TorchTensorRTEngine(BaseEngine):
         torch_tensorrt = importlib.import_module("torch_tensorrt")
         self.device = torch.device("cuda" if device == "auto" else device)
         with torch.cuda.device(self.device):
-            self._module: Any = torch.export.load(io.BytesIO(program)).module()
+            loaded = torch.export.load(io.BytesIO(program))
+            self._module: torch.nn.Module | None = loaded.module()
         where = torch.cuda.get_device_name(self.device)
         super().__init__(model_info, f"Torch-TensorRT {torch_tensorrt.__version__} on {where}")
 
-    def _run(self, batch: npt.NDArray[Any]) -> dict[str, Any]:
+    def _run(self, batch: Images) -> Outputs:
         answers = self.run_on_device(torch.from_numpy(np.ascontiguousarray(batch)))
         return {name: value.float().cpu().numpy() for name, value in answers.items()}
 
     @torch.inference_mode()
-    def run_on_device(self, batch: Any) -> dict[str, torch.Tensor]:
+    def run_on_device(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the outputs of images on this GPU, without a copy to the host."""
+        if self._module is None:
+            raise RuntimeError(f"{self.name} is closed; open it again with load_engine")
         images = batch if isinstance(batch, torch.Tensor) else torch.from_dlpack(batch)
         with torch.cuda.device(self.device):
             answer = self._module(images.to(self.device))

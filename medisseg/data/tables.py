@@ -7,7 +7,6 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from medisseg.data.layout import split_word
 from medisseg.data.names import Names, Part, existing, read_text, shown, stem
@@ -122,7 +121,7 @@ def read_json(path: Path, names: Names) -> dict[str, Part]:
     and its split are a table, too, as is ``{"a.png": "train"}``.
     """
     try:
-        content: Any = parse_json(read_text(path), path)
+        content: object = parse_json(read_text(path), path)
     except ValueError:
         return {}
     if found := parts_of_rows(_rows(content), path, names):
@@ -157,7 +156,7 @@ def read_json_lines(path: Path, names: Names) -> dict[str, Part]:
         return {}
 
 
-def _rows(content: Any) -> list[list[str]]:
+def _rows(content: object) -> list[list[str]]:
     """Return rows of JSON as those of a table; empty where it is something else."""
     if isinstance(content, dict):
         if not all(isinstance(value, str | dict) for value in content.values()):
@@ -174,7 +173,7 @@ def _rows(content: Any) -> list[list[str]]:
     return [keys, *([str(row.get(key, "")) for key in keys] for row in rows)] if keys else []
 
 
-def _entry(entry: Any) -> tuple[str, str]:
+def _entry(entry: object) -> tuple[str, str]:
     if not isinstance(entry, dict):
         return str(entry), ""
     image = next((str(entry[key]) for key in NAME_KEYS if key in entry), "")

@@ -120,7 +120,7 @@ class Foreign(Baseline):
         return part
 
 
-def _tensors(answer: Any) -> list[Tensor]:
+def _tensors(answer: object) -> list[Tensor]:
     """Return the maps of an answer in their order."""
     if isinstance(answer, Tensor):
         return [answer]

@@ -18,6 +18,7 @@ from medisseg.files import replacing
 from medisseg.phantom.camera import Exposure, develop, expose, gain, smear
 from medisseg.phantom.scenes import KINDS, Shot, make_passage, make_still
 from medisseg.schema import Json
+from medisseg.video import add_h264
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -233,18 +234,6 @@ def _write_video(
 
 
 def _open_stream(container: OutputContainer, size: tuple[int, int], fps: int) -> VideoStream:
-    try:
-        # The same bytes every time: x264 divides the work by the number of its threads, and its
-        # macroblock tree depended on where its buffers lay (7 files in 16 runs at 80x64).
-        stream = container.add_stream(
-            "libx264",
-            rate=fps,
-            options={"crf": "15", "preset": "fast", "threads": "1", "mbtree": "0"},
-        )
-    except ValueError as error:
-        raise UserError(
-            "this build of PyAV has no H.264 encoder (libx264); pip install --force-reinstall av"
-        ) from error
-    stream.height, stream.width = size
-    stream.pix_fmt = "yuv420p"
-    return stream
+    # The same bytes every time: x264 divides the work by the number of its threads, and its
+    # macroblock tree depended on where its buffers lay (7 files in 16 runs at 80x64).
+    return add_h264(container, size, fps, crf="15", preset="fast", threads="1", mbtree="0")

@@ -276,13 +276,31 @@ def test_command_in_the_manifest_builds_the_same_again(checkpoint: Path) -> None
     import argparse
     import shlex
 
-    from export.options import add_arguments, from_arguments
+    from export.options import add_arguments, from_arguments, read_options
 
     options = BuildOptions(
         backend="tensorrt-rtx", size=(64, 96), batch=(1, 2, 4), gpu=("sm86", "sm89"),
-        data="a b", uncertainty=True, workspace=512,
+        data=Path("a b"), uncertainty=True, workspace=512,
     )  # fmt: skip
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     words = shlex.split(shlex.join([str(checkpoint), *options.arguments()]))
-    assert BuildOptions(**from_arguments(parser.parse_args(words))) == options
+    assert read_options(from_arguments(parser.parse_args(words))) == options
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"backand": "onnx"}, "build: unknown key 'backand'; did you mean 'backend'?"),
+        ({"images": "many"}, "build: images is 'many'; expected int"),
+        ({"batch": 4}, "build: batch is [4]; expected 3 values"),
+        ({"size": "100x128"}, "--size is 100x128; both must be multiples of 16"),
+        ({"size": "big"}, "size is 'big'; expected HxW in pixels, for example 256x256"),
+    ],
+)
+def test_wrong_values_from_python_say_what_was_expected(
+    values: dict[str, object], said: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        build(checkpoint, tmp_path / "x", **values)
+    assert str(caught.value).startswith(said) and not (tmp_path / "x").exists()

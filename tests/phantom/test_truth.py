@@ -64,12 +64,12 @@ def test_mask_is_what_dense_sampling_finds(kind: str) -> None:
     chosen = np.unique(np.concatenate([rng.choice(p, min(len(p), 60), False) for p in pools]))
     opinions = np.stack([second_opinion(shot, w) for w in around(shot, SIZE, chosen)])
     said = mask.ravel()[chosen] == 1
-    settled = (opinions == opinions[0]).all(0)
-    assert settled.sum() > 80
-    np.testing.assert_array_equal(said[settled], opinions[0][settled])
+    agreed = (opinions == opinions[0]).all(0)
+    assert agreed.sum() > 80
+    np.testing.assert_array_equal(said[agreed], opinions[0][agreed])
     # Where the outline crosses the pixel its centre decides; finer, as rays graze the polyp there.
-    closer = second_opinion(shot, around(shot, SIZE, chosen[~settled])[0], 5000)
-    assert (said[~settled] != closer).sum() <= 0.1 * (~settled).sum() + 1
+    closer = second_opinion(shot, around(shot, SIZE, chosen[~agreed])[0], 5000)
+    assert (said[~agreed] != closer).sum() <= 0.1 * (~agreed).sum() + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,11 +78,11 @@ def test_double_size_agrees(kind: str) -> None:
     single = truth(shot.scene, shot.pose, shot.optics, (96, 96))
     double = truth(shot.scene, shot.pose, shot.optics, (192, 192))
     share = double.reshape(96, 2, 96, 2).mean((1, 3))
-    settled = (share == 0) | (share == 1)
-    assert settled.mean() > 0.9
-    different = (single != share)[settled].sum()
+    agreed = (share == 0) | (share == 1)
+    assert agreed.mean() > 0.9
+    different = (single != share)[agreed].sum()
     # A block of four may still hide a corner of the outline between its centres.
-    assert different <= 0.01 * (~settled).sum() + 1
+    assert different <= 0.01 * (~agreed).sum() + 1
     assert abs(single.mean() - double.mean()) < 0.004
 
 

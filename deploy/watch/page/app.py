@@ -5,21 +5,22 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 from starlette.applications import Starlette
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from deploy.status import fault_of
 from deploy.watch.page.session import Pictures, Player, Session
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from starlette.websockets import WebSocket
 
     from deploy.pipeline.live import Live, View
@@ -86,7 +87,7 @@ def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
         data = await anyio.to_thread.run_sync(live.metrics)
         return Response(data, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    routes: list[Any] = [Route(path, _file(name)) for path, name in FILES.items()]
+    routes: list[BaseRoute] = [Route(path, _file(name)) for path, name in FILES.items()]
     routes += [
         Route("/snapshot/{stream}.png", snapshot),
         Route("/status", status),
@@ -102,7 +103,7 @@ def number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else None
 
 
-def _file(name: str) -> Any:
+def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         return FileResponse(HERE / name)
 
@@ -117,7 +118,7 @@ def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
             await app(scope, receive, send)
             return
 
-        async def protect(message: Any) -> None:
+        async def protect(message: Message) -> None:
             if message["type"] == "http.response.start":
                 more = [(key.encode(), value.encode()) for key, value in SECURITY.items()]
                 own = [pair for pair in message["headers"] if pair[0].decode() not in SECURITY]

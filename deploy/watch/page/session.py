@@ -18,7 +18,7 @@ import json
 import struct
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from starlette.websockets import WebSocketDisconnect
@@ -40,7 +40,7 @@ POLICY_VIOLATION = 1008  # WebSocket close code
 class Player(Protocol):
     """What a recorded run is shown with; every method may be called from any thread."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return {"position", "frames", "playing", "marks" (alarms: first, last), "text"}."""
 
     def play(self, on: bool) -> None:
@@ -180,7 +180,7 @@ class Session:
             pass
         group.cancel_scope.cancel()
 
-    def _obey(self, wish: Any) -> None:
+    def _obey(self, wish: object) -> None:
         if not isinstance(wish, dict):
             raise ValueError("expected an object")
         for key, value in wish.items():
@@ -201,7 +201,9 @@ class Session:
             else:
                 raise ValueError(f"{key!r}: {value!r} means nothing here")
 
-    def _take_drawn(self, number: Any) -> None:
+    def _take_drawn(self, number: object) -> None:
+        if type(number) is not int:
+            raise ValueError(f"drawn is {number!r}; expected a picture's number")
         sent = self._undrawn.pop(number)
         self._browser_ms = (time.monotonic() - sent) * 1e3
         self._drawn.set()
