@@ -108,6 +108,7 @@ def configured(signatures: Any, version: str, spec: Spec, fp32_nodes: tuple[str,
     rtx = signatures.has("ComputeCapability")
     trt.__name__, trt.__version__ = "tensorrt_rtx" if rtx else "tensorrt", version
     trt.Dims = tuple
+    log = types.SimpleNamespace(errors=[], layers="", scratch_mb=None)
     builder, config, network = (
         Recorder(signatures, kind) for kind in ("Builder", "IBuilderConfig", "INetworkDefinition")
     )
@@ -120,7 +121,7 @@ def configured(signatures: Any, version: str, spec: Spec, fp32_nodes: tuple[str,
     for layer, name in zip(layers, ("a", "b"), strict=True):
         layer.__dict__["name"] = name
     network.__dict__.update(num_layers=2, get_layer=layers.__getitem__)
-    tensorrt_config.configure(trt, builder, config, network, spec, None)
+    tensorrt_config.configure(trt, builder, config, network, spec, log)
     if not tensorrt_config.is_typed(trt, spec):
         tensorrt_config.weakly_typed(trt, network, config, spec, fp32_nodes)
     return config, profile, tensor, layers
