@@ -31,7 +31,7 @@ def test_the_values_that_are_edited_are_good_ones() -> None:
     from tests.fuzz import checkpoint, manifest, results, settings
 
     manifest.one(manifest.seeds()[0])
-    assert manifest.Bundle.open(manifest.HERE / "bundle").traits.classes == 2
+    assert manifest.Bundle.open(manifest.HERE / "bundle").model_info.classes == 2
     path = checkpoint.HERE / "good.safetensors"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(checkpoint.file_of(checkpoint.dumps(checkpoint.HEADER)))
