@@ -9,6 +9,7 @@ from typing import Any
 
 Color = tuple[int, int, int]
 LONGEST = 40
+MOST_CLASSES = 256
 
 # Distinguishable with the common colour-vision deficiencies (after Okabe and Ito 2008).
 PALETTE: tuple[Color, ...] = (
@@ -52,6 +53,8 @@ def make_labels(
         >>> make_labels(3, ["neoplastic", "non-neoplastic"])[0].color
         (0, 158, 115)
     """
+    if classes > MOST_CLASSES:  # a label is made for each
+        raise ValueError(f"classes is {classes}; expected at most {MOST_CLASSES}")
     count = max(1, classes - 1)
     for what, given in (("class_names", names), ("class_colors", colors)):
         if given and len(given) != count:
