@@ -92,7 +92,7 @@ def test_a_busy_machine_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[1] == (*asked[0], "budget_minutes=20.0")
 
 
-@pytest.mark.parametrize(("dice", "told"), [(0.155, True), (0.93, False)])
+@pytest.mark.parametrize(("dice", "reported"), [(0.155, True), (0.93, False)])
 def test_a_network_that_had_no_time_is_told(
     dice: float, reported: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
