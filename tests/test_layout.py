@@ -33,7 +33,7 @@ DEPLOY = {
     "sources": {"options"},
     "outputs": {"analysis", "audit", "sources", "status"},
     "pipeline": {"analysis", "audit", "engine", "options", "outputs", "sources", "status"},
-    "watch": {"options", "pipeline", "status"},
+    "watch": {"options", "outputs", "pipeline", "status"},
     "report": {"engine", "options", "pipeline"},
     "replay": {"analysis", "options", "outputs", "pipeline", "status", "watch"},
     "run": {"audit", "engine", "options", "outputs", "pipeline", "report", "sources", "watch"},

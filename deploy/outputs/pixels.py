@@ -37,6 +37,21 @@ def upright(pixels: npt.NDArray[np.uint8], rotation: int) -> npt.NDArray[np.uint
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
+def square_pixels(rgb: npt.NDArray[np.uint8], aspect: float) -> npt.NDArray[np.uint8]:
+    """Return a uint8 RGB picture [H, W, 3] as wide as it is meant, and contiguous.
+
+    Args:
+        rgb: Stored pixels.
+        aspect: Width of a pixel over its height.
+    """
+    if aspect == 1:
+        return np.ascontiguousarray(rgb)
+    import cv2
+
+    wide = max(1, round(rgb.shape[1] * aspect))
+    return np.asarray(cv2.resize(rgb, (wide, rgb.shape[0]), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def to_yuv(picture: av.VideoFrame) -> av.VideoFrame:
     """Return a decoded picture as the encoder takes it: yuv420p, even sizes, upright."""
     even = picture.width % 2 == 0 and picture.height % 2 == 0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from deploy.outputs.pixels import square_pixels
 from deploy.pipeline.live import Live
 
 if TYPE_CHECKING:
@@ -44,9 +43,9 @@ class Window:
         view = self._live.wait(self._stream, self._seen, wait_s)
         if view is not None:
             self._seen = view.sequence
-            height, width = view.rgb.shape[:2]
-            pixels = np.ascontiguousarray(view.rgb).tobytes()
-            data = b"P6 %d %d 255 " % (width, height) + pixels
+            pixels = square_pixels(view.rgb, view.status.aspect)
+            height, width = pixels.shape[:2]
+            data = b"P6 %d %d 255 " % (width, height) + pixels.tobytes()
             self._photo = self._tk.PhotoImage(data=data, format="PPM")
             self._label.configure(image=self._photo)
         self._root.update()

@@ -187,12 +187,14 @@ def test_no_display_is_no_obstacle_unless_a_window_was_asked_for(
 def test_a_fault_of_ours_ends_the_run_with_a_report_and_is_raised(
     play: Any, lab: Any, numbered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploy.pipeline import stages as outputs
+    """Faults of a frame stay in that frame; one in the accounts themselves leaves none to keep."""
+    from deploy.pipeline.accounting import FrameAccounting
 
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(outputs, "draw_status", broken)
+    for name in ("finish", "broke"):
+        monkeypatch.setattr(FrameAccounting, name, broken)
     with pytest.raises(ZeroDivisionError, match="a fault of ours"):
         play(numbered)
     report = lab.Run(tmp_path / "run0").report

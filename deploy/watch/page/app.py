@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from deploy.outputs.pixels import square_pixels
 from deploy.status import fault_of
 from deploy.watch.page.session import Pictures, Player, Session
 
@@ -168,7 +169,6 @@ def snapshot_name(view: View) -> str:
 
 def png(view: View) -> bytes:
     """Return an annotated picture without loss; its text chunks say what it shows."""
-    import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -183,6 +183,6 @@ def png(view: View) -> bytes:
     ):
         said.add_itxt(key, str(value))
     file = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(view.rgb))
+    image = Image.fromarray(square_pixels(view.rgb, view.status.aspect))
     image.save(file, "PNG", pnginfo=said, compress_level=1)
     return file.getvalue()

@@ -722,3 +722,39 @@ def test_the_program_keeps_its_logging(live: Live) -> None:
     with serve(live, "127.0.0.1:0"):
         assert closed == []
     handler.close()
+
+
+def test_window_and_snapshot_have_square_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PAL stores 720 x 576 for a picture of 4:3, whose pixels are 16/15 as wide as high."""
+    from PIL import Image
+
+    from deploy.outputs.pixels import square_pixels
+    from deploy.pipeline.live import View
+    from deploy.watch.page.app import png
+    from deploy.watch.window import Window
+
+    tkinter = pytest.importorskip("tkinter")
+    rgb = np.zeros((576, 720, 3), np.uint8)
+    rgb[:, 360:] = 200
+    view = View(1, rgb, 7, StreamStatus(0, "PAL", LIVE, aspect=16 / 15))
+    image = np.asarray(Image.open(io.BytesIO(png(view))))
+    assert image.shape == (576, 768, 3)
+    assert image[300, 380].tolist() == [0] * 3 and image[300, 388].tolist() == [200] * 3
+
+    class Widget:
+        def __init__(self, *_: object, **words: Any) -> None:
+            self.words = words
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **words: self.words.update(words)
+
+    class OneView:
+        def wait(self, *_: object) -> View:
+            return view
+
+    for name in ("Tk", "Label", "PhotoImage"):
+        monkeypatch.setattr(tkinter, name, Widget)
+    window = Window(OneView())  # type: ignore[arg-type]
+    assert window.tick(0)
+    assert window._photo.words["data"].startswith(b"P6 768 576 255 ")
+    assert np.array_equal(square_pixels(rgb, 1.0), rgb)
