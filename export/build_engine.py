@@ -238,7 +238,14 @@ def _verify(
             f"{checked.images} images. "
             + answers.remedy(graph, plain, frames[0].image, model_info, options.precision)
         )
-    return checked
+    own = reference.info.convention
+    if own.size == model_info.convention.size:
+        return checked
+    trained = dataclasses.replace(
+        reference, model_info=dataclasses.replace(model_info, convention=own)
+    )
+    dice = verify.dice_against_truth(trained.answer, frames, own, model_info.threshold)
+    return dataclasses.replace(checked, dice_own_size=dice)
 
 
 def _verify_batch(engine: BaseEngine, frames: Sequence[Frame], options: BuildOptions) -> None:

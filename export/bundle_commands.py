@@ -184,6 +184,8 @@ def summary(checked: verify.Verification) -> str:
     )
     if checked.dice_network is not None and checked.dice_change is not None:
         text += f", Dice against the truth {checked.dice_network:.4f} {checked.dice_change:+.4f}"
+    if checked.dice_own_size is not None:
+        text += f" (the network at the size it was trained at: {checked.dice_own_size:.4f})"
     return text
 
 

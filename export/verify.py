@@ -55,6 +55,8 @@ class Verification:
         by: What answered: the engine's name, or the emulation of its precision.
         dice_network: Mean Dice of the network against the truth; None without masks.
         dice_change: Engine's minus network's Dice against the truth.
+        dice_own_size: The network's Dice against the truth at the size it was trained at, where the
+            engine has another; None otherwise.
     """
 
     max_abs: float
@@ -66,6 +68,7 @@ class Verification:
     by: str
     dice_network: float | None = None
     dice_change: float | None = None
+    dice_own_size: float | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""
@@ -155,6 +158,18 @@ def compare(
         dice_network=None if against is None else float(against[0]),
         dice_change=None if against is None else float(against[1] - against[0]),
     )
+
+
+def dice_against_truth(
+    answer: Answer, frames: Sequence[Frame], convention: InputConvention, threshold: float
+) -> float | None:
+    """Return the mean Dice of the masks against the truth at the images' size; None without."""
+    scores = [
+        _dice(_at(convention, answer(x.image)[0], x.image.shape[:2], threshold), x.mask)
+        for x in frames
+        if x.mask is not None
+    ]
+    return float(np.mean(scores)) if scores else None
 
 
 def _at(

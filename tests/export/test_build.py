@@ -20,6 +20,7 @@ import pytest
 from export import verify
 from export.build_engine import build, main
 from export.bundle import Bundle
+from export.bundle_commands import summary
 from export.options import BuildOptions
 from export.runtime import load_engine
 from export.samples import frames_from
@@ -45,6 +46,7 @@ def test_command_builds_inspects_and_verifies_from_any_folder(
     assert manifest["verification"]["dice_agreement"] > 0.998
     assert manifest["verification"]["max_abs"] < 0.01
     assert manifest["verification"]["dice_network"] is not None
+    assert manifest["verification"]["dice_own_size"] is None
     assert "Dice between masks" in said and "hacked" not in os.listdir(tmp_path)
 
     code, said, errors = run("inspect", out, cwd=tmp_path)
@@ -55,6 +57,26 @@ def test_command_builds_inspects_and_verifies_from_any_folder(
     assert code == 0, errors
     again = json.loads((tmp_path / "v.json").read_text())
     assert again["images"] == 6 and again["dice_agreement"] > 0.998
+
+
+def test_another_input_size_stands_beside_the_one_that_was_trained_at(
+    checkpoint: Path, frames: Path, tmp_path: Path
+) -> None:
+    """A smaller input is faster and less exact: both Dice are in the bundle."""
+    made = build(
+        checkpoint, tmp_path / "large", backend="onnx", precision="fp32", size=(96, 144),
+        data=frames, images=2, quiet=True,
+    )  # fmt: skip
+    checked = verify.Verification(**made.manifest["verification"])
+    scores = []
+    with load_engine(checkpoint, device="cpu") as exact:
+        for frame in frames_from(frames, 2):
+            logits = exact.infer(exact.convention.preprocess(frame.image)[None])[0]
+            found = exact.convention.restore(logits, frame.image.shape[:2])[0] > 0
+            scores.append(2 * (found & (frame.mask > 0)).sum() / (found.sum() + frame.mask.sum()))
+    assert checked.dice_own_size == pytest.approx(np.mean(scores), abs=1e-3)
+    assert checked.dice_network is not None and checked.dice_own_size != checked.dice_network
+    assert "trained at: " in summary(checked)
 
 
 def test_int8_and_raw_frames_are_built_and_run(
