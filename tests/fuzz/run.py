@@ -115,6 +115,8 @@ def instrumented(folder: Path) -> Path | None:
     build = folder / "extension"
     build.mkdir(parents=True, exist_ok=True)
     options = [f"-DCMAKE_CXX_COMPILER={compiler}", f"-DCMAKE_CXX_FLAGS={CPP_FLAGS}"]
+    # Only the extension is linked: a program would lack the counters, which atheris has.
+    options += ["-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY"]
     options += ["-DMEDISSEG_CUDA=OFF", "-DCMAKE_BUILD_TYPE=None"]
     options += [f"-DPython_EXECUTABLE={sys.executable}"]
     options += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
