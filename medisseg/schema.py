@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
+LONGEST_SHOWN = 300  # characters of a wrong value
 Json = dict[str, Any]  # a table of JSON or YAML, as it was read
 Tree = dict[int | str, Any]  # tables and, by their numbers, lists
 # Pydantic's names of wrong kinds begin with these; what a person calls them.
@@ -107,11 +108,17 @@ def _sentence(kind: type, found: ErrorDetails) -> str:
     if what in ("too_long", "too_short") or (what == "missing" and isinstance(at[-1], int)):
         at = at if what != "missing" else at[:-1]
         count = len(typing.get_args(_hint(kind, at)))
-        return f"{where} is {found['input']!r}; expected {count} values"
+        return f"{where} is {_short(found['input'])}; expected {count} values"
     if what == "missing":
         return f"{where} is missing; expected a value"
     expected = KINDS.get(what.split("_")[0], found["msg"])
-    return f"{where or 'file'} is {found['input']!r}; expected {expected}"
+    return f"{where or 'file'} is {_short(found['input'])}; expected {expected}"
+
+
+def _short(value: object) -> str:
+    """Return a value as text, of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _hint(kind: type, at: Iterable[int | str]) -> Any:
