@@ -47,7 +47,7 @@ class Recorder(Callback):
         log: Callable[[str], None],
         store_seconds: float = 0.0,
     ) -> None:
-        self.folder, self.info, self.log = folder, info, log
+        self.folder, self.info, self.say = folder, info, log  # "log" is Lightning's
         self.store_seconds = store_seconds
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
@@ -147,7 +147,7 @@ class Recorder(Callback):
         if "val_dice" in row:
             mark = " (best)" if improved else f" (best {self.best.get('val_dice', 0):.4f})"
             validation = f"  validation Dice {row['val_dice']:.4f}{mark}"
-        self.log(
+        self.say(
             f"stage {module.number}  epoch {int(row['epoch'])}/{module.stage.epochs}"
             f"  loss {row.get('train_loss', float('nan')):.4f}{validation}"
             f"  {row['seconds']:.0f} s  {100 * module.progress():.0f}% done"
