@@ -192,17 +192,17 @@ def test_the_real_litter_case(play: Any, shared: Path) -> None:
 def test_videos_of_a_folder_are_one_stream(play: Any, lab: Any, tmp_path: Path, given: str) -> None:
     folder = tmp_path / "exam"
     folder.mkdir()
-    for part, numbers in ((2, range(5)), (10, range(5, 10))):
+    for part, numbers in ((2, range(30)), (10, range(30, 60))):
         lab.write_video(folder / f"part{part}.mp4", map(lab.numbered_frame, numbers))
     (folder / "part10.mp4").rename(folder / "part9.mp4")
     (folder / "._part2.mp4").write_bytes(b"Mac OS X")
     (folder / "exam.xml").write_text("<x/>")
     run = play(given.format(folder))
     run.check_accounts()
-    assert run.report["frames"]["processed"] == 10
-    assert [lab.read_number(picture) for picture in run.video("raw")] == [*range(10)]
-    assert [part["frames"] for part in run.report["streams"][0]["raw"]] == [5, 5]
-    assert np.diff([line["time_s"] for line in run.lines]) == pytest.approx([0.04] * 9, abs=2e-3)
+    assert run.report["frames"]["processed"] == 60
+    assert [lab.read_number(picture) for picture in run.video("raw")] == [*range(60)]
+    assert [part["frames"] for part in run.report["streams"][0]["raw"]] == [30, 30]
+    assert np.diff([line["time_s"] for line in run.lines]) == pytest.approx([0.04] * 59, abs=2e-3)
 
 
 def test_a_broken_video_among_others_is_one_failed_frame(
