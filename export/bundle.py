@@ -324,7 +324,11 @@ def _lock_file(key: str) -> int:
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid():
         raise UserError(f"{folder} is not yours; set XDG_CACHE_HOME to a folder of yours")
     flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(folder / f"build-{key}.lock", flags, 0o600)
+    path = folder / f"build-{key}.lock"
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:  # a link or a folder in its place, or not ours to write
+        raise UserError(f"cannot open the lock {path} ({error.strerror}); remove it") from error
 
 
 def _part(place: Path, name: str, most: int = MOST_PART) -> bytes:
