@@ -162,22 +162,3 @@ def test_wrong_keys_are_said_before_anything_is_built(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             build_engine.build("edge-kvasir", out, backend="onnx", **more)
     assert not out.exists()
-
-
-def test_a_link_in_the_place_of_a_lock_is_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from export import bundle
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    victim = tmp_path / "victim"
-    victim.write_text("kept")
-    with bundle.building("engine.mdsg"):
-        pass
-    (lock,) = (tmp_path / "medisseg" / "locks").iterdir()
-    lock.unlink()
-    lock.symlink_to(victim)
-    refused = pytest.raises(UserError, match="cannot open the lock .*; remove it")
-    with refused, bundle.building("engine.mdsg"):
-        pass
-    assert victim.read_text() == "kept"
