@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,11 @@ def test_commands_of_other_packages_come_with_the_installation(
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "\n  build  " in (shown := capsys.readouterr().out) and "\n  run  " in shown
+
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", absent)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: ())
     with pytest.raises(UserError, match="medisseg run comes with the installed package"):
         cli.main(["run", "video.mp4"])
