@@ -39,6 +39,7 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (all)")
     parser.add_argument("--seconds", type=int, default=60, help="for each harness (60)")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs; 0: another every time")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "fuzz")
     parser.add_argument("--out", type=Path, help="JSON file for what was run and found")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -46,15 +47,15 @@ def main() -> int:
     if unknown := set(args.names) - set(NAMES):
         parser.error(f"{min(unknown)!r}; expected some of {', '.join(NAMES)}")
     if args.inside:
-        fuzz(args.names[0], args.seconds, args.folder)
+        fuzz(args.names[0], args.seconds, args.folder, args.seed)
         return 0
-    rows = [watch(name, args.seconds, args.folder) for name in args.names or NAMES]
+    rows = [watch(name, args.seconds, args.folder, args.seed) for name in args.names or NAMES]
     if args.out:
         args.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     return int(any(row["findings"] for row in rows))
 
 
-def fuzz(name: str, seconds: int, folder: Path) -> None:
+def fuzz(name: str, seconds: int, folder: Path, seed: int) -> None:
     """Fuzz one harness in this process, which ends with it."""
     import atheris
 
@@ -63,17 +64,17 @@ def fuzz(name: str, seconds: int, folder: Path) -> None:
         harness: Any = importlib.import_module(f"tests.fuzz.{name}")
     corpus = folder / name / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(harness.seeds()):
-        (corpus / f"seed-{number}").write_bytes(seed)
+    for number, start in enumerate(harness.seeds()):
+        (corpus / f"seed-{number}").write_bytes(start)
     known = HERE / "findings" / name
     words = [sys.argv[0], str(corpus), *([str(known)] if known.is_dir() else [])]
     words += [f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=3000", "-max_len=8192"]
-    words += [f"-artifact_prefix={folder / name}/", "-print_final_stats=1"]
+    words += [f"-artifact_prefix={folder / name}/", "-print_final_stats=1", f"-seed={seed}"]
     atheris.Setup(words, harness.one)
     atheris.Fuzz()
 
 
-def watch(name: str, seconds: int, folder: Path) -> dict[str, Any]:
+def watch(name: str, seconds: int, folder: Path, seed: int) -> dict[str, Any]:
     """Fuzz one harness in a process of its own; return and print what came of it."""
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,7 @@ def watch(name: str, seconds: int, folder: Path) -> dict[str, Any]:
     if name == "frames" and (built := instrumented(folder)):
         environment["MEDISSEG_FUZZ_EXTENSION"] = str(built)
     command = [sys.executable, __file__, name, "--inside", "--seconds", str(seconds)]
+    command += ["--seed", str(seed)]
     log = place / "log"
     with log.open("wb") as file:
         code = subprocess.run(
