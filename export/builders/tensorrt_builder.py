@@ -11,7 +11,7 @@ import importlib
 import threading
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.builders import tensorrt_layers
 from export.builders.spec import LAYERS, Bars, Built, Spec, gpu_name, local_gpu
@@ -119,7 +119,7 @@ def _run(
 ) -> bytes:
     """Build in a thread, so that Ctrl-C reaches this one and stops the build at its next step."""
     with progress() as bar:
-        watch = monitor(trt, bar) if hasattr(trt, "IProgressMonitor") else None  # not in 8
+        watch: Any = monitor(trt, bar) if hasattr(trt, "IProgressMonitor") else None  # not in 8
         if watch:
             config.progress_monitor = watch
         result: list[T.IHostMemory | BaseException | None] = []

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.builders.spec import Spec, local_gpu
 from export.runtime.tensorrt_log import Log, made, ok
@@ -121,7 +121,7 @@ def _set_shapes(
     ok(config.add_optimization_profile(profile) >= 0, log, f"batches {spec.batch} were refused")
 
 
-def _set_gpus(trt: ModuleType, config: T.IBuilderConfig, spec: Spec, log: Log) -> tuple[str, ...]:
+def _set_gpus(trt: ModuleType, config: Any, spec: Spec, log: Log) -> tuple[str, ...]:  # RTX's
     able = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
     unable = [gpu for gpu in spec.gpus if gpu not in able]
     if unable:

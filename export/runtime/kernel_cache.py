@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medisseg.errors import UserError
 from medisseg.files import replacing
 
 if TYPE_CHECKING:
-    import tensorrt as T
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class KernelCache:
         runtime_config: IRuntimeConfig for the engine's contexts.
     """
 
-    def __init__(self, trt: ModuleType, engine: T.ICudaEngine, path: Path | None) -> None:
+    def __init__(self, trt: ModuleType, engine: Any, path: Path | None) -> None:
         self._path = path
         self._before = path.read_bytes() if path and path.is_file() else b""
         self.runtime_config = engine.create_runtime_config()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -141,7 +141,7 @@ def _context(
     return plan.create_execution_context(cache.runtime_config)
 
 
-def _give(context: T.IExecutionContext, scratch: torch.Tensor) -> None:
+def _give(context: Any, scratch: torch.Tensor) -> None:
     """Give a context its scratch memory."""
     if hasattr(context, "set_device_memory"):
         context.set_device_memory(scratch.data_ptr(), scratch.numel())
