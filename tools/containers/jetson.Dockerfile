@@ -1,4 +1,5 @@
-# The runner on a Jetson (JetPack 6: L4T 36, CUDA 12.6, TensorRT 10.3). On the Jetson, from the checkout:
+# The runner on a Jetson (JetPack 6: L4T 36, CUDA 12.6, TensorRT 10.3). On the Jetson, from the checkout, with the folder
+# wheels/ of docs/guide/jetson.md and NVIDIA's wheel of PyTorch for this JetPack in it:
 #   docker build -f tools/containers/jetson.Dockerfile -t medisseg .
 #   docker run --runtime nvidia --rm medisseg doctor
 # syntax=docker/dockerfile:1
@@ -9,11 +10,11 @@ RUN apt-get update && apt-get install --yes --no-install-recommends \
     && useradd --system --uid 10001 --create-home --home-dir /data --groups video medisseg
 WORKDIR /src
 COPY . .
-# TensorRT comes with JetPack; PyTorch for it from NVIDIA's index of wheels, which WHEELS names.
-ARG WHEELS=https://pypi.jetson-ai-lab.io/jp6/cu126
+# TensorRT comes with JetPack; everything else from the folder, nothing from a network.
 RUN python3 -m venv --system-site-packages /opt/medisseg \
-    && /opt/medisseg/bin/pip install --no-cache-dir --requirement tools/build-requirements.txt \
-    && /opt/medisseg/bin/pip install --no-cache-dir --extra-index-url "$WHEELS" --no-build-isolation ".[serve]"
+    && /opt/medisseg/bin/pip install --no-cache-dir --no-index --find-links wheels \
+       --requirement tools/build-requirements.txt \
+    && /opt/medisseg/bin/pip install --no-cache-dir --no-index --find-links wheels --no-build-isolation ".[serve]"
 ENV PATH=/opt/medisseg/bin:$PATH HOME=/data PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /data
