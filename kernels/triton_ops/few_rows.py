@@ -22,12 +22,12 @@ from torch import Tensor
 
 from kernels import pairs
 from kernels.pairs import Options
-from kernels.triton_ops.launch import device_of, power_of_two
+from kernels.triton_ops.launch import capability, device_of, power_of_two, warps_for
 from kernels.triton_ops.math import INTERPRETED
 
 PROGRAMS = 256  # splits of the columns at most; a constant, so every GPU sums in the same order
 TILE = 8192  # numbers a step; half as many of float32, or where columns' squares are summed
-WARPS, STAGES = 4, 3
+STAGES = 3
 ENTRIES = 64  # of the Gram matrix a program of its sum
 _ROUNDING = tl.constexpr(pairs.ROUNDING * 2.0**-23)
 _SMALLEST_SQUARE = tl.constexpr(pairs.SMALLEST_NORM**2)
@@ -76,17 +76,18 @@ def backward(gradient: Tensor, h: Tensor, matrix: Tensor, options: Options) -> T
 def _launch(h: Tensor, options: Options) -> tuple[tuple[int], int, dict[str, int]]:
     """Programs, steps of each, and the compile-time sizes and options."""
     n, d = h.shape
-    sizes = sizes_for(n, h.element_size(), options.variant == "covariance")
+    warps = warps_for(capability(h.device), h.element_size())
+    sizes = sizes_for(n, h.element_size(), options.variant == "covariance", warps)
     steps = triton.cdiv(triton.cdiv(d, sizes["COLUMNS"]), PROGRAMS)
     return (triton.cdiv(d, sizes["COLUMNS"] * steps),), steps, sizes
 
 
-def sizes_for(n: int, element_size: int, squares: bool) -> dict[str, int]:
+def sizes_for(n: int, element_size: int, squares: bool, warps: int = 4) -> dict[str, int]:
     """A tile's rows and columns, whether all its rows are filled, and the launch's options."""
     rows = power_of_two(n, 16)
     columns = TILE // rows // (2 if element_size == 4 or squares else 1)
     sizes = {"ROWS": rows, "COLUMNS": columns, "FULL": n == rows, "SQUARES": squares}
-    return sizes | {"num_warps": WARPS, "num_stages": STAGES}
+    return sizes | {"num_warps": warps, "num_stages": STAGES}
 
 
 @triton.jit

@@ -21,3 +21,20 @@ def device_of(x: Tensor) -> AbstractContextManager[object]:
 def power_of_two(n: int, least: int = 1) -> int:
     """Return the smallest power of two that is at least ``n`` and ``least``."""
     return max(least, 1 << (n - 1).bit_length())
+
+
+def capability(device: torch.device) -> int:
+    """Return a GPU's compute capability as 90 for 9.0, and 0 for the interpreter's CPU."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def warps_for(target: int, element_size: int) -> int:
+    """Return the warps of a program that multiplies tiles.
+
+    Compiled for sm_120, float32 tiles spill with four warps (up to three values) and not with
+    eight; for sm_80 to sm_89 it is the other way round.
+    """
+    return 8 if target >= 120 and element_size == 4 else 4

@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels import pairs
 from kernels.pairs import Options
 from kernels.triton_ops.few_rows import log_add
-from kernels.triton_ops.launch import PRODUCTS, device_of
+from kernels.triton_ops.launch import PRODUCTS, capability, device_of, warps_for
 from kernels.triton_ops.math import LOG2_E, exp2
 
 SPANS = 16  # ranges of columns forward
@@ -42,7 +42,7 @@ def forward(h: Tensor, options: Options) -> Tensor:
     with device_of(h):
         forward_kernel[grid](
             rows.x, rows.norms, found, n, d, _factor(d, options), options.margin,
-            HINGE=hinge, SIDE=SIDES[0], DEPTH=DEPTH, num_warps=4,
+            HINGE=hinge, SIDE=SIDES[0], DEPTH=DEPTH, num_warps=warps_for(capability(h.device), 4),
         )  # fmt: skip
         finish_kernel[(1,)](
             found, loss, found.shape[1], own, options.count(n), math.log(options.count(n)),
@@ -61,7 +61,8 @@ def backward(gradient: Tensor, h: Tensor, loss: Tensor, options: Options) -> Ten
     with device_of(h):
         backward_kernel[(triton.cdiv(n, SIDES[1]), triton.cdiv(d, OWNED))](
             rows.x, rows.norms, shift, found, n, d, _factor(d, options), options.margin,
-            HINGE=options.variant == "hinge", SIDE=SIDES[1], DEPTH=DEPTH, OWNED=OWNED, num_warps=4,
+            HINGE=options.variant == "hinge", SIDE=SIDES[1], DEPTH=DEPTH, OWNED=OWNED,
+            num_warps=warps_for(capability(h.device), 4),
         )  # fmt: skip
     by_pair = -2 / (options.count(n) if options.variant == "hinge" else options.tau)
     found *= gradient * (by_pair * 2 / options.scale(d))
