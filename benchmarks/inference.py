@@ -20,6 +20,7 @@ import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -151,37 +152,29 @@ def cpu_cases(model: Network, model_info: ModelInfo, options: argparse.Namespace
         graphs[", straightforward"] = lambda: straight_graph(model, size)
     for suffix, made in graphs.items():
         graph = made()
-        yield Case(
-            f"onnx{suffix}", "fp32", lambda g=graph: OnnxEngine(g, model_info, "fp32", threads)
-        )  # type: ignore[misc]
+        yield Case(f"onnx{suffix}", "fp32", partial(OnnxEngine, graph, model_info, "fp32", threads))
         for precision in ("fp32", "bf16"):
-            yield Case(
-                f"openvino{suffix}",
-                precision,
-                lambda g=graph, p=precision: OpenVinoEngine(g, None, model_info, p, threads),  # type: ignore[misc]
-            )
+            opened = partial(OpenVinoEngine, graph, None, model_info, precision, threads)
+            yield Case(f"openvino{suffix}", precision, opened)
 
 
 def gpu_cases(model: Network, model_info: ModelInfo, options: argparse.Namespace) -> Iterator[Case]:
     """Yield PyTorch in its forms on a GPU, and the TensorRT family where it is installed."""
+
+    def ours(precision: str, compiled: bool) -> BaseEngine:
+        network = for_inference(model, portable=False)
+        return TorchEngine(network, model_info, "cuda", precision, compiled=compiled)
+
+    def literal(precision: str) -> BaseEngine:
+        network = Straight(copy.deepcopy(model), heads=False)
+        return StraightEngine(network, model_info, "cuda", precision)
+
     for precision in ("fp16", "bf16", "fp32"):
         for compiled in (False, True):
             name = "pytorch, CUDA graph, torch.compile" if compiled else "pytorch, CUDA graph"
-            yield Case(
-                name,
-                precision,
-                lambda p=precision, c=compiled: TorchEngine(  # type: ignore[misc]
-                    for_inference(model, portable=False), model_info, "cuda", p, compiled=c
-                ),
-            )
+            yield Case(name, precision, partial(ours, precision, compiled))
         if not options.no_peer:
-            yield Case(
-                "pytorch, straightforward",
-                precision,
-                lambda p=precision: StraightEngine(  # type: ignore[misc]
-                    Straight(copy.deepcopy(model), heads=False), model_info, "cuda", p
-                ),
-            )
+            yield Case("pytorch, straightforward", precision, partial(literal, precision))
 
 
 def tensorrt_cases(
@@ -205,7 +198,7 @@ def tensorrt_cases(
         return built.open(model_info)
 
     for backend in ("tensorrt", "tensorrt-rtx", "torch-tensorrt"):
-        yield Case(backend, "fp16", lambda b=backend: opened(b))  # type: ignore[misc]
+        yield Case(backend, "fp16", partial(opened, backend))
 
 
 def lively(model: Network) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import tensorrt as T
 
     from export.runtime.kernel_cache import KernelCache
-    from export.runtime.tensorrt_engine import TensorRTEngine
+    from export.runtime.tensorrt_log import Log
 
 log = logging.getLogger(__name__)
 # Up to so many images each batch size has its own graph; a longer batch runs in the next doubling.
@@ -38,6 +39,33 @@ def batch_sizes(low: int, high: int) -> list[int]:
     return sorted(sizes)
 
 
+@dataclass(frozen=True)
+class OpenPlan:
+    """A plan that is open on a GPU, and what all its batch sizes share.
+
+    Attributes:
+        trt: The module ``tensorrt`` or ``tensorrt_rtx``.
+        engine: The deserialised plan.
+        log: Where TensorRT says why it refused.
+        device: The GPU.
+        stream: All its work runs on this one.
+        scratch: Memory that every context computes in, uint8.
+        cache: Kernels of TensorRT for RTX; None for TensorRT.
+        given: Name of the input.
+        names: Names of all tensors.
+    """
+
+    trt: ModuleType
+    engine: T.ICudaEngine
+    log: Log
+    device: torch.device
+    stream: torch.cuda.Stream
+    scratch: torch.Tensor
+    cache: KernelCache | None
+    given: str
+    names: Sequence[str]
+
+
 class BatchSize:
     """Everything that ``count`` images run in.
 
@@ -51,29 +79,20 @@ class BatchSize:
         host: The outputs in pinned memory, by name.
     """
 
-    def __init__(
-        self,
-        engine: TensorRTEngine,
-        given: str,
-        names: Sequence[str],
-        count: int,
-        scratch: torch.Tensor,
-        cache: KernelCache | None,
-    ) -> None:
-        trt, plan, device = engine._trt, engine._engine, engine.device
-        assert plan is not None  # it is not closed while it opens
-        self._log, self._stream, self._scratch = engine._log, engine._stream, scratch
-        context: T.IExecutionContext = made(_context(trt, plan, cache), self._log, "context")
+    def __init__(self, shared: OpenPlan, count: int) -> None:
+        trt, plan, device, given = shared.trt, shared.engine, shared.device, shared.given
+        self._log, self._stream, self._scratch = shared.log, shared.stream, shared.scratch
+        context: T.IExecutionContext = made(_context(trt, plan, shared.cache), self._log, "context")
         self._context = context
         whole = (count, *_sides(plan.get_tensor_shape(given))[1:])
         ok(context.set_input_shape(given, whole), self._log, f"TensorRT refused images {whole}")
         ok(not context.infer_shapes(), self._log, "TensorRT could not infer the outputs' shapes")
-        _give(context, scratch)
+        _give(context, shared.scratch)
         tensors = {
             name: torch.zeros(
                 _sides(context.get_tensor_shape(name)), dtype=_dtype(trt, plan, name), device=device
             )
-            for name in names
+            for name in shared.names
         }
         for name, value in tensors.items():
             done = context.set_tensor_address(name, value.data_ptr())

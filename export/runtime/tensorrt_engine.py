@@ -18,7 +18,7 @@ from export.model_info import ModelInfo
 from export.runtime import tensorrt_log
 from export.runtime.engine import BaseEngine, Images, Outputs
 from export.runtime.kernel_cache import KernelCache
-from export.runtime.tensorrt_batch import BatchSize, batch_sizes
+from export.runtime.tensorrt_batch import BatchSize, OpenPlan, batch_sizes
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:  # the module at run time is tensorrt or tensorrt_rtx
@@ -73,9 +73,8 @@ class TensorRTEngine(BaseEngine):
             engine: T.ICudaEngine = tensorrt_log.made(
                 runtime.deserialize_cuda_engine(plan), self._log, "engine; build it again here"
             )
-            self._runtime: T.Runtime | None = (
-                runtime  # closed in this order: batches, engine, runtime
-            )
+            # Closed in this order: batches, engine, runtime.
+            self._runtime: T.Runtime | None = runtime
             self._engine: T.ICudaEngine | None = engine
             self._stream = torch.cuda.Stream(self.device)
             self._batches = self._opened(engine, kernels)
@@ -96,9 +95,11 @@ class TensorRTEngine(BaseEngine):
         cache = KernelCache(trt, engine, kernels) if rtx else None
         try:
             scratch = torch.empty(max(size, 256), dtype=torch.uint8, device=self.device)
+            shared = OpenPlan(
+                trt, engine, self._log, self.device, self._stream, scratch, cache, inputs[0], names
+            )
             batches = {
-                count: BatchSize(self, inputs[0], names, count, scratch, cache)
-                for count in batch_sizes(low, self.max_batch)
+                count: BatchSize(shared, count) for count in batch_sizes(low, self.max_batch)
             }
         except torch.OutOfMemoryError as error:
             raise UserError(
