@@ -663,6 +663,7 @@ def test_in_a_browser(browser: Any, fake: Any) -> None:
         until(lambda: run.state() == LIVE, LIVE)
         until(lambda: run.frame() > last, "a picture after the return")
         check_accounts(run)
+        assert not complaints(browser)
     finally:
         source.kill()
         run.stop()
@@ -670,8 +671,12 @@ def test_in_a_browser(browser: Any, fake: Any) -> None:
     until(lambda: run.state() == OFFLINE, OFFLINE)
     # The page asks again and again, as it should: while the runner closes, and after.
     expected = ("ERR_CONNECTION_REFUSED", "Connection closed before receiving a handshake response")
-    said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert not [message for message in said if not any(part in message for part in expected)]
+    assert not [said for said in complaints(browser) if not any(part in said for part in expected)]
+
+
+def complaints(browser: Any) -> list[str]:
+    """What the browser's console holds against the page since it was last asked."""
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def press(browser: Any, key: str) -> None:
