@@ -66,6 +66,18 @@ def _attention(name: str) -> Row:
     return Row(name, {"options": {"attention": name}})
 
 
+# What Med-DisSeg adds to ConDSeg taken away again, on whatever encoder the configuration names.
+CONDSEG_LIKE = {
+    "options": {"activation": "relu", "elat": False, "attention": "none"},
+    "loss": {"dispersive": [0, 0]},
+}
+# MONAI's U-Net in one stage; a quarter of the paper's width trains in the time that `edge` takes.
+UNET = {
+    "preset": "unet",
+    "options": {"width": 16},
+    "encoder_weights": None,
+    "stages": [2],
+}
 SWEEP = (0.2, 0.4, 0.6, 0.8, 1.0)
 ABLATIONS: dict[str, tuple[Row, ...]] = {
     "ablation": (
@@ -99,6 +111,12 @@ ABLATIONS: dict[str, tuple[Row, ...]] = {
     "attention": tuple(
         _attention(name) for name in ("none", "se", "eca", "cbam", "cbat", "emcad", "datransunet")
     ),
+    "baselines": (
+        Row("Med-DisSeg", _loss()),
+        Row("Med-DisSeg without dispersion", _loss(dispersive=[0, 0])),
+        Row("ConDSeg-like", CONDSEG_LIKE),
+        Row("U-Net, 16 channels", UNET),
+    ),
     "activation": (
         Row("TeLU", {"options": {"activation": "telu"}}),
         Row("ReLU", {"options": {"activation": "relu"}}),
@@ -122,7 +140,7 @@ def run_ablation(config: TrainConfig, study: str, seeds: Sequence[int]) -> Path:
     """
     rows = ABLATIONS[study]
     out = Path(config.out) / f"study-{study}"
-    settings = [from_dict(merge(config.to_dict(), dict(row.changes)), study) for row in rows]
+    settings = [changed(config, row) for row in rows]
     data = read_data(config)
     name, arrays = reported(config, data.validation)
     log = printer()
@@ -139,6 +157,14 @@ def run_ablation(config: TrainConfig, study: str, seeds: Sequence[int]) -> Path:
                 write_table(out, study, f"{config.name}: {name}", seeds)
     log(f"{out}/table.md")
     return out
+
+
+def changed(config: TrainConfig, row: Row) -> TrainConfig:
+    """Return a row's configuration; another network leaves the options of the first behind."""
+    base = config.to_dict()
+    if "preset" in row.changes:
+        base["options"] = {}
+    return from_dict(merge(base, dict(row.changes)), row.label)
 
 
 def reported(config: TrainConfig, validation: Arrays) -> tuple[str, Arrays]:

@@ -18,6 +18,7 @@ ABLATIONS = (
     "attention",
     "activation",
     "dispersive",
+    "baselines",
 )
 # Options named as in the other commands, and the keys they set.
 SHORTHANDS = {
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, key in SHORTHANDS.items():
         parser.add_argument(f"--{name}", help=f"the same as {key}=")
     parser.add_argument("--size", help="network input HEIGHTxWIDTH, the same as input.size=[H,W]")
-    parser.add_argument("--study", choices=ABLATIONS, help="run one of the paper's studies instead")
+    parser.add_argument("--study", choices=ABLATIONS, help="run a study instead")
     parser.add_argument(
         "--seeds", default="3", help="of a study: how many, or which (0,1,2); default: %(default)s"
     )

@@ -47,13 +47,11 @@ def test_every_row_builds_its_network_and_objective(study: str, tmp_path: Path) 
     """Each row is a valid configuration whose second stage takes a step with a finite loss."""
     from medisseg.training.run import build, objective
 
-    base = merge(
-        TrainConfig(preset="edge", stages=(2,)).to_dict(),
-        {"options": {"width": 8, "heads": 2, "decouple_width": 8, "aux_widths": [8] * 4}},
-    )
+    small = {"width": 8, "heads": 2, "decouple_width": 8, "aux_widths": [8] * 4}
+    base = TrainConfig(preset="edge", stages=(2,), options=small)
     seen = set()
     for row in ablations.ABLATIONS[study]:
-        config = from_dict(merge(base, dict(row.changes)))
+        config = ablations.changed(base, row)
         seen.add(json.dumps(config.to_dict()))
         network, _ = build(config, 2, tmp_path)
         images = torch.rand(2, 3, 64, 64)
