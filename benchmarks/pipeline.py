@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.common import cores, machine, parser, show, write
 from benchmarks.pipeline_loop import FPS, Usage, loop, picture, write_video
-from deploy import options, run
+from deploy import options, runner
 from deploy.pipeline.pipeline import Pipeline
 from medisseg.errors import UserError, command
 
@@ -91,7 +91,7 @@ def run_runner(engine: Shared, *words: object) -> Measured:
 
     chosen = options.parse([*map(str, words), "--model", "shared", "--window", "off"])
     with contextlib.redirect_stdout(io.StringIO()):
-        code = run.run(chosen, lambda: engine, make)
+        code = runner.run(chosen, lambda: engine, make)
     if code:
         raise UserError(f"the runner ended with exit code {code}")
     for stream in kept[0].streams:

@@ -66,9 +66,10 @@ class SquareEngine:
 
 def runner(words: Sequence[str]) -> int:
     """Run ``medisseg run WORDS`` with the engine above."""
-    from deploy import options, run
+    from deploy.options import parse
+    from deploy.runner import run
 
-    return run.run(options.parse(words), SquareEngine)
+    return run(parse(words), SquareEngine)
 
 
 def start(sources: Sequence[LoopbackSource], out: Path, *words: object) -> subprocess.Popen[str]:

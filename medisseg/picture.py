@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from medisseg.errors import UserError
 
-Image = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Image = npt.NDArray[np.uint8]
 
 AUTO, FULL = "auto", "full"
 
@@ -79,6 +80,8 @@ class Picture:
         self, part: npt.NDArray[Any], size: tuple[int, int], fill: npt.ArrayLike = 0
     ) -> npt.NDArray[Any]:
         """Return an array [..., H, W] of a frame's ``size``: ``part`` inside, ``fill`` outside."""
+        import numpy as np  # here: the runner's options read a Picture, and --help needs no numpy
+
         if self.fills(size):
             return part
         whole = np.empty((*part.shape[:-2], *size), part.dtype)

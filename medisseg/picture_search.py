@@ -7,13 +7,16 @@ the picture: a rectangle, an octagon, a circle with cut sides. Edges are refined
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medisseg.errors import UserError
-from medisseg.picture import AUTO, Image, Picture
+from medisseg.picture import AUTO, Picture
+
+if TYPE_CHECKING:
+    from medisseg.picture import Image
 
 Mask = npt.NDArray[np.uint8]
 

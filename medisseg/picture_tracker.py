@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from medisseg.picture import AUTO, Image, Picture
+from medisseg.picture import AUTO, Picture
 from medisseg.picture_search import look, picture_of
+
+if TYPE_CHECKING:
+    from medisseg.picture import Image
 
 SAME = 0.95  # overlap of two looks at one picture
 LOOKS_TO_MOVE, LOOKS_TO_SHRINK = 2, 4

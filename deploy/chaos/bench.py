@@ -166,7 +166,7 @@ class Running:
     """A run in a thread of this process."""
 
     def __init__(self, words: list[str], open_engine: Callable[[], Engine], out: Path) -> None:
-        from deploy import run
+        from deploy import runner
 
         self.out = out
         self.pipeline: Any = None
@@ -176,12 +176,12 @@ class Running:
         chosen = options_module.parse([*common, *patient, *words])
 
         def remember(*arguments: Any) -> Any:
-            self.pipeline = run.Pipeline(*arguments)
+            self.pipeline = runner.Pipeline(*arguments)
             return self.pipeline
 
         def body() -> None:
             try:
-                run.run(chosen, open_engine, remember)
+                runner.run(chosen, open_engine, remember)
             except BaseException as error:  # looked at in finish()
                 self.error = error
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
-from medisseg.config import TrainConfig, load_config
-from medisseg.training.memory import keep_freed_memory
+if TYPE_CHECKING:
+    from medisseg.config import TrainConfig
 
 EXAMPLE = "medisseg train edge data=kvasir-seg out=runs/edge stage2.epochs=40"
 ABLATIONS = (
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train what the arguments say."""
+    from medisseg.training.memory import keep_freed_memory
+
     config = read_config(args)
     keep_freed_memory()
     if args.study:
@@ -62,7 +65,13 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def read_config(args: argparse.Namespace) -> TrainConfig:
-    """Return the configuration that file, overrides and options make together."""
+    """Return the configuration that file, overrides and options make together.
+
+    Raises:
+        UserError: A file, key or value that is wrong.
+    """
+    from medisseg.config import load_config
+
     overrides = list(args.overrides)
     for name, key in SHORTHANDS.items():
         value = getattr(args, name)

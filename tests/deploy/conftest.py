@@ -49,8 +49,7 @@ def play(tmp_path: Path) -> Callable[..., Any]:
     """Run sources through a fake engine within this process: ``play(*sources, *options)``."""
 
     def run(*words: object, engine: Callable[[], Any] | None = None, code: int = 0) -> Any:
-        from deploy import options
-        from deploy import run as runner
+        from deploy import options, runner
 
         out = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         argv = [*map(str, words), "--model", "fake", "--out", str(out), "--window", "off"]

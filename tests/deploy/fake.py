@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from deploy import options, run  # noqa: E402
+from deploy import options, run, runner  # noqa: E402
 from medisseg.convention import InputConvention  # noqa: E402
 from medisseg.labels import Label  # noqa: E402
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line with the fake engine."""
     delay = slow(float(os.environ.get("FAKE_MS", "0")))
     chosen = options.parse(["--model", "fake", *(sys.argv[1:] if argv is None else argv)])
-    return run.run(chosen, lambda: FakeEngine(delay))
+    return runner.run(chosen, lambda: FakeEngine(delay))
 
 
 if __name__ == "__main__":

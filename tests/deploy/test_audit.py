@@ -41,14 +41,14 @@ def test_every_change_of_a_setting_is_written_down(
 ) -> None:
     from websockets.sync.client import connect
 
-    from deploy import options, run
+    from deploy import options, runner
     from deploy.watch.page import serve
 
     words = [str(numbered), "--model", "fake", "--window", "off", "--no-quality"]
     chosen = options.parse([*words, "--out", str(tmp_path / "run"), "--record", "none"])
 
     def watched(*arguments: Any) -> Any:
-        pipeline = run.Pipeline(*arguments)
+        pipeline = runner.Pipeline(*arguments)
         live = pipeline.live
         with serve(live, "127.0.0.1:0") as page:
             address = f"ws://127.0.0.1:{page.port}/live"
@@ -63,7 +63,7 @@ def test_every_change_of_a_setting_is_written_down(
         return pipeline
 
     ports: list[int] = []
-    assert run.run(chosen, fake.FakeEngine, watched) == 0
+    assert runner.run(chosen, fake.FakeEngine, watched) == 0
     rows = list(csv.DictReader((tmp_path / "run/events.csv").open()))
     settings = [row for row in rows if row["event"] == "setting"]
     assert [row["detail"] for row in settings] == [

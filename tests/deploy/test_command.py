@@ -172,16 +172,16 @@ def test_a_terminal_shows_the_accounts(spawn: Any, numbered: Path) -> None:
 def test_no_display_is_no_obstacle_unless_a_window_was_asked_for(
     fake: Any, numbered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploy import run
+    from deploy import runner
 
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     words = [numbered, "--model", "m", "--frames", 5, "--no-quality"]
-    assert run.run(parse(*words), fake.FakeEngine) == 0
+    assert runner.run(parse(*words), fake.FakeEngine) == 0
     monkeypatch.setenv("DISPLAY", ":63")  # a display that is not there
-    assert run.run(parse(*words), fake.FakeEngine) == 0
+    assert runner.run(parse(*words), fake.FakeEngine) == 0
     with pytest.raises(UserError, match="--window on: "):
-        run.run(parse(*words, "--window", "on"), fake.FakeEngine)
+        runner.run(parse(*words, "--window", "on"), fake.FakeEngine)
 
 
 def test_a_fault_of_ours_ends_the_run_with_a_report_and_is_raised(

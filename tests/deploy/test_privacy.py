@@ -52,10 +52,10 @@ class Kept:
     """A run whose pipeline is kept, to look at what it shows."""
 
     def __init__(self, fake: Any, *words: object) -> None:
-        from deploy import options, run
+        from deploy import options, runner
 
         def keep(*arguments: Any) -> Any:
-            self.pipeline = run.Pipeline(*arguments)
+            self.pipeline = runner.Pipeline(*arguments)
             publish = self.pipeline.live.publish
 
             def published(rgb: np.ndarray, frame_id: int, status: Any) -> None:
@@ -71,7 +71,7 @@ class Kept:
         self.chosen = options.parse(
             [*map(str, words), "--model", "fake", "--window", "off", "--no-quality"]
         )
-        self._run = lambda: run.run(self.chosen, fake.FakeEngine, keep)
+        self._run = lambda: runner.run(self.chosen, fake.FakeEngine, keep)
 
     def __call__(self) -> Kept:
         assert self._run() == 0
@@ -120,12 +120,12 @@ def test_a_dark_screen_with_a_lit_picture_is_segmented(fake: Any, lab: Any, tmp_
     path = lab.write_video(tmp_path / "small.mp4", (screen_of(small) for _ in range(8)), crf="8")
     judged = {}
     for choice in ("full", "480,20,120,120"):
-        from deploy import options, run
+        from deploy import options, runner
 
         out = tmp_path / choice
         words = [str(path), "--model", "fake", "--window", "off", "--out", str(out)]
         words += ["--picture", choice]
-        assert run.run(options.parse(words), fake.FakeEngine) == 0
+        assert runner.run(options.parse(words), fake.FakeEngine) == 0
         judged[choice] = lab.Run(out).lines[-1]["quality"]
     assert judged["full"] == "dark" and judged["480,20,120,120"] == "good"
 

@@ -64,7 +64,7 @@ def test_dark_corners_count_neither_way() -> None:
 
 
 def test_gated_frames_are_shown_and_not_segmented(fake: Any, lab: Any, tmp_path: Path) -> None:
-    from deploy import options, run
+    from deploy import options, runner
 
     pictures = [
         mucosa((240, 320)) if i < 5 else np.zeros((240, 320, 3), np.uint8) for i in range(10)
@@ -72,7 +72,7 @@ def test_gated_frames_are_shown_and_not_segmented(fake: Any, lab: Any, tmp_path:
     video = lab.write_video(tmp_path / "v.mp4", pictures)
     words = [str(video), "--model", "m", "--out", str(tmp_path / "run"), "--window", "off"]
     engine = fake.FakeEngine()
-    assert run.run(options.parse(words), lambda: engine) == 0
+    assert runner.run(options.parse(words), lambda: engine) == 0
     result = lab.Run(tmp_path / "run")
     result.check_accounts()
     assert [line["quality"] for line in result.lines] == [GOOD] * 5 + ["dark"] * 5

@@ -200,7 +200,7 @@ def test_live_video_goes_on_without_ai(play: Any, lab: Any, fake: Any, numbered:
 def test_an_engine_that_does_not_open_ends_the_run_before_it_begins(
     fake: Any, numbered: Path, tmp_path: Path
 ) -> None:
-    from deploy import options, run
+    from deploy import options, runner
     from medisseg.errors import UserError
 
     def refuse() -> Any:
@@ -208,7 +208,7 @@ def test_an_engine_that_does_not_open_ends_the_run_before_it_begins(
 
     chosen = options.parse([str(numbered), "--model", "m", "--out", str(tmp_path / "run")])
     with pytest.raises(UserError, match="another GPU"):
-        run.run(chosen, refuse)
+        runner.run(chosen, refuse)
     assert not (tmp_path / "run").exists()
 
 

@@ -88,13 +88,13 @@ def small_disk(tmp_path: Path) -> Any:
 def test_a_full_disk_stops_the_recording_and_nothing_else(
     play: Any, lab: Any, fake: Any, small_disk: Path, long: Path, capsys: Any
 ) -> None:
-    from deploy import options, run
+    from deploy import options, runner
 
     words = [str(long), "--model", "fake", "--out", str(small_disk / "run"), "--min-free-mb", "0"]
     chosen = options.parse([*words, "--no-quality", "--crf", "0", "--window", "off"])
     (small_disk / "filling").write_bytes(bytes(2_300_000))
     ended: dict[str, int] = {}
-    original = run.summarize
+    original = runner.summarize
 
     def freed(*arguments: Any) -> Any:
         # The person makes room before the end, so that the report can be written.
@@ -103,11 +103,11 @@ def test_a_full_disk_stops_the_recording_and_nothing_else(
         ended.update(report["frames"])
         return report
 
-    run.summarize, before = freed, run.summarize
+    runner.summarize, before = freed, runner.summarize
     try:
-        assert run.run(chosen, fake.FakeEngine) == 0
+        assert runner.run(chosen, fake.FakeEngine) == 0
     finally:
-        run.summarize = before
+        runner.summarize = before
     assert ended == {"in": 500, "processed": 500, "dropped": 0, "failed": 0}
     shown = capsys.readouterr().out
     assert "recording stopped: No space left on device" in shown
@@ -162,13 +162,13 @@ def locked(tmp_path: Path) -> Any:
 def test_a_folder_that_cannot_be_written_is_refused(
     fake: Any, numbered: Path, locked: Path
 ) -> None:
-    from deploy import options, run
+    from deploy import options, runner
     from medisseg.errors import UserError
 
     for out in (locked, locked / "run"):
         chosen = options.parse([str(numbered), "--model", "fake", "--out", str(out)])
         with pytest.raises(UserError, match="cannot (make|write into) --out"):
-            run.run(chosen, fake.FakeEngine)
+            runner.run(chosen, fake.FakeEngine)
 
 
 @pytest.mark.parametrize("record", ["both", "overlay", "raw", "none"])
@@ -182,14 +182,14 @@ def test_only_the_videos_asked_for_are_written(play: Any, numbered: Path, record
 
 
 def test_an_old_run_is_never_written_over(play: Any, numbered: Path, fake: Any) -> None:
-    from deploy import options, run
+    from deploy import options, runner
     from medisseg.errors import UserError
 
     folder = play(numbered, "--frames", 3).folder
     before = (folder / "results.jsonl").read_bytes()
     chosen = options.parse([str(numbered), "--model", "fake", "--out", str(folder)])
     with pytest.raises(UserError, match="holds another run"):
-        run.run(chosen, fake.FakeEngine)
+        runner.run(chosen, fake.FakeEngine)
     assert (folder / "results.jsonl").read_bytes() == before
 
 

@@ -100,7 +100,7 @@ def huge(path: Path) -> None:
 def test_what_is_no_mask_is_refused_before_the_run(
     tmp_path: Path, fake: Any, numbered: Path
 ) -> None:
-    from deploy import options, run
+    from deploy import options, runner
 
     photograph = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     wrong: dict[str, Any] = {
@@ -115,7 +115,7 @@ def test_what_is_no_mask_is_refused_before_the_run(
         words = [str(numbered), "--model", "fake", "--truth", str(tmp_path / name)]
         out = tmp_path / f"out-{name}"
         with pytest.raises(UserError) as refused:
-            run.run(options.parse([*words, "--out", str(out)]), fake.FakeEngine)
+            runner.run(options.parse([*words, "--out", str(out)]), fake.FakeEngine)
         assert "\n" not in str(refused.value) and "--truth" in str(refused.value)
         assert not out.exists()
 

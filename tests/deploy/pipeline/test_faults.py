@@ -93,7 +93,7 @@ def test_a_frame_that_cannot_be_recorded_is_missing_alone(
 def test_a_stage_that_always_raises_says_so(
     play: Any, numbered: Path, monkeypatch: pytest.MonkeyPatch, fake: Any
 ) -> None:
-    from deploy import options, run
+    from deploy import options, runner
     from medisseg.errors import UserError
 
     monkeypatch.setattr(stages, "to_rgb", breaking(stages.to_rgb, external(), lambda n: True))
@@ -101,11 +101,11 @@ def test_a_stage_that_always_raises_says_so(
     kept: list[Any] = []
 
     def keep(*arguments: Any) -> Any:
-        kept.append(run.Pipeline(*arguments))
+        kept.append(runner.Pipeline(*arguments))
         return kept[0]
 
     with pytest.raises(UserError, match="not one frame could be read and segmented"):
-        run.run(options.parse(words), fake.FakeEngine, keep)
+        runner.run(options.parse(words), fake.FakeEngine, keep)
     status = kept[0].live.status(0)
     assert status.frames["failed"] == 9 and "a frame failed in preprocess" in status.alarms[0]
 
@@ -168,7 +168,7 @@ class Growing:
 def test_a_stream_of_huge_frames_costs_its_own_recordings(
     play: Any, numbered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploy import run as runner
+    from deploy import runner
 
     opened = runner.open_source
     monkeypatch.setattr(
@@ -208,7 +208,7 @@ def test_a_watch_over_one_stream_that_fails_goes_on_over_the_others(
 ) -> None:
     import time
 
-    from deploy import options, run
+    from deploy import options, runner
     from deploy.chaos.loopback import LoopbackSource
 
     monkeypatch.setattr(
@@ -220,7 +220,7 @@ def test_a_watch_over_one_stream_that_fails_goes_on_over_the_others(
     kept: list[Any] = []
 
     def keep(*arguments: Any) -> Any:
-        kept.append(run.Pipeline(*arguments))
+        kept.append(runner.Pipeline(*arguments))
         return kept[0]
 
     def kill() -> None:
@@ -239,5 +239,5 @@ def test_a_watch_over_one_stream_that_fails_goes_on_over_the_others(
 
     seen: list[str] = []
     threading.Thread(target=kill).start()
-    run.run(options.parse(words), fake.FakeEngine, keep)
+    runner.run(options.parse(words), fake.FakeEngine, keep)
     assert seen[0] in (STALE, "OFFLINE")

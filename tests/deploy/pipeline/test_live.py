@@ -44,12 +44,12 @@ def test_a_file_keeps_every_frame_however_slow_the_model(
 
 
 def test_a_slow_reader_of_the_pictures_slows_nothing(fake: Any, numbered: Path) -> None:
-    from deploy import options, run
+    from deploy import options, runner
 
     seen: list[int] = []
 
     def watch(*arguments: Any) -> Any:
-        pipeline = run.Pipeline(*arguments)
+        pipeline = runner.Pipeline(*arguments)
 
         def body() -> None:
             sequence = 0
@@ -63,7 +63,7 @@ def test_a_slow_reader_of_the_pictures_slows_nothing(fake: Any, numbered: Path) 
 
     words = [str(numbered), "--model", "m", "--realtime", "--no-quality", "--window", "off"]
     began = time.monotonic()
-    assert run.run(options.parse(words), fake.FakeEngine, watch) == 0
+    assert runner.run(options.parse(words), fake.FakeEngine, watch) == 0
     assert time.monotonic() - began < 8
     assert 5 < len(seen) < 30 and seen == sorted(seen)
 
@@ -84,10 +84,10 @@ def test_a_budget_drops_late_frames_and_warns(play: Any, fake: Any, numbered: Pa
 def test_settings_are_obeyed_from_the_next_frame_on(
     fake: Any, lab: Any, numbered: Path, tmp_path: Path
 ) -> None:
-    from deploy import options, run
+    from deploy import options, runner
 
     def turn(*arguments: Any) -> Any:
-        pipeline = run.Pipeline(*arguments)
+        pipeline = runner.Pipeline(*arguments)
 
         def body() -> None:
             while pipeline.live.status(0).frames.get("processed", 0) < 20:
@@ -102,7 +102,7 @@ def test_settings_are_obeyed_from_the_next_frame_on(
 
     words = [str(numbered), "--model", "m", "--realtime", "--no-quality", "--window", "off"]
     chosen = options.parse([*words, "--out", str(tmp_path / "run")])
-    assert run.run(chosen, fake.FakeEngine, turn) == 0
+    assert runner.run(chosen, fake.FakeEngine, turn) == 0
     result = lab.Run(tmp_path / "run")
     result.check_accounts()
     lines = result.processed()

@@ -70,14 +70,14 @@ class LiveRun:
     """The runner in a thread, and what its watchers see."""
 
     def __init__(self, words: list[str], engine: Callable[[], Any], out: Path) -> None:
-        from deploy import options, run
+        from deploy import options, runner
 
         argv = [*words, "--model", "fake", "--out", str(out), "--no-quality", "--window", "off"]
         chosen = options.parse(argv)
         self.live: Any = None
         self.pipeline: Any = None
         self.code: int | None = None
-        original = run.Pipeline
+        original = runner.Pipeline
 
         def remember(*arguments: Any) -> Any:
             self.pipeline = original(*arguments)
@@ -85,7 +85,7 @@ class LiveRun:
             return self.pipeline
 
         def body() -> None:
-            self.code = run.run(chosen, engine, remember)
+            self.code = runner.run(chosen, engine, remember)
 
         self.thread = threading.Thread(target=body, daemon=True)
         self.thread.start()

@@ -20,18 +20,18 @@ from deploy.status import LIVE, OFFLINE, STALE
 @contextlib.contextmanager
 def running(source: LoopbackSource, engine: Any, out: Path) -> Iterator[Any]:
     """The runner in a thread; yields its pipeline once it is there."""
-    from deploy import options, run
+    from deploy import options, runner
 
     words = [source.url, "--model", "fake", "--out", str(out), "--no-quality", "--window", "off"]
     made, codes = [], []
 
     def make(*arguments: Any) -> Any:
-        made.append(run.Pipeline(*arguments))
+        made.append(runner.Pipeline(*arguments))
         return made[0]
 
     chosen = options.parse([*words, "--timeout-s", "1"])
     thread = threading.Thread(
-        target=lambda: codes.append(run.run(chosen, lambda: engine, make)), daemon=True
+        target=lambda: codes.append(runner.run(chosen, lambda: engine, make)), daemon=True
     )
     thread.start()
     wait_for(lambda: made)
@@ -103,7 +103,7 @@ def test_a_camera_that_is_unplugged(
     """OpenCV's camera is a stand-in: it gives 8 frames, is gone twice, and gives 8 more."""
     import cv2
 
-    from deploy import options, run
+    from deploy import options, runner
 
     opened: list[Any] = []
 
@@ -131,7 +131,7 @@ def test_a_camera_that_is_unplugged(
     monkeypatch.setattr(connections, "FIRST_DELAY_S", 0.05)
     words = ["7", "--model", "fake", "--no-quality", "--window", "off", "--frames", "16"]
     chosen = options.parse([*words, "--out", str(tmp_path / "run")])
-    assert run.run(chosen, fake.FakeEngine) == 0
+    assert runner.run(chosen, fake.FakeEngine) == 0
     result = lab.Run(tmp_path / "run")
     result.check_accounts()
     assert [camera.number for camera in opened] == [7] * 4 and not any(c.open for c in opened)
@@ -147,7 +147,7 @@ def test_a_camera_is_asked_for_size_rate_and_pixels(
 ) -> None:
     import cv2
 
-    from deploy import options, run
+    from deploy import options, runner
 
     asked: list[tuple[int, float]] = []
 
@@ -177,7 +177,7 @@ def test_a_camera_is_asked_for_size_rate_and_pixels(
     words = [given, "--model", "fake", "--no-quality", "--window", "off", "--frames", "5"]
     more = ["--camera-size", "1080x1920", "--camera-fps", "30", "--camera-format", "MJPG"]
     chosen = options.parse([*words, *more, "--out", str(tmp_path / "run")])
-    assert run.run(chosen, fake.FakeEngine) == 0
+    assert runner.run(chosen, fake.FakeEngine) == 0
     assert asked[1:] == [
         (cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")),
         (cv2.CAP_PROP_FRAME_HEIGHT, 1080),

@@ -564,7 +564,7 @@ class Watched:
     """A run with its page open in the browser."""
 
     def __init__(self, browser: Any, words: list[str], engine: Callable[[], Any]) -> None:
-        from deploy import options, run
+        from deploy import options, runner
 
         self.browser, self.codes = browser, []
         chosen = options.parse([*words, "--model", "fake", "--window", "off", "--no-quality"])
@@ -572,13 +572,13 @@ class Watched:
         self.page: Any = None
 
         def remember(*arguments: Any) -> Any:
-            self.pipeline = run.Pipeline(*arguments)
+            self.pipeline = runner.Pipeline(*arguments)
             self.inner = serve(self.pipeline.live, "127.0.0.1:0")
             self.page = self.inner.__enter__()
             return self.pipeline
 
         def body() -> None:
-            self.codes.append(run.run(chosen, engine, remember))
+            self.codes.append(runner.run(chosen, engine, remember))
 
         self.thread = threading.Thread(target=body, daemon=True)
         self.thread.start()
