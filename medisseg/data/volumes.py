@@ -2,7 +2,7 @@
 
 Read are the files that Synapse multi-organ CT is usually passed on as: ``.npz`` with ``image`` and
 ``label``, of one slice [H, W] (``case0005_slice012.npz``) or of a volume [D, H, W], and ``.h5``
-volumes (with h5py installed); and NIfTI images with their labels. The slices of one case stay on
+volumes; and NIfTI images with their labels. The slices of one case stay on
 one side of a seeded split.
 """
 
@@ -122,10 +122,7 @@ def _array(path: Path, name: str) -> npt.NDArray[np.number] | None:
     if _suffix(path) == ".npz":
         with np.load(path) as file:
             return file[name] if name in file.files else None
-    import h5py
-
-    with h5py.File(path) as file:
-        return file[name][:] if name in file else None
+    return _read_h5(path, name).get(name)
 
 
 def expand(names: Iterable[str], available: Iterable[str]) -> list[str]:
@@ -206,7 +203,8 @@ def _volume(
             with np.load(path) as file:
                 image, label = file["image"], file["label"]
         else:
-            image, label = _read_h5(path)
+            arrays = _read_h5(path, "image", "label")
+            image, label = arrays["image"], arrays["label"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadFile(f"{path} is not readable; expected arrays 'image' and 'label'") from error
     if image.shape != label.shape or image.ndim not in (2, 3):
@@ -217,12 +215,26 @@ def _volume(
     return (image, label) if image.ndim == 3 else (image[None], label[None])
 
 
-def _read_h5(path: Path) -> tuple[npt.NDArray[np.number], npt.NDArray[np.number]]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs h5py, which is not installed: pip install h5py, or store it as .npz"
-        ) from error
+def _read_h5(path: Path, *names: str) -> dict[str, npt.NDArray[np.number]]:
+    """Return those of an HDF5 file's arrays that are there, by name.
+
+    Raises:
+        BadFile: One is larger than ``MOST_BYTES``, no array of numbers, or kept in another file.
+    """
+    import h5py
+
+    found = {}
     with h5py.File(path) as file:
-        return file["image"][:], file["label"][:]
+        for name in names:
+            link = file.get(name, getlink=True)
+            if link is None:
+                continue
+            array = file[name] if isinstance(link, h5py.HardLink) else None
+            if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "fiub":
+                raise BadFile(f"{path}: {name!r} is no array of numbers; expected it in the file")
+            if array.external or array.is_virtual:
+                raise BadFile(f"{path}: {name!r} is kept in other files; expected it in this one")
+            if (size := array.nbytes) > MOST_BYTES:
+                raise BadFile(f"{path} claims {size:,} bytes; expected at most {MOST_BYTES:,}")
+            found[name] = array[()]
+    return found

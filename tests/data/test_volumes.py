@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from medisseg.data import splits
+from medisseg.data import splits, volumes
 from medisseg.data.folder import SegmentationFolder
 from medisseg.errors import UserError
 
@@ -32,6 +34,54 @@ def test_a_volume_gives_slices_with_their_neighbours(tmp_path: Path) -> None:
         assert np.array_equal(sample.image[:, :, channel], as_bytes(layer))
     assert np.array_equal(sample.mask, label[2])
     assert np.array_equal(folder[0].image[:, :, 0], as_bytes(image[0]))  # the edge repeats
+
+
+def test_hdf5_volumes_are_read_as_transunet_stores_them(tmp_path: Path) -> None:
+    image, label = volume(7)
+    with h5py.File(tmp_path / "case0008.npy.h5", "w") as file:
+        file.create_dataset("image", data=image, compression="gzip")
+        file.create_dataset("label", data=label)
+        file["spacing"] = [3.0, 0.7, 0.8]
+    folder = SegmentationFolder(tmp_path, classes=9, labels="classes")
+    assert folder.names == tuple(f"case0008_slice{k:03}" for k in range(5))
+    assert np.array_equal(folder[2].image[:, :, 1], as_bytes(image[2]))
+    assert np.array_equal(folder[2].mask, label[2])
+    parts = list(volumes.find_slices(tmp_path).values())
+    assert volumes.spacing_of(parts[0]) == (3.0, 0.7, 0.8)
+
+
+def test_an_hdf5_file_is_not_believed(tmp_path: Path) -> None:
+    """Its size is looked at first, and no link leads out of it."""
+    path, secret = tmp_path / "case1.h5", tmp_path / "secret.bin"
+    secret.write_bytes(bytes(4096))
+
+    def said(fill: Callable[[h5py.File], object]) -> str:
+        volumes._volume.cache_clear()
+        path.unlink(missing_ok=True)
+        with h5py.File(path, "w") as file:
+            fill(file)
+        with pytest.raises(UserError) as caught:
+            volumes._volume(path)
+        return str(caught.value)
+
+    huge = (1 << 20, 1 << 10, 1 << 10)
+    chunks = (1, 1 << 10, 1 << 10)
+    assert "claims 4,398,046,511,104 bytes" in said(
+        lambda file: file.create_dataset("image", huge, np.float32, chunks=chunks)
+    )
+    outside = [(str(secret), 0, 4096)]
+    assert "kept in other files" in said(
+        lambda file: file.create_dataset("image", (1, 32, 32), np.float32, external=outside)
+    )
+    assert "no array of numbers" in said(
+        lambda file: file.__setitem__("image", h5py.ExternalLink("other.h5", "image"))
+    )
+    assert "no array of numbers" in said(lambda file: file.create_group("image"))
+    assert "no array of numbers" in said(lambda file: file.__setitem__("image", "text"))
+    assert "expected arrays 'image' and 'label'" in said(lambda file: file.create_group("x"))
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(UserError, match="is not readable"):
+        volumes._volume(path)
 
 
 def test_slices_as_files_find_their_neighbours(tmp_path: Path) -> None:
