@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from medisseg.colors import CURVES, css
 from medisseg.errors import UserError, command
 from medisseg.files import replacing
 from medisseg.training.ablations import ABLATIONS, slug
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = {"mIoU": ("miou", "val_iou"), "mDSC": ("mdice", "val_dice")}
-COLORS = ("#0b8a8f", "#e69f00", "#56b4e9", "#cc3ca0", "#0072b2", "#d55e00", "#8c56c8", "#a0a0a0",
-          "#333333", "#f0e442")  # fmt: skip
+COLORS = [css(color) for color in CURVES]
 Values = npt.NDArray[np.float64]
 
 

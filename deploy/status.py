@@ -7,11 +7,28 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from medisseg.colors import Color
 
 LIVE, STALE, OFFLINE, AI_OFF = "LIVE", "STALE", "OFFLINE", "AI-OFF"
 STATES = (LIVE, STALE, OFFLINE, AI_OFF)
 MAX_HOLD_OFF = 6
+
+
+class StateColor(NamedTuple):
+    """RGB of a state: ``plate`` under white letters in a video, ``light`` on a dark page."""
+
+    plate: Color
+    light: Color
+
+
+STATE_COLORS = {
+    LIVE: StateColor((40, 160, 70), (61, 220, 132)),
+    STALE: StateColor((230, 160, 0), (255, 194, 51)),
+    OFFLINE: StateColor((200, 40, 40), (255, 107, 97)),
+    AI_OFF: StateColor((120, 90, 200), (183, 155, 255)),
+}
 
 
 @dataclass(frozen=True)

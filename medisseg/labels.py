@@ -7,15 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Color = tuple[int, int, int]
+from medisseg.colors import PALETTE, Color
+
 LONGEST = 40
 MOST_CLASSES = 256
-
-# Distinguishable with the common colour-vision deficiencies (after Okabe and Ito 2008).
-PALETTE: tuple[Color, ...] = (
-    (0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 60, 160), (0, 114, 178),
-    (213, 94, 0), (240, 228, 66), (140, 86, 200), (160, 160, 160),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

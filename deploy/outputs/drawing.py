@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from deploy.status import AI_OFF, LIVE, OFFLINE, STALE, StreamStatus, accounts, notice
+from deploy.status import STATE_COLORS, StreamStatus, accounts, notice
+from medisseg.colors import LESION, RIM, WHITE, Color
 
 if TYPE_CHECKING:
     from deploy.analysis.tracking import Track
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from medisseg.picture import Picture
 
 Pixels = npt.NDArray[np.uint8]
-FRAME = (120, 120, 120)  # RGB: thin and grey, apart from everything that is found
-MASK = (0, 220, 170)  # RGB; rare in mucosa, and apart from red and green for the colour blind
-STATE_COLORS = {
-    LIVE: (40, 160, 70),
-    STALE: (230, 160, 0),
-    OFFLINE: (200, 40, 40),
-    AI_OFF: (120, 90, 200),
-}
-INK = (255, 255, 255)
 
 
 def draw_mask(rgb: Pixels, mask: Pixels, opacity: float, labels: tuple[Label, ...] = ()) -> None:
@@ -34,7 +26,7 @@ def draw_mask(rgb: Pixels, mask: Pixels, opacity: float, labels: tuple[Label, ..
     from kernels import frames
 
     if len(labels) < 2:
-        frames.overlay(rgb, mask, labels[0].color if labels else MASK, opacity, True)
+        frames.overlay(rgb, mask, labels[0].color if labels else LESION, opacity, True)
         return
     for index in np.unique(mask[mask > 0]).tolist():
         part = (mask == index).astype(np.uint8)
@@ -48,7 +40,7 @@ def draw_place(rgb: Pixels, place: Picture | None) -> None:
     if place is None or place.fills(rgb.shape):
         return
     corners = (place.left, place.top), (place.left + place.width - 1, place.top + place.height - 1)
-    cv2.rectangle(rgb, *corners, FRAME, 1)
+    cv2.rectangle(rgb, *corners, RIM, 1)
 
 
 def draw_status(rgb: Pixels, status: StreamStatus, tracks: tuple[Track, ...] = ()) -> None:
@@ -60,16 +52,18 @@ def draw_status(rgb: Pixels, status: StreamStatus, tracks: tuple[Track, ...] = (
     line = round(34 * scale)
     for track in tracks:
         x, y, w, h = track.box
-        color = track.label.color if track.label else MASK
+        color = track.label.color if track.label else LESION
         cv2.rectangle(rgb, (x, y), (x + w, y + h), color, max(1, round(2 * scale)))
         above = y - line - 2
         place = (x, above if above >= 0 else min(y + h + 2, height - line))
         name = f"{track.label.name}  " if track.label else ""
         _label(rgb, f"{track.id}  {name}{track.confidence:.0%}", place, scale, color)
     if status.alarm:
-        cv2.rectangle(rgb, (0, 0), (width - 1, height - 1), MASK, max(2, round(8 * scale)))
+        cv2.rectangle(rgb, (0, 0), (width - 1, height - 1), LESION, max(2, round(8 * scale)))
     margin = line // 2
-    right = _label(rgb, status.state, (margin, margin), scale, plate=STATE_COLORS[status.state])
+    right = _label(
+        rgb, status.state, (margin, margin), scale, plate=STATE_COLORS[status.state].plate
+    )
     _label(rgb, notice(status), (right + margin // 2, margin), scale)
     lines = [*status.alarms, accounts(status)]
     for row, text in enumerate(reversed(lines), start=1):
@@ -104,8 +98,8 @@ def _label(
     text: str,
     place: tuple[int, int],
     scale: float,
-    color: tuple[int, int, int] = INK,
-    plate: tuple[int, int, int] | None = None,
+    color: Color = WHITE,
+    plate: Color | None = None,
 ) -> int:
     """Write a line at its upper left corner, on a plate (default: what is there, darkened).
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from deploy.options import Parser
 from deploy.replay.recorded import Entry, Picture, RecordedRun
+from medisseg.colors import BOTH, ONLY_A, ONLY_B
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.text import console, safe
@@ -30,7 +31,6 @@ EXAMPLE = """example:
   medisseg run compare runs/exam-fp32 runs/exam-fp16 --out runs/fp32-fp16"""
 SAME_TIME_S = 0.002
 SAME_PICTURE = 12.0  # mean difference of two recordings of one frame, of 255, compressed anew
-BOTH, ONLY_A, ONLY_B = (0, 220, 170), (255, 190, 50), (90, 150, 255)  # RGB
 HELD_AGAINST = 5  # frames whose pictures are compared
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medisseg.colors import FOUND
 from medisseg.data.folder import Sample
 from medisseg.evaluation.evaluate import Evaluation
 from medisseg.evaluation.metrics import paired_test
-from medisseg.evaluation.pictures import COLORS, FOUND, compare, paint, shrink
+from medisseg.evaluation.pictures import COLORS, compare, paint, shrink
 from medisseg.evaluation.report import Page
 from medisseg.files import replacing
 from medisseg.predictor import Prediction, Predictor

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from medisseg.colors import CURVES, css
 from medisseg.schema import Json
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def froc(lesioned: npt.NDArray[np.int64], negatives: npt.NDArray[np.int64] | Non
     if negatives is not None:
         curves.append(("false regions on images without lesion", negatives))
     half = THRESHOLDS.index(0.5)
-    for (label, rows), color in zip(curves, ("#0b8a8f", "#e69f00"), strict=False):
+    for (label, rows), color in zip(curves, map(css, CURVES), strict=False):
         false = rows[..., 2].sum(0) / len(rows)
         axes.plot(false, found, "o-", ms=3, color=color, label=label)
         axes.plot(false[half], found[half], "s", ms=7, mfc="none", color=color)

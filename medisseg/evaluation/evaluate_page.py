@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medisseg.colors import GREY, ORANGE, TEAL, css
 from medisseg.data.folder import Sample
 from medisseg.evaluation.detection import LEAST_AREA, froc
 from medisseg.evaluation.evaluate import Evaluation
@@ -212,15 +213,15 @@ def distributions(evaluation: Evaluation) -> Figure:
     area = np.array([row.area for row in evaluation.rows]) * 100
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     histogram, by_area, reliability = figure.subplots(1, 3)
-    histogram.hist(dice, bins=np.linspace(0, 1, 26), color="#0b8a8f")
-    histogram.axvline(dice.mean(), color="#e69f00", label=f"mean {dice.mean():.3f}")
+    histogram.hist(dice, bins=np.linspace(0, 1, 26), color=css(TEAL))
+    histogram.axvline(dice.mean(), color=css(ORANGE), label=f"mean {dice.mean():.3f}")
     histogram.axvline(
-        np.median(dice), color="#e69f00", ls=":", label=f"median {np.median(dice):.3f}"
+        np.median(dice), color=css(ORANGE), ls=":", label=f"median {np.median(dice):.3f}"
     )
     histogram.set(xlabel="Dice", ylabel="images")
     histogram.legend(fontsize="small")
     histogram.yaxis.get_major_locator().set_params(integer=True)
-    by_area.scatter(area, dice, s=12, color="#0b8a8f", alpha=0.6, linewidths=0)
+    by_area.scatter(area, dice, s=12, color=css(TEAL), alpha=0.6, linewidths=0)
     by_area.set(
         xlabel="foreground in the reference, % of the image", ylabel="Dice", ylim=(-0.03, 1.03)
     )
@@ -229,9 +230,9 @@ def distributions(evaluation: Evaluation) -> Figure:
         by_area.xaxis.set_major_formatter("{x:g}")
     count, stated, true = evaluation.reliability().T
     seen = count > 0
-    reliability.plot([0, 1], [0, 1], color="#888888", lw=1, ls=":")
+    reliability.plot([0, 1], [0, 1], color=css(GREY), lw=1, ls=":")
     reliability.plot(
-        stated[seen] / count[seen], true[seen] / count[seen], "o-", ms=4, color="#0b8a8f"
+        stated[seen] / count[seen], true[seen] / count[seen], "o-", ms=4, color=css(TEAL)
     )
     reliability.set(xlabel="stated probability", ylabel="share that came true")
     for axes in (histogram, by_area, reliability):

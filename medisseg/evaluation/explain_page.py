@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medisseg.colors import FOUND, GREY, PURPLE, css
 from medisseg.data.folder import Sample
 from medisseg.evaluation.collapse import project, unit
 from medisseg.evaluation.explain import Embeddings, FeatureView
-from medisseg.evaluation.pictures import FOUND, paint, shrink, side_by_side
+from medisseg.evaluation.pictures import paint, shrink, side_by_side
 from medisseg.evaluation.predict import save
 from medisseg.evaluation.report import Page
 from medisseg.schema import Json
@@ -22,7 +23,7 @@ from medisseg.text import console
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INSIDE, OUTSIDE = "#cc3ca0", "#8a939b"
+INSIDE, OUTSIDE = css(PURPLE), css(GREY)
 LABELS = {
     "effective_rank": "effective rank",
     "uniformity": "uniformity",

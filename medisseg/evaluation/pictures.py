@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medisseg.labels import PALETTE, Color, Label
+from medisseg.colors import FALSE, FOUND, MISSED, PALETTE, Color
+from medisseg.labels import Label
 
 Picture = npt.NDArray[np.uint8]
 
-# Distinguishable with the common colour-vision deficiencies (after Okabe and Ito 2008).
-FOUND, MISSED, FALSE = (0, 158, 115), (230, 159, 0), (204, 60, 160)
 COLORS = {
     "found (true)": FOUND,
     "missed (in the reference only)": MISSED,

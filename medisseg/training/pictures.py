@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medisseg.colors import FALSE, FOUND, MISSED
 from medisseg.config import TrainConfig
 from medisseg.data import augment
 from medisseg.training.batches import Arrays
 
 SHOWN = 6
-# Missed and false areas must be told apart by everyone: blue and orange, not red and green.
-RIGHT, MISSED, FALSE = (255, 255, 255), (0, 114, 178), (230, 159, 0)
 
 
 def curves(history: list[dict[str, float]], path: Path) -> None:
@@ -54,7 +53,8 @@ def curves(history: list[dict[str, float]], path: Path) -> None:
 def samples(network: nn.Module, arrays: Arrays, config: TrainConfig) -> np.ndarray:
     """Return a few validation images above truth and prediction, uint8 RGB [2 H, few W, 3].
 
-    Truth and prediction in one picture: white where both agree, blue missed, orange false.
+    Truth and prediction in one picture: each pixel has the colour of
+    :mod:`medisseg.colors` for found, missed or false.
     """
     chosen = np.linspace(0, len(arrays) - 1, min(SHOWN, len(arrays))).astype(int).tolist()
     batch = arrays[chosen]
@@ -82,7 +82,7 @@ def compare(truth: Tensor, predicted: Tensor) -> np.ndarray:
     """Return truth against prediction as uint8 RGB [H, W, 3]."""
     picture = np.zeros((*truth.shape, 3), np.uint8)
     true, found = truth.numpy(), predicted.numpy()
-    picture[(true > 0) & (true == found)] = RIGHT
+    picture[(true > 0) & (true == found)] = FOUND
     picture[(true > 0) & (true != found)] = MISSED
     picture[(true == 0) & (found > 0)] = FALSE
     return picture

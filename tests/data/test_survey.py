@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from medisseg.cli import main
+from medisseg.colors import PALETTE
 from medisseg.data.folder import SegmentationFolder
 from medisseg.data.survey import SHEET, contact_sheet, take_survey
 from medisseg.errors import UserError
-from medisseg.labels import PALETTE
 
 BLOCK = np.zeros((40, 60), np.uint8)
 BLOCK[10:30, 6:36] = 1  # 600 of 2400 pixels

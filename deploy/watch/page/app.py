@@ -16,8 +16,9 @@ from starlette.responses import FileResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from deploy.outputs.pixels import square_pixels
-from deploy.status import fault_of
+from deploy.status import STATE_COLORS, fault_of
 from deploy.watch.page.session import Pictures, Player, Session
+from medisseg.colors import LESION, css
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from deploy.watch.page.gate import Gate
 
 HERE = Path(__file__).parent
-FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+FILES = {"/": "index.html", "/page.js": "page.js"}
 MOST_VIEWERS = 16
 COOKIE_S = 12 * 3600  # a browser is asked for the token again after so long
 TRY_AGAIN_LATER = 1013  # WebSocket close code
@@ -90,6 +91,7 @@ def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
 
     routes: list[BaseRoute] = [Route(path, _file(name)) for path, name in FILES.items()]
     routes += [
+        Route("/page.css", style),
         Route("/snapshot/{stream}.png", snapshot),
         Route("/status", status),
         Route("/healthz", health),
@@ -109,6 +111,14 @@ def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
         return FileResponse(HERE / name)
 
     return endpoint
+
+
+async def style(request: Request) -> Response:
+    """Answer with the style sheet; its colours of states and lesions are those of the videos."""
+    shown = {state.lower(): color.light for state, color in STATE_COLORS.items()}
+    variables = [f"--{name}: {css(color)};" for name, color in {"mark": LESION, **shown}.items()]
+    sheet = (HERE / "page.css").read_text("utf-8")
+    return Response(f":root {{ {' '.join(variables)} }}\n{sheet}", media_type="text/css")
 
 
 def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:

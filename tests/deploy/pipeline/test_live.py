@@ -114,9 +114,9 @@ def test_settings_are_obeyed_from_the_next_frame_on(
     assert last["state"] == LIVE and last["settings"]["threshold"] == 0.9 and last["tracks"]
     x, y = lab.polyp_corner(last["id"])
     middle = result.video()[-1][y + 15 : y + 30, x + 15 : x + 40].reshape(-1, 3).mean(axis=0)
-    from deploy.outputs.drawing import MASK
+    from medisseg.colors import LESION
 
-    assert np.abs(middle - MASK).max() < 12  # opacity 1: the colour of the overlay alone
+    assert np.abs(middle - LESION).max() < 12  # opacity 1: the colour of the overlay alone
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import pytest
 
 from deploy.chaos.loopback import LoopbackSource
 from deploy.pipeline.live import Live
-from deploy.status import AI_OFF, LIVE, OFFLINE, StreamStatus
+from deploy.status import AI_OFF, LIVE, OFFLINE, STATE_COLORS, STATES, StreamStatus
 from deploy.watch.page import serve
 from deploy.watch.page.gate import Address, Gate
 from medisseg.errors import UserError
@@ -280,6 +280,21 @@ def test_the_page_works_under_a_path(live: Live) -> None:
         more: Any = {"max_size": None, "proxy": None, "additional_headers": cookies}
         with connect(address, origin=origin, **more) as socket:
             assert receive(socket)[0]["shown"]["frame_id"] == 1
+
+
+def test_the_page_shows_the_colors_of_the_videos(live: Live) -> None:
+    from medisseg.colors import LESION, css
+
+    with serve(live, "127.0.0.1:0") as page:
+        _, headers, body = get(f"http://127.0.0.1:{page.port}/page.css")
+    sheet = body.decode()
+    assert headers["content-type"] == "text/css; charset=utf-8"
+    defined = dict(re.findall(r"--([\w-]+): (#\w+);", sheet))
+    assert defined["mark"] == css(LESION) == "#00dcaa"
+    assert {s: defined[s.lower()] for s in STATES} == {
+        s: css(color.light) for s, color in STATE_COLORS.items()
+    }
+    assert set(re.findall(r"var\(--([\w-]+)\)", sheet)) <= defined.keys() | {"state"}
 
 
 def test_a_browser_under_a_path(browser: Any, live: Live) -> None:
