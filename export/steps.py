@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
+
+from medisseg.progress import bars
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -52,20 +54,11 @@ class Steps:
             print(f"{now - self._last:6.1f} s  {text}", flush=True)
         self._last = now
 
-    def track(self, items: Iterable[Item], text: str) -> Iterable[Item]:
+    def track(self, items: Iterable[Item], text: str) -> Iterator[Item]:
         """Iterate with a bar."""
-        from rich.console import Console
-        from rich.progress import track
-
-        console = Console(stderr=True)
-        silent = self.quiet or not console.is_terminal
-        return track(items, text, console=console, transient=True, disable=silent)
+        with self.task() as shown:
+            yield from shown.track(items, description=text)
 
     def task(self) -> Progress:
-        """Return a bar for a build of several phases, as a context manager."""
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        silent = self.quiet or not console.is_terminal
-        return Progress(console=console, transient=True, disable=silent)
+        """Return bars for a build of several phases, as a context manager."""
+        return bars(self.quiet, transient=True)

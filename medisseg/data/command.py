@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.data.folder import SegmentationFolder
     from medisseg.data.survey import contact_sheet, take_survey
     from medisseg.evaluation.predict import save
-    from medisseg.evaluation.progress import progress
+    from medisseg.progress import progress
 
     if args.sheet and args.sheet.suffix not in (".jpg", ".png"):
         raise UserError(f"--sheet is {args.sheet}; expected a name that ends in .jpg or .png")

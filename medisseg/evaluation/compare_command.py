@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.data.splits import group_table
     from medisseg.evaluation import compare
     from medisseg.evaluation.evaluate import evaluate
-    from medisseg.evaluation.progress import progress
     from medisseg.evaluation.stored import StoredMasks
     from medisseg.predictor import Predictor
+    from medisseg.progress import progress
 
     if len(args.systems) < 2:
         raise UserError("got one system; expected at least two to compare")

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.evaluation.evaluate import evaluate, write_results
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
     from medisseg.evaluation.opening import open_predictor
-    from medisseg.evaluation.progress import progress
     from medisseg.evaluation.volumes import find_volumes
+    from medisseg.progress import progress
     from medisseg.text import console as terminal
     from medisseg.text import plain
 
@@ -160,9 +160,9 @@ def run_stored(args: argparse.Namespace) -> int:
     from medisseg.data.splits import group_table
     from medisseg.evaluation.evaluate import write_results
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
-    from medisseg.evaluation.progress import progress
     from medisseg.evaluation.stored import StoredMasks
     from medisseg.evaluation.volumes import find_volumes
+    from medisseg.progress import progress
     from medisseg.text import console as terminal
 
     used = [f"--{name}" for name in ("ensemble", "corruptions", "negatives") if getattr(args, name)]

@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.device import pick_device
     from medisseg.evaluation import explain_page
     from medisseg.evaluation.explain import open_views
-    from medisseg.evaluation.progress import progress
     from medisseg.files import replacing
+    from medisseg.progress import progress
 
     if args.placement not in PLACEMENTS[:3]:
         raise UserError(f"--placement is {args.placement!r}; expected {', '.join(PLACEMENTS[:3])}")

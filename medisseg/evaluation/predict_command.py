@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Segment every image; return 2 when some could not be read."""
     from medisseg.evaluation.opening import open_predictor
     from medisseg.evaluation.predict import find_jobs, predict, write_list
-    from medisseg.evaluation.progress import progress
+    from medisseg.progress import progress
 
     if args.batch < 1:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")

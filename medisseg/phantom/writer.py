@@ -17,6 +17,7 @@ from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.phantom.camera import Exposure, develop, expose, gain, smear
 from medisseg.phantom.scenes import KINDS, Shot, make_passage, make_still
+from medisseg.progress import bars
 from medisseg.schema import Json
 from medisseg.video import add_h264
 
@@ -68,7 +69,7 @@ def write(
     }
     try:
         _check(out, frames, images, seed, size, fps)
-        with replacing(out) as temporary, _progress() as bar:
+        with replacing(out) as temporary, bars() as bar:
             temporary.mkdir()
             if images:
                 _write_stills(temporary, images, seed, size, manifest, bar)
@@ -100,16 +101,6 @@ def _check(out: Path, frames: int, images: int, seed: int, size: tuple[int, int]
         raise UserError(
             f"{out} already holds something that is no phantom; name a new or empty folder"
         )
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
