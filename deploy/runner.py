@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -35,6 +36,7 @@ SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 if hasattr(signal, "SIGHUP"):  # the end of an SSH session
     SIGNALS[signal.SIGHUP] = "SIGHUP"
 GPU_LOST = "GPU lost"
+RUN_FILES = re.compile(r"results\.jsonl|events\.csv|report\.json|(overlay|raw)(-\d+)+\.mp4")
 EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143, "SIGHUP": 129, GPU_LOST: 75}  # 75: start it again
 
 
@@ -132,10 +134,10 @@ def claimed(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make --out {folder} ({error.strerror})") from error
-    if any((folder / name).exists() for name in ("results.jsonl", "report.json")):
-        raise UserError(f"{folder} holds another run; choose another --out")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise UserError(f"cannot write into --out {folder}; choose another")
+    if any(RUN_FILES.fullmatch(name) for name in os.listdir(folder)):
+        raise UserError(f"{folder} holds another run; choose another --out")
     try:
         yield folder
     finally:
@@ -198,16 +200,25 @@ def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
 
 @contextlib.contextmanager
 def handling(stop: Callable[[int, object], None]) -> Iterator[None]:
-    """Answer SIGINT, SIGTERM and SIGHUP with ``stop``, where this is the main thread."""
+    """Answer SIGINT, SIGTERM and SIGHUP with ``stop``, where this is the main thread.
+
+    A SIGHUP that ``nohup`` had ignored stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    kept = {getattr(signal, "SIGHUP", None)} if ignores_hangup() else set()
+    before = {number: signal.signal(number, stop) for number in SIGNALS if number not in kept}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignores_hangup() -> bool:
+    """Return whether this process was started to outlive its terminal."""
+    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def show(report: dict[str, Any], folder: Path | None) -> None:

@@ -83,9 +83,9 @@ def verified(
     from medisseg.files import sha256
 
     manifest, model_info = bundle.manifest, bundle.model_info
-    named = checkpoint or manifest["checkpoint"]["name"]
-    path = resolve(named)
-    if sha256(path) != manifest["checkpoint"]["sha256"]:
+    named = checkpoint or str(manifest["checkpoint"].get("name", ""))
+    path = resolve(named) if checkpoint else _named_by(bundle, named)
+    if sha256(path) != manifest["checkpoint"].get("sha256"):
         raise UserError(
             f"{path} is not the checkpoint that {bundle.path} was built from; give that one with "
             "--checkpoint, or build again"
@@ -100,6 +100,17 @@ def verified(
     rounded = precision.emulated(shipped)
     by = f"{manifest['precision']} emulated in ONNX Runtime"
     return _compared(reference, emulated_answer(rounded, model_info), by, frames, source_name(data))
+
+
+def _named_by(bundle: Bundle, name: str) -> Path:
+    """Return the checkpoint that a manifest names: it must not choose a file of another kind."""
+    from medisseg.checkpoint import read_header, resolve
+
+    if Path(name).name != name and Path(name).suffix != ".safetensors":
+        raise UserError(f"{bundle.path} names {name!r}, no checkpoint; give it with --checkpoint")
+    path = resolve(name)
+    read_header(path)
+    return path
 
 
 def _compared(

@@ -55,12 +55,17 @@ def private_key(path: str | Path) -> Ed25519PrivateKey:
     """Read a private key.
 
     Raises:
-        UserError: No such file, or no Ed25519 private key in PEM.
+        UserError: No such file, open to other users, or no Ed25519 private key in PEM.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     content = _read(path)
+    if os.name == "posix" and (mode := os.stat(path).st_mode & 0o777) & 0o077:
+        raise UserError(
+            f"{path} is a private key and open to other users (mode {mode:o}); chmod 600 it, and "
+            "make a new one if others may have read it"
+        )
     try:
         key = load_pem_private_key(content, None)
     except (ValueError, TypeError) as error:

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_SCHEME = r"(?:[A-Za-z][A-Za-z0-9+.-]*://|(?:rtsps?|rtmps?|https?|srt|grpcs?):/?)"
+_ADDRESS = re.compile(rf"(?i:{_SCHEME})(?:[^@/]*@)?\S+")  # a password may hold spaces
+_LOGIN = re.compile(r"[^\s:/@'\"(]+:[^\s@]+@(?=[\w[])")  # without a scheme before it
+_SECRET = re.compile(r"[=&]|:.|%3[ad]|%26", re.I)  # in a part of a path
+_NAMES_SECRET = re.compile(r"pass(word|wd|phrase)?|pwd?|token|key|secret", re.I)
 
 
 def plain(text: object, keep: str = "") -> str:
@@ -40,17 +44,24 @@ def without_password(address: str) -> str:
         >>> without_password("rtsp://admin:P#W@10.0.0.5:554/user=a_password=PW_/live;x?y=z")
         'rtsp://10.0.0.5:554/***/live'
     """
-    scheme, separator, rest = address.partition("://")
-    if not separator:
-        return address
+    scheme = re.match(_SCHEME, address.lstrip(), re.I)
+    if scheme is None:
+        return _LOGIN.sub("***@", address)
+    rest = address.lstrip()[scheme.end() :]
     rest = re.split(r"[?#;]", rest.rpartition("@")[2], maxsplit=1)[0]
     host, *path = rest.split("/")
-    return "/".join([f"{scheme}://{host}", *("***" if "=" in part else part for part in path)])
+    named = [False, *map(_NAMES_SECRET.fullmatch, path)]  # /password/PW
+    shown = [
+        "***" if part and (before or _SECRET.search(part)) else part
+        for part, before in zip(path, named, strict=False)
+    ]
+    return "/".join([f"{scheme[0]}{host}", *shown])
 
 
 def safe(text: object, keep: str = "") -> str:
     """Return a message for people: plain, every address in it without its login."""
-    return _ADDRESS.sub(lambda found: without_password(found[0]), plain(text, keep))
+    shown = _ADDRESS.sub(lambda found: without_password(found[0]), plain(text, keep))
+    return _LOGIN.sub("***@", shown)
 
 
 class SafeFormatter(logging.Formatter):

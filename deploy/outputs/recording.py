@@ -144,6 +144,7 @@ class VideoRecorder:
             raise ValueError("the source changes its size again and again")
         path = self._folder / f"{self._prefix}-{len(self.parts):03d}.mp4"
         first = self.frames
+        path.open("xb").close()  # FFmpeg would follow a link that somebody laid there
         self._container = av.open(
             f"file:{path}",
             "w",

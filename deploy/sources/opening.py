@@ -62,7 +62,7 @@ def _open_path(given: str, options: Options) -> Source:
         matches = [Path(match) for match in glob.glob(given)]
         if not matches:
             shown = f"***@{given.rpartition('@')[2]}" if "@" in given else given  # a login, perhaps
-            raise UserError(f"{shown}: no such file, folder or camera")
+            raise UserError(f"{without_password(shown)}: no such file, folder or camera")
         return _open_all(given, matches, options)
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode):

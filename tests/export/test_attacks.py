@@ -15,6 +15,7 @@ import pytest
 
 from export import build_engine, signing
 from export.bundle import MANIFEST, SIGNATURE, Bundle, digest, write_bundle
+from export.bundle_commands import verified
 from export.runtime import load_engine
 from medisseg.errors import UserError
 
@@ -133,6 +134,18 @@ def test_a_checkpoint_is_refused_where_a_signature_is_asked_for(
         load_engine(checkpoint, device="cpu", trusted_key=key)
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "/dev/zero", "../x.onnx"])
+def test_a_manifest_does_not_choose_what_verify_opens(
+    copied: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(copied, lambda manifest: manifest["checkpoint"].update(name=name))
+    opened: list[object] = []
+    monkeypatch.setattr("medisseg.files.sha256", opened.append)
+    with pytest.raises(UserError, match="no checkpoint; give it with --checkpoint"):
+        verified(Bundle.open(copied), None)
+    assert opened == []
+
+
 def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     private = tmp_path / "key"
     assert build_engine.main(["new-key", str(private)]) == 0
@@ -140,9 +153,13 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"public key: {public}" in capsys.readouterr().out
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert signing.same_owner(private, public)
+    no_key = tmp_path / "no-key"
+    no_key.write_bytes(public.read_bytes())
+    no_key.chmod(0o600)
     for act, message in (
         (lambda: signing.make_key(private), "exists; choose another name"),
-        (lambda: signing.private_key(public), "is no private key"),
+        (lambda: signing.private_key(public), "open to other users \\(mode 644\\); chmod 600"),
+        (lambda: signing.private_key(no_key), "is no private key"),
         (lambda: signing.public_key(private), "is no public key"),
         (lambda: signing.public_key(tmp_path / "none"), "medisseg build new-key FILE"),
         (lambda: signing.public_key("/dev/zero"), "is no regular file"),

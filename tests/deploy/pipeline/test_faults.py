@@ -18,6 +18,7 @@ from deploy.pipeline import accounting, stages
 from deploy.sources.files import FileSource
 from deploy.sources.source import Arrival, Notes
 from deploy.status import STALE
+from medisseg.errors import UserError
 
 
 def external() -> Exception:
@@ -201,6 +202,29 @@ def test_a_size_that_changes_at_every_frame_stops_the_recording(tmp_path: Path) 
     recorder.close()
     assert recorder.stopped == ("recording stopped: the source changes its size again and again")
     assert len(recorder.parts) == len(list(tmp_path.iterdir())) == MOST_SHORT
+
+
+def test_a_link_in_the_place_of_a_recording_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "raw-000.mp4").symlink_to(victim)
+    recorder = VideoRecorder(out, "raw")
+    assert recorder.write(rgb_to_yuv(np.full((48, 64, 3), 90, np.uint8)), 0.0) is None
+    recorder.close()
+    assert recorder.stopped == "recording stopped: File exists"
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["overlay-000.mp4", "raw-2-000.mp4", "events.csv"])
+def test_a_folder_with_a_runs_files_is_refused(tmp_path: Path, name: str) -> None:
+    from deploy.runner import claimed
+
+    (tmp_path / name).symlink_to(tmp_path / "nothing")
+    refused = pytest.raises(UserError, match="holds another run; choose another --out")
+    with refused, claimed(tmp_path):
+        pass
 
 
 def test_a_watch_over_one_stream_that_fails_goes_on_over_the_others(

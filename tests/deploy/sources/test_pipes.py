@@ -105,6 +105,25 @@ def test_a_signal_ends_a_run_whatever_its_source_does(
     assert (out / "report.json").exists()
 
 
+def test_nohup_outlives_its_terminal(spawn: Any, lab: Any, tmp_path: Path) -> None:
+    growing = lab.write_video(tmp_path / "v.ts", map(lab.numbered_frame, range(5)))
+    out, alive = tmp_path / "run", tmp_path / "metrics.prom"
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    words = [growing, "--follow", "--out", out, "--window", "off", "--metrics", alive]
+    process = spawn(*words, **ignore)
+    until = time.monotonic() + 120
+    while not alive.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGHUP)
+    written = alive.stat().st_mtime_ns
+    while alive.stat().st_mtime_ns == written and time.monotonic() < until:
+        time.sleep(0.05)
+    assert process.poll() is None  # it went on and wrote its metrics again
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert process.returncode == 143 and (out / "report.json").exists()
+
+
 def test_a_file_that_grows_is_followed(lab: Any, tmp_path: Path) -> None:
     whole = lab.write_video(tmp_path / "whole.ts", map(lab.numbered_frame, range(90)), 10, g="5")
     data = whole.read_bytes()

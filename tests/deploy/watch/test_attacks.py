@@ -195,6 +195,42 @@ def test_tokens_cannot_be_guessed_for_ever(live: Live, monkeypatch: pytest.Monke
         assert status_of(page.port, **right) == 200
 
 
+def test_claimed_addresses_get_no_more_guesses(live: Live) -> None:
+    """A proxy on this machine names its client; so can whoever speaks to the page directly."""
+    with serve(live, "127.0.0.1:0", TOKEN) as page:
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert status_of(page.port, **right) == 200
+        answers = [
+            status_of(
+                page.port,
+                Authorization=f"Bearer guess-number-{number}",
+                **{"X-Forwarded-For": f"192.0.2.{number}"},
+            )
+            for number in range(gate.MOST_STRANGERS + 5)
+        ]
+        assert answers == [401] * gate.MOST_STRANGERS + [429] * 5
+        assert status_of(page.port, **right) == 200  # who was here before stays
+
+
+def test_one_request_holds_few_guesses(live: Live) -> None:
+    guesses = "&".join(f"token=guess-number-{number}" for number in range(gate.MOST_FAILURES))
+    with serve(live, "127.0.0.1:0", TOKEN) as page:
+        assert status_of(page.port, f"/status?{guesses}&token={TOKEN}") == 401
+        assert status_of(page.port, f"/status?token={TOKEN}") == 429
+
+
+def test_no_cookie_holds_the_page_up(live: Live) -> None:
+    """Python's own reader of cookies took 5 s for one of these, before any token was asked for."""
+    with serve(live, "127.0.0.1:0", TOKEN) as page:
+        hostile = 'a="' + "\\" * 15_000 + '"'
+        began = time.process_time()
+        for _ in range(3):
+            assert status_of(page.port, Cookie=hostile) == 401
+        assert time.process_time() - began < 2
+        cookie = f"other=1; medisseg-{page.port}={TOKEN}; {hostile[:100]}"
+        assert status_of(page.port, Cookie=cookie) == 200
+
+
 @pytest.mark.parametrize("path", ["9" * 5000, "-1", "0x0", "1", "%D9%A1", "0.png/.."])
 def test_a_stream_that_does_not_exist_is_a_404(live: Live, path: str) -> None:
     with serve(live, "127.0.0.1:0") as page:
