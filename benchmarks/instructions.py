@@ -215,6 +215,26 @@ def cases() -> list[Case]:
         types["filters"] = "*fp32" if dtype == "fp32" else "*fp16"
         about = f"window mix apply {dtype}", window_mix.apply_quads_kernel, types, sizes
         found.append(Case(*about, 4 * fours * depth, 85, turns=5))
+    return found + inference_cases()
+
+
+def inference_cases() -> list[Case]:
+    """The kernels that only inference has, at the network's width of 128 channels."""
+    from kernels.triton_ops import spatial_gate, upsample
+
+    found = []
+    enlarging = upsample.sizes_for(128) | {"SAME": False}
+    pooling = spatial_gate.sizes_for(128) | {"SCALED": True}
+    gating = pooling | {"BIASED": True}
+    for dtype, most in (("fp16", (29, 17, 29)), ("bf16", (30, 17, 29)), ("fp32", (31, 18, 29))):
+        types = dict.fromkeys(("x", "scale", "weight", "bias", "out"), f"*{dtype}")
+        types |= {"pooled": "*fp32", "down": "fp32", "across": "fp32"}
+        for name, kernel, sizes, size, limit in (
+            ("upsample", upsample.upsample_kernel, enlarging, upsample.TILE, most[0]),
+            ("spatial gate pool", spatial_gate.pool_kernel, pooling, spatial_gate.TILE, most[1]),
+            ("spatial gate apply", spatial_gate.gate_kernel, gating, spatial_gate.TILE, most[2]),
+        ):
+            found.append(Case(f"{name} {dtype}", kernel, types, sizes, size, limit))
     return found
 
 

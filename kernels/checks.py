@@ -73,10 +73,11 @@ def one_order(*tensors: Tensor) -> bool:
 
 def empty_joined(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     """Return memory [N, sum of C, *size] for maps [N, C, h, w] that are joined by channels."""
-    last = maps[0].is_contiguous(memory_format=torch.channels_last)
+    first = maps[0]
+    last = first.is_contiguous(memory_format=torch.channels_last)
     form = torch.channels_last if last else torch.contiguous_format
-    channels = sum(x.shape[1] for x in maps)
-    return maps[0].new_empty((len(maps[0]), channels, *size)).contiguous(memory_format=form)
+    shape = (first.shape[0], sum(x.shape[1] for x in maps), *size)
+    return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=form)
 
 
 def once_differentiable(backward: str, operator: str, other: str) -> None:

@@ -32,14 +32,22 @@ def forward(maps: Sequence[Tensor], size: Sequence[int], out: Tensor) -> Tensor:
     with device_of(out):
         for x in maps:
             batch, channels, h, w = x.shape
-            block = min(power_of_two(channels, 8), 128)
-            grid = triton.cdiv(height * width, TILE // block), triton.cdiv(channels, block), batch
+            sizes = sizes_for(channels)
+            blocks = triton.cdiv(channels, sizes["CHANNELS"])
+            grid = triton.cdiv(height * width, sizes["BLOCK"]), blocks, batch
             upsample_kernel[grid](
                 x, out[:, first:], h, w, channels, height, width, out.shape[1],
-                _scale(h, height), _scale(w, width), BLOCK=TILE // block, CHANNELS=block,
+                _scale(h, height), _scale(w, width), SAME=(h, w) == (height, width),
+                **sizes,
             )  # fmt: skip
             first += channels
     return out
+
+
+def sizes_for(channels: int) -> dict[str, int]:
+    """The output pixels and channels a program."""
+    block = min(power_of_two(channels, 8), 128)
+    return {"BLOCK": TILE // block, "CHANNELS": block}
 
 
 def _scale(small: int, large: int) -> float:
@@ -50,21 +58,26 @@ def _scale(small: int, large: int) -> float:
 @triton.jit
 def upsample_kernel(
     x, out, h, w, channels, height, width, stride, down, across,
-    BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
+    SAME: tl.constexpr, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """One block of output pixels and channels; ``stride`` is from pixel to pixel of ``out``."""
+    """One block of output pixels and channels; ``stride`` is from pixel to pixel of ``out``.
+
+    SAME: the map has the output's size and is copied, so that infinities stay where they are.
+    """
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     image = tl.program_id(2).to(tl.int64)
     here = pixel < height * width
     mask = here[:, None] & (channel < channels)
-    y, x_ = pixel // width, pixel % width
-    top, bottom, lower = _taps(y, down, h)
-    left, right, farther = _taps(x_, across, w)
     at = x + image * h * w * channels + channel
-    upper = _mixed(at, top * w + left, top * w + right, channels, farther, mask)
-    under = _mixed(at, bottom * w + left, bottom * w + right, channels, farther, mask)
-    value = upper + (under - upper) * lower[:, None]
+    if SAME:
+        value = tl.load(at + pixel.to(tl.int64)[:, None] * channels, mask=mask, other=0.0)
+    else:
+        top, bottom, lower = _taps(pixel // width, down, h)
+        left, right, farther = _taps(pixel % width, across, w)
+        upper = _mixed(at, top * w + left, top * w + right, channels, farther, mask)
+        under = _mixed(at, bottom * w + left, bottom * w + right, channels, farther, mask)
+        value = upper + (under - upper) * lower[:, None]
     to = out + (image * height * width + pixel)[:, None] * stride + channel
     tl.store(to, value.to(out.dtype.element_ty), mask=mask)
 

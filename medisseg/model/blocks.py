@@ -5,13 +5,14 @@ All maps are [N, C, H, W]. Upsampling is bilinear with aligned corners, as in th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import telu, telu_reference
+from kernels import spatial_gate, telu, telu_reference, upsample_concat
 
 ACTIVATIONS = ("telu", "relu", "none")
 
@@ -37,6 +38,29 @@ def activation(name: str) -> nn.Module:
         raise ValueError(f"activation is {name!r}; expected one of {ACTIVATIONS}")
     module: nn.Module = {"telu": TeLU, "relu": nn.ReLU, "none": nn.Identity}[name]()
     return module
+
+
+class Fusible(nn.Module):
+    """Takes kernels that have no derivative, once ``for_inference`` sets ``fused``."""
+
+    fused = False
+
+
+def upsample_together(maps: Sequence[Tensor], scales: Sequence[int], fused: bool) -> Tensor:
+    """Return maps side by side, each enlarged by its scale, bilinear with aligned corners.
+
+    Args:
+        maps: [N, C_i, H / scale_i, W / scale_i].
+        scales: Whole numbers.
+        fused: Through :func:`kernels.upsample_concat`.
+
+    Returns:
+        [N, sum of C_i, H, W].
+    """
+    if fused:
+        return upsample_concat(maps, [side * scales[0] for side in maps[0].shape[2:]])
+    large = [upsample(x, scale) for x, scale in zip(maps, scales, strict=True)]
+    return large[0] if len(large) == 1 else torch.cat(large, 1)
 
 
 def upsample(x: Tensor, scale: int = 2) -> Tensor:
@@ -122,13 +146,16 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""
+        return x * self.factors(x)[:, :, None, None]
+
+    def factors(self, x: Tensor) -> Tensor:
+        """What each channel of ``x`` [N, C, H, W] is multiplied with: [N, C], 0 to 1."""
         pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)  # both in one product
         hidden = F.relu(F.linear(pooled, self.reduce.weight.flatten(1)))
-        gate = torch.sigmoid(F.linear(hidden, self.expand.weight.flatten(1)).sum(1))
-        return x * gate[:, :, None, None]
+        return torch.sigmoid(F.linear(hidden, self.expand.weight.flatten(1)).sum(1))
 
 
-class SpatialGate(nn.Module):
+class SpatialGate(Fusible):
     """x * sigmoid(7 x 7 convolution of [channel mean, channel max])."""
 
     def __init__(self, bias: bool = False) -> None:
@@ -137,8 +164,25 @@ class SpatialGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""
+        if self.fused:
+            return spatial_gate(x, self.conv.weight, self.conv.bias)
         pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
         return x * torch.sigmoid(self.conv(pooled))
+
+    def after(self, x: Tensor, factors: Tensor) -> Tensor:
+        """The gate of ``x`` [N, C, H, W] times a channel gate's ``factors`` [N, C]."""
+        if self.fused:
+            return spatial_gate(x, self.conv.weight, self.conv.bias, factors)
+        out: Tensor = self(x * factors[:, :, None, None])
+        return out
+
+
+def gated(x: Tensor, channel: ChannelGate, spatial: SpatialGate) -> Tensor:
+    """Both gates of [N, C, H, W], one after the other; fused, ``x`` is stored once."""
+    if spatial.fused:
+        return spatial.after(x, channel.factors(x))
+    out: Tensor = spatial(channel(x))
+    return out
 
 
 class ELAT(nn.Module):
@@ -176,5 +220,4 @@ class CBAT(nn.Module):
         """[N, C, H, W] -> the same shape."""
         pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
         both = self.expand(self.act(self.reduce(pooled))).sum(1)
-        out: Tensor = self.spatial(x * torch.sigmoid(both)[:, :, None, None])
-        return out
+        return self.spatial.after(x, torch.sigmoid(both))

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels import window_mix, window_mix_convolution
-from medisseg.model.blocks import CBT, upsample
+from medisseg.model.blocks import CBT, Fusible, upsample_together
 
 PAIRS = 81  # 9 window outputs x 9 window inputs
 
 
-class CDFA(nn.Module):
+class CDFA(Fusible):
     """Aggregate a level's feature twice: guided by the foreground, then by the background."""
 
     def __init__(self, in_channels: int, width: int, heads: int, act: str, separable: bool) -> None:
@@ -55,7 +55,7 @@ class CDFA(nn.Module):
             [N, width, H, W].
         """
         if coarser is not None:
-            x = torch.cat([x, upsample(coarser)], 1)
+            x = upsample_together([x, coarser], [1, 2], self.fused)
         mix = window_mix_convolution if self.portable else window_mix
         values = self.value(self.before(x))
         for attend, guide in (

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medisseg.model.blocks import CBT, ChannelGate, SpatialGate, upsample
+from medisseg.model.blocks import (
+    CBT,
+    ChannelGate,
+    Fusible,
+    SpatialGate,
+    gated,
+    upsample,
+    upsample_together,
+)
 
 
 class MultiReceptiveField(nn.Module):
@@ -50,8 +58,8 @@ class Decoder(nn.Module):
         s2 = F.relu(self.second(s1) + s1)
         s3 = F.relu(self.third(s2) + s2 + s1)
         out = F.relu(self.fourth(s3) + s3 + s2 + s1)
-        gated: Tensor = self.attention(self.spatial(self.channel(out)))
-        return gated
+        attended: Tensor = self.attention(gated(out, self.channel, self.spatial))
+        return attended
 
     def joined(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """The 1 x 1 convolution of both, concatenated, of ``coarse`` before it is enlarged.
@@ -67,7 +75,7 @@ class Decoder(nn.Module):
         return F.conv2d(skip, conv.weight[:, width:], conv.bias) + upsample(small)
 
 
-class PaperDecoder(nn.Module):
+class PaperDecoder(Fusible):
     """Eq. 8 as the paper writes it: three steps F + CBT3x3(CBT1x1(F)) on the joined features.
 
     A CBT 1x1 then brings the 2C channels to C for the gates and the attention unit, which the
@@ -91,17 +99,17 @@ class PaperDecoder(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """[N, C, h, w], [N, C, 2h, 2w] -> [N, C, 2h, 2w]."""
-        x = torch.cat([upsample(coarse), skip], 1)
+        x = upsample_together([coarse, skip], [2, 1], self.fused)
         for step in self.steps:
             x = x + step(x)
-        out: Tensor = self.attention(self.spatial(self.channel(self.reduce(x))))
+        out: Tensor = self.attention(gated(self.reduce(x), self.channel, self.spatial))
         return out
 
 
 DECODERS = {"released": Decoder, "paper": PaperDecoder}
 
 
-class OutputBlock(nn.Module):
+class OutputBlock(Fusible):
     """Fuse the decoders' outputs at the finest one's size and answer one map a class.
 
     ``detail`` adds an encoder feature of that many channels at twice that size, projected 1x1;
@@ -141,9 +149,13 @@ class OutputBlock(nn.Module):
         Returns:
             Logits [N, classes, H, W].
         """
-        maps = [upsample(m, 2**i) for i, m in enumerate(decoded)]
-        x = self.fuse(torch.stack(maps).sum(0) if self.sum else torch.cat(maps, 1))
-        x = upsample(x)
+        scales = [2**i for i in range(len(decoded))]
+        if self.sum:
+            large = [upsample(m, scale) for m, scale in zip(decoded, scales, strict=True)]
+            x = torch.stack(large).sum(0)
+        else:
+            x = upsample_together(decoded, scales, self.fused)
+        x = upsample_together([self.fuse(x)], [2], self.fused)
         if self.detail is not None:
             assert finer is not None
             x = x + self.detail(finer)

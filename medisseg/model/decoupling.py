@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medisseg.model.blocks import CBT, upsample
+from medisseg.model.blocks import CBT, Fusible, upsample, upsample_together
 
 BRANCHES = ("foreground", "background", "uncertainty")
 
@@ -61,7 +61,7 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
-class Guide(nn.Module):
+class Guide(Fusible):
     """Bring a decoupled feature to a finer level: CBT 3x3, then (up x2, CBT 3x3) per doubling."""
 
     def __init__(self, width: int, doublings: int, act: str, separable: bool) -> None:
@@ -73,5 +73,5 @@ class Guide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> [N, C, h * 2**doublings, w * 2**doublings]."""
         for index, block in enumerate(self.blocks):
-            x = block(upsample(x) if index else x)
+            x = block(upsample_together([x], [2], self.fused) if index else x)
         return x

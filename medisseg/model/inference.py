@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medisseg.errors import UserError
-from medisseg.model.blocks import TeLU
+from medisseg.model.blocks import Fusible, TeLU
 from medisseg.model.cdfa import CDFA
 from medisseg.model.network import Network, StageTwo
 
@@ -22,7 +22,7 @@ def for_inference(model: nn.Module, uncertainty: bool = False, portable: bool = 
         uncertainty: Keep the uncertainty branch: forward then returns (logits [N, K, H, W],
             uncertainty logits [N, 1, H, W]). Stage II only.
         portable: Use PyTorch's own operators alone, which every exporter knows; False keeps the
-            kernels, which are faster on a GPU in eager mode.
+            kernels, for a GPU.
 
     Raises:
         UserError: The uncertainty map is asked of a Stage I network or a baseline, which have none.
@@ -40,6 +40,8 @@ def for_inference(model: nn.Module, uncertainty: bool = False, portable: bool = 
     for part in stripped.modules():
         if isinstance(part, (TeLU, CDFA)):
             part.portable = portable
+        if isinstance(part, Fusible):
+            part.fused = not portable
     return stripped
 
 

@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton")
 
 from benchmarks.instructions import Case, cases, compiled, disassembled, tool  # noqa: E402
 from kernels.dispersive import VARIANTS  # noqa: E402
-from kernels.triton_ops import few_rows, many_rows, telu, window_mix  # noqa: E402
+from kernels.triton_ops import few_rows, many_rows, spatial_gate, telu, upsample, window_mix  # noqa: E402
 from kernels.triton_ops.launch import power_of_two, warps_for  # noqa: E402
 
 try:
@@ -64,8 +64,33 @@ def test_window_mix_compiles_and_spills_nothing(target: int) -> None:
             assert disassembled(found).spills == 0, kernel.__name__
 
 
+def enlarging_and_gating_kernels(
+    dtype: str, depth: int
+) -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """The kernels of the spatial gate and of enlargements into a concatenation."""
+    half = dict.fromkeys(("x", "scale", "weight", "bias", "out"), f"*{dtype}")
+    types = half | {"pooled": "*fp32", "down": "fp32", "across": "fp32"}
+    sizes = spatial_gate.sizes_for(depth)
+    for more in (False, True):
+        yield spatial_gate.pool_kernel, types, sizes | {"SCALED": more}
+        yield spatial_gate.gate_kernel, types, sizes | {"SCALED": more, "BIASED": more}
+        yield upsample.upsample_kernel, types, upsample.sizes_for(depth) | {"SAME": more}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_enlarging_and_gating_compile_and_spill_nothing(target: int) -> None:
+    for dtype, depth in (("fp16", 128), ("bf16", 32), ("fp32", 1024)):
+        for kernel, types, sizes in enlarging_and_gating_kernels(dtype, depth):
+            found = compiled(kernel, target, types, sizes, num_warps=4)
+            assert disassembled(found).spills == 0, f"{kernel.__name__} {dtype} {sizes}"
+            assert found.metadata.shared <= SMALLEST_SHARED, kernel.__name__
+
+
 def test_sizes_of_one_compile() -> None:
     """A launch makes an integer 1 a compile-time constant, which has no methods of a tensor."""
+    for kernel, types, sizes in enlarging_and_gating_kernels("fp16", 1):
+        ones = {name: 1 for name in kernel.arg_names if name not in types}
+        compiled(kernel, 90, types, ones | sizes, num_warps=4)
     for kernel, types, sizes in mix_kernels("fp16", 1):
         ones = {name: 1 for name in kernel.arg_names if name not in types}
         compiled(kernel, 90, types, ones | sizes, num_warps=4)

@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kernels import dispersive_loss_reference
 from kernels.dispersive import VARIANTS
 from kernels.pairs import Options
+from kernels.spatial_gate import forward as gate_forward
 from kernels.telu import backward as telu_backward
 from kernels.telu import forward as telu_forward
-from kernels.triton_ops import dispersive, few_rows, telu, upsample, window_mix
+from kernels.triton_ops import dispersive, few_rows, spatial_gate, telu, upsample, window_mix
 from kernels.upsample import empty_joined
 from kernels.upsample import forward as upsample_forward
 from kernels.window_mix import backward as mix_backward
@@ -184,6 +185,51 @@ def test_upsample_into_a_concatenation(channels: tuple[int, int], dtype: torch.d
         torch.testing.assert_close(found.double(), known, rtol=rounding, atol=rounding)
 
 
+def test_upsample_copies_what_has_the_size_already() -> None:
+    """Infinities too, which interpolation would spread as NaN."""
+    x = made(2, 8, 5, 7).to(memory_format=torch.channels_last)
+    x[0, 3, 2, 2] = math.inf
+    found = upsample.forward([x, x], (5, 7), empty_joined([x, x], (5, 7)))
+    assert torch.equal(found, torch.cat([x, x], 1))
+
+
+GATES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 128, 9, 8), (2, 300, 4, 3)]
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
+@pytest.mark.parametrize("shape", GATES)
+def test_spatial_gate(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    last = torch.channels_last
+    x, weight = (made(*s, dtype=dtype).to(memory_format=last) for s in (shape, (1, 2, 7, 7)))
+    for weight_now in (weight, weight.float().contiguous()):  # autocast leaves weights in float32
+        for others in ((None, None), (made(1, dtype=dtype), made(*shape[:2], dtype=dtype))):
+            assert spatial_gate.takes(x, weight_now, *others)
+            found = spatial_gate.forward(x, weight_now, *others)
+            wide = [None if t is None else t.double() for t in (x, weight_now, *others)]
+            rounding = ROUNDING[dtype]
+            torch.testing.assert_close(
+                found.double(), gate_forward(*wide), rtol=2 * rounding, atol=2 * rounding
+            )
+            assert found.dtype == dtype and found.stride() == x.stride()
+
+
+def test_spatial_gate_of_special_values() -> None:
+    x, weight = made(1, 4, 12, 12).to(memory_format=torch.channels_last), made(1, 2, 7, 7)
+    x[0, 1, 5, 5] = math.nan
+    x *= 100  # sigmoids of both ends
+    found, known = spatial_gate.forward(x, weight, None, None), gate_forward(x, weight, None, None)
+    torch.testing.assert_close(found, known, equal_nan=True)
+    assert found.isnan().any() and not found[..., 9:, :].isnan().any()
+
+
+def test_what_the_spatial_gate_leaves_to_pytorch() -> None:
+    x, weight = made(2, 4, 5, 7).to(memory_format=torch.channels_last), made(1, 2, 7, 7)
+    assert spatial_gate.takes(x, weight)
+    assert not spatial_gate.takes(x.contiguous(), weight)
+    assert not spatial_gate.takes(x.double(), weight) and not spatial_gate.takes(x[:0], weight)
+    assert not spatial_gate.takes(made(1, 1025, 1, 1), weight)
+
+
 def of_definition(h: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     leaf = h.double().requires_grad_()
     loss = dispersive_loss_reference(leaf, *options)
@@ -291,7 +337,7 @@ class Computing(TorchDispatchMode):
         self.noted = noted
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if not func.__name__.startswith(("empty", "new_empty", "detach", "alias")):
+        if not func.__name__.startswith(("empty", "new_empty", "detach", "alias", "slice")):
             self.noted.append(func.__name__)
         return func(*args, **kwargs or {})
 
@@ -308,6 +354,23 @@ def test_few_rows_take_three_launches_and_one(variant: str, monkeypatch) -> None
         assert noted == ["gram_kernel", "sum_kernel", "finish_kernel"]
         few_rows.backward(one, h, matrix, options)
     assert noted[3:] == ["backward_kernel"]
+
+
+def test_a_spatial_gate_takes_two_launches_and_a_map_one(monkeypatch) -> None:
+    noted: list[str] = []
+    for module, name in (
+        (spatial_gate, "pool_kernel"),
+        (spatial_gate, "gate_kernel"),
+        (upsample, "upsample_kernel"),
+    ):
+        monkeypatch.setattr(module, name, Launches(name, noted))
+    x = made(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    with Computing(noted):
+        spatial_gate.forward(x, made(1, 2, 7, 7), made(1), made(2, 8))
+        assert noted[-2:] == ["pool_kernel", "gate_kernel"]
+        del noted[:]
+        upsample.forward([x, x], (8, 8), empty_joined([x, x], (8, 8)))
+    assert noted == ["upsample_kernel"] * 2
 
 
 def test_what_the_kernels_leave_to_pytorch() -> None:
@@ -333,6 +396,14 @@ def test_operators_reach_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(
         mix_operator(logits, values), window_mix_convolution(logits, values), rtol=1e-4, atol=1e-4
     )
+    from kernels import spatial_gate as gate_operator
+    from kernels import upsample_concat
+
+    x = made(2, 16, 8, 12).to(memory_format=torch.channels_last)
+    gate = x, made(1, 2, 7, 7), made(1), made(2, 16)
+    torch.testing.assert_close(gate_operator(*gate), gate_forward(*gate), rtol=1e-4, atol=1e-4)
+    compiled = torch.compile(lambda x: upsample_concat([x, x], (16, 24)), fullgraph=True)
+    torch.testing.assert_close(compiled(x), upsample_forward([x, x], (16, 24)))
     for shape in ((8, 5000), (4096, 64)):
         h = made(*shape)
         torch.testing.assert_close(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,7 +195,13 @@ def test_dilation_as_large_as_the_map_is_its_centre_tap(
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"separable": True, "attention": "emcad"}, {"levels": 3, "detail": True, "shuffle": 4}],
+    [
+        {},
+        {"separable": True, "attention": "emcad"},
+        {"levels": 3, "detail": True, "shuffle": 4},
+        {"decoder": "paper", "attention": "cbam"},
+        {"fusion": "sum"},
+    ],
 )
 def test_inference_form_answers_the_same(stage: int, portable: bool, options: dict) -> None:
     model = shake(small(stage, **options))
@@ -209,6 +218,31 @@ def test_inference_form_answers_the_same(stage: int, portable: bool, options: di
     assert torch.equal((logits > 0)[clear], (expected > 0)[clear])
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_inference_form_with_kernels_compiles_whole_and_uses_them() -> None:
+    """Enlargements into concatenations and spatial gates are the operators, in channels_last."""
+    model = shake(small())
+    network = for_inference(model, portable=False).to(memory_format=torch.channels_last)
+    x = torch.randn(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    seen: list[tuple[str, bool]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        for node in graph.graph.nodes:
+            if node.op == "call_function" and "medisseg" in str(node.target):
+                last = node.meta["example_value"].is_contiguous(memory_format=torch.channels_last)
+                seen.append((str(node.target).removeprefix("medisseg."), last))
+        return graph.forward
+
+    with torch.inference_mode():
+        compiled: Any = torch.compile(network, backend=backend, fullgraph=True, dynamic=False)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+    names = Counter(name.removesuffix(".default") for name, _ in seen)
+    # Four fields; three decoders, each with a second gate in its attention unit.
+    assert names["spatial_gate"] == 4 + 3 * 2
+    # Guides of 1, 2 and 3 doublings, twice; three aggregations; the output block's two.
+    assert names["upsample_concat"] == 2 * 6 + 3 + 2
+    assert all(last for name, last in seen if name.startswith(("spatial", "upsample")))
 
 
 def test_detail_reaches_the_mask_and_shuffle_sharpens_it() -> None:
