@@ -25,10 +25,8 @@ demo: setup
 	@$(BIN)/python deploy/demo.py --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(VIDEO),--video "$(VIDEO)") \
 	  $(if $(TRUTH),--truth "$(TRUTH)") $(if $(MINUTES),--minutes "$(MINUTES)")
 
-# Every folder in a process of its own: what the libraries of one leave behind does not end another.
 test: setup
-	@failed=; for part in $(TESTS); do $(BIN)/python -m pytest $$part || failed="$$failed $$part"; done; \
-	  [ -z "$$failed" ] || { echo "failed in:$$failed" >&2; exit 1; }
+	@$(BIN)/python tools/run_tests.py $(TESTS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
