@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # run as a script, from any folder
     sys.path.insert(0, str(ROOT))
 
+from medisseg.arguments import Parser  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import replacing  # noqa: E402
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="deploy/demo.py",
         description=__doc__,
         epilog="example:\n  python deploy/demo.py --data polyps --video exam.mp4 --out runs/mine",
@@ -80,7 +81,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def check_inputs(args: argparse.Namespace) -> None:
-    """Refuse what would fail after minutes of training."""
+    """Check data, video and masks before minutes are spent on training.
+
+    Raises:
+        UserError: One of them is absent or empty.
+    """
     if args.minutes is not None and not args.minutes > 0:
         raise UserError(f"--minutes {args.minutes:g}; expected more than 0")
     if args.data is not None:
@@ -101,7 +106,7 @@ def check_inputs(args: argparse.Namespace) -> None:
 
 
 def begin(out: Path, settings: dict[str, str]) -> None:
-    """Keep the products of an earlier demo with the same inputs; start anew with others."""
+    """Keep the files of an earlier demo with the same inputs; delete those of another."""
     marker = out / "settings.json"
     if marker.is_file() and json.loads(marker.read_text()) == settings:
         return
@@ -117,7 +122,7 @@ def begin(out: Path, settings: dict[str, str]) -> None:
 
 
 def step(what: str, product: Path, make: Callable[[], object]) -> None:
-    """Do a step unless its product stands."""
+    """Run ``make`` unless the file that it produces exists; print its seconds."""
     from rich.console import Console
 
     stands = product.exists()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from deploy.status import MAX_HOLD_OFF, Settings
+from medisseg.arguments import Parser
 from medisseg.errors import UserError
 from medisseg.picture import FULL, parse_picture
-from medisseg.schema import Json, build
+from medisseg.schema import Json, build, not_one_of
 from medisseg.text import without_password
 from medisseg.untrusted import read_yaml
 
@@ -81,7 +81,7 @@ class Options:
     window: str = option("auto", "auto (when there is a display), on, or off")
     metrics: Path | None = option(None, "file kept up to date for Prometheus' textfile collector")
     record: str = option("both", "videos written into --out: " + ", ".join(VIDEOS))
-    crf: int = option(20, "quality of the videos, 0 (lossless) to 51", least=0)
+    crf: int = option(20, "quality of the videos, 0 (lossless) to 51")
     preset: str = option("ultrafast", "x264 preset: " + ", ".join(PRESETS))
     part_s: float = option(600.0, "length of one part of a recording in seconds", least=1)
     min_free_mb: float = option(64.0, "stop recording when the disk has less left", least=0)
@@ -106,11 +106,10 @@ class Options:
             ("input_format", PIXELS),
         ):
             if getattr(self, name) not in allowed:
-                expected = ", ".join(allowed)
-                raise UserError(f"{flag(name)} is {getattr(self, name)!r}; expected {expected}")
+                raise UserError(not_one_of(flag(name), getattr(self, name), allowed))
         if not 0 <= self.min_area < 1:
             raise UserError(f"--min-area is {self.min_area}; expected a share of the frame, 0 to 1")
-        if self.crf > 51:
+        if not 0 <= self.crf <= 51:
             raise UserError(f"--crf is {self.crf}; expected 0 to 51")
         self.settings(0.5)
         self.size("input_size")
@@ -199,18 +198,6 @@ def parse(argv: Sequence[str] | None) -> Options:
     if config is None:
         return Options(**given | {"sources": tuple(given.get("sources", ()))})
     return build(Options, _read(config) | given, str(config))
-
-
-class Parser(argparse.ArgumentParser):
-    """Answers in one line, an unknown option with the nearest."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        if unknown:
-            known = [name for name in self._option_string_actions if name.startswith("--")]
-            close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
-            message += f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"{message} (--help shows all options)")
 
 
 def _add(parser: argparse.ArgumentParser, item: dataclasses.Field[object]) -> None:

@@ -1,4 +1,4 @@
-"""From a checkpoint to an engine that is proved to answer as the network does.
+"""Build an engine from a checkpoint, and verify that it answers as the network does.
 
     medisseg build CHECKPOINT --backend openvino --out runs/edge.mdsg
     medisseg build inspect BUNDLE
@@ -44,6 +44,7 @@ from export.reference import BuildInput, ReferenceModel, open_input  # noqa: E40
 from export.runtime.engine import BaseEngine  # noqa: E402
 from export.samples import Frame, frames_from, source_name  # noqa: E402
 from export.steps import Steps  # noqa: E402
+from medisseg.arguments import Parser  # noqa: E402
 from medisseg.checkpoint import is_bundle  # noqa: E402
 from medisseg.errors import UserError, command  # noqa: E402
 from medisseg.files import sha256  # noqa: E402
@@ -120,7 +121,12 @@ def _build(
     progress: Steps,
     sign: str | Path | None = None,
 ) -> Bundle:
-    """The straight path from graph to bundle."""
+    """Set the precision, build, verify and write the bundle.
+
+    Raises:
+        Diverged: The engine's answers are beyond the tolerance.
+        UserError: The backend cannot build the graph, or not in the precision asked for.
+    """
     from export.graph import check
     from export.raw_frames import with_frames
 
@@ -171,6 +177,7 @@ def _build(
 
 
 def _calibration(convention: InputConvention, options: BuildOptions) -> list[verify.Array]:
+    """Return the images that INT8 is calibrated on, float32 [1, 3, H, W] each; else none."""
     from medisseg.data.folder import SegmentationFolder
     from medisseg.data.splits import find
 
@@ -184,6 +191,7 @@ def _calibration(convention: InputConvention, options: BuildOptions) -> list[ver
 
 
 def _spec(options: BuildOptions, model_info: ModelInfo) -> Spec:
+    """Return what to build, with name and shape of the graph's input."""
     raw = model_info.frame_size
     shape = (*raw, 3) if raw else (3, *model_info.convention.size)
     name = "frames" if raw else "images"
@@ -203,7 +211,7 @@ def _verify(
     """Compare what was built (or the emulation of its precision) with the network.
 
     Raises:
-        UserError: Beyond the tolerance: says where the graphs part and what to do.
+        Diverged: Beyond the tolerance; the message names the layer and a remedy.
     """
     model_info = reference.model_info
     frames = answers.resized(frames, model_info)
@@ -249,7 +257,11 @@ def _verify(
 
 
 def _verify_batch(engine: BaseEngine, frames: Sequence[Frame], options: BuildOptions) -> None:
-    """Hold the largest batch to what its images answer alone."""
+    """Compare the answers to a batch with those to its images one by one.
+
+    Raises:
+        Diverged: They differ by more than the tolerance.
+    """
     kind = str(engine.device).split(":")[0].lower()
     model_info, count = engine.model_info, min(engine.max_batch, MOST_TOGETHER.get(kind, 2))
     if count == 1:
@@ -344,8 +356,8 @@ def _counts(convolutions: dict[str, int]) -> str:
 
 
 def new_key(argv: Sequence[str]) -> int:
-    """``new-key FILE``: make a key pair to sign bundles with."""
-    parser = argparse.ArgumentParser(prog="medisseg build new-key")
+    """Run ``medisseg build new-key FILE``: make a key pair to sign bundles with."""
+    parser = Parser(prog="medisseg build new-key")
     parser.add_argument("file", metavar="FILE", help="private key; the public one is FILE.pub")
     args = parser.parse_args(argv)
     public = signing.make_key(args.file)
@@ -354,13 +366,17 @@ def new_key(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build, inspect or verify; return the exit code."""
+    """Run ``medisseg build``: build, inspect, verify or make a key; return the exit code.
+
+    Raises:
+        UserError: What the user can mend, in one line.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in ("inspect", "verify"):
         return bundle_commands.main(words)
     if words and words[0] == "new-key":
         return new_key(words[1:])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="medisseg build",
         description=(__doc__ or "").splitlines()[0],
         epilog="medisseg build inspect BUNDLE | medisseg build verify BUNDLE [--data DIR] | "

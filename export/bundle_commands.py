@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from export import precision, verify
 from export.answers import emulated_answer, engine_answer, resized
 from export.bundle import ONNX_PART, Bundle
 from export.samples import Frame, frames_from, source_name
+from medisseg.arguments import Parser
 from medisseg.errors import UserError
 from medisseg.schema import Json
 from medisseg.text import safe
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """``inspect BUNDLE`` or ``verify BUNDLE [--data DIR]``."""
-    parser = argparse.ArgumentParser(prog="medisseg build")
+    """Run ``inspect BUNDLE`` or ``verify BUNDLE [--data DIR]``; return the exit code."""
+    parser = Parser(prog="medisseg build")
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("inspect", help="say what a bundle is and check every part")
     show.add_argument("bundle", metavar="BUNDLE")
@@ -146,7 +146,7 @@ def kernel_table(bundle: Bundle) -> str:
 
 
 def described(bundle: Bundle) -> str:
-    """Return a bundle's manifest for people."""
+    """Return what a bundle's manifest says, as lines to print."""
     m = bundle.manifest
     size, batch = "x".join(map(str, m["size"])), ":".join(map(str, m["batch"]))
     source = m["checkpoint"]
@@ -187,7 +187,7 @@ def _built_of(manifest: Json) -> list[tuple[str, str]]:
 
 
 def summary(checked: verify.Verification) -> str:
-    """Return one line about a verification."""
+    """Return one line: Dice between the masks, largest difference of probability, images."""
     text = (
         f"{checked.images} {checked.source} images, {checked.by}: Dice between masks "
         f"{checked.dice_agreement:.4f}, probability difference at most {checked.max_abs:.4f} "

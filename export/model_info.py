@@ -1,4 +1,4 @@
-"""What a network is, whichever backend runs it: shared by bundles, builds and engines."""
+"""Input convention, classes, batch and threshold of a network, for every backend alike."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PRECISIONS = ("fp16", "bf16", "fp32", "int8")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a network is, whichever backend runs it.
+    """Input convention, classes, batch and threshold of a network, for every backend alike.
 
     Attributes:
         convention: How an image becomes the network's input; its ``size`` is the input's size.
         threshold: Probability above which a pixel is foreground (binary networks).
         classes: Number K of logit maps.
         max_batch: Largest batch that one run takes; longer batches are run in parts.
-        uncertainty: Whether the network also answers an uncertainty map.
+        uncertainty: Whether the network has an uncertainty map [N, 1, H, W] as second output.
         frame_size: (height, width) of the uint8 frames that a graph with preprocessing inside
             takes; None for the usual graph, which takes preprocessed float32 images.
         frame_color: Channel order of those frames.
@@ -40,13 +40,13 @@ class ModelInfo:
     labels: tuple[Label, ...] = ()
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read "256x320" as (height, width).
+def parse_size(text: str, name: str = "size") -> tuple[int, int]:
+    """Read "256x320" as (height, width) in pixels; ``name`` is the option's, for the error.
 
     Raises:
         UserError: Not HxW.
     """
     match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
     if not match:
-        raise UserError(f"size is {text!r}; expected HxW in pixels, for example 256x256")
+        raise UserError(f"{name} is {text!r}; expected HxW in pixels, for example 256x256")
     return int(match[1]), int(match[2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from export.builders.spec import GPUS, Spec, local_gpu
 from export.model_info import BACKENDS, PRECISIONS, parse_size
 from export.verify import TOLERANCES
 from medisseg.errors import UserError
-from medisseg.schema import Json, build
+from medisseg.schema import Json, build, not_one_of
 
 BUILDABLE = tuple(name for name in BACKENDS if name != "pytorch")
 TENSORRT = ("tensorrt", "tensorrt-rtx", "torch-tensorrt")
@@ -86,11 +85,22 @@ class BuildOptions:
             )
         low, best, high = self.batch
         if not 1 <= low <= best <= high:
-            raise UserError(f"--batch is {low}:{best}:{high}; expected 1 <= min <= best <= max")
+            raise UserError(
+                f"--batch is {low}:{best}:{high}; expected 1 <= MIN <= BEST <= MAX, such as 1:1:4"
+            )
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise UserError(f"--tolerance is {self.tolerance}; expected between 0 and 1, as 0.002")
-        if self.images < 0 or self.calibration_images < 1 or self.workspace < 0:
-            raise UserError("--images and --workspace must be 0 or more, --calibration-images 1")
+        for option, value, least in (
+            ("--images", self.images, "0 (all) or more"),
+            ("--calibration-images", self.calibration_images, "1 or more"),
+            ("--workspace", self.workspace, "0 (no limit) or more, in MiB"),
+            ("--dla", self.dla, "-1 (none) or the number of a core, 0 or 1"),
+        ):
+            if value < int(least.split()[0]):
+                raise UserError(f"{option} is {value}; expected {least}")
+        if self.raw_frames and self.raw_frames != (0, 0) and min(self.raw_frames) < 1:
+            height, width = self.raw_frames
+            raise UserError(f"--raw-frames is {height}x{width}; expected HxW, such as 1080x1920")
         if self.opset and not 20 <= self.opset <= 23:
             raise UserError(f"--opset is {self.opset}; expected 20 to 23")
         self._check_combinations()
@@ -106,6 +116,12 @@ class BuildOptions:
             raise UserError("--precision int8 needs --data DIR: real frames to calibrate on")
         if self.gpu and self.backend in ("openvino", "onnx"):
             raise UserError(f"--gpu is for the TensorRT family; {self.backend} runs on the CPU")
+        for option in ("hardware_compatible", "version_compatible"):
+            if getattr(self, option) and self.backend in ("openvino", "onnx"):
+                raise UserError(
+                    f"--{option.replace('_', '-')} is for --backend tensorrt; {self.backend} runs "
+                    "on any CPU: leave it out"
+                )
         if self.backend == "tensorrt-rtx" and {"sm87", "sm90"} & set(self.gpu):
             raise UserError(
                 "TensorRT for RTX does not build for sm87 (Orin) or sm90 (H100); "
@@ -212,15 +228,35 @@ def read_options(values: Json) -> BuildOptions:
     """Return the options of a table of values, such as :func:`from_arguments` makes.
 
     Args:
-        values: Fields of :class:`BuildOptions`; sizes may be text, such as "256x320".
+        values: Fields of :class:`BuildOptions`; sizes may be text, such as "256x320", and the batch
+            text or one number, such as "1:1:4" or 4.
 
     Raises:
         UserError: An unknown key (answered with the nearest known one), a wrong kind, a value out
             of range, or values that do not go together.
     """
-    sizes = {key: values.get(key) for key in ("size", "raw_frames")}
-    parsed = {key: parse_size(text) for key, text in sizes.items() if isinstance(text, str)}
+    parsed: Json = {}
+    for key, option in (("size", "--size"), ("raw_frames", "--raw-frames")):
+        if isinstance(given := values.get(key), str | int):
+            parsed[key] = parse_size(str(given), option)
+    if isinstance(batch := values.get("batch"), int | str) and not isinstance(batch, bool):
+        parsed["batch"] = parse_batch(str(batch))
     return build(BuildOptions, values | parsed, "build")
+
+
+def parse_batch(text: str) -> tuple[int, int, int]:
+    """Read "MIN:BEST:MAX", or "N" for 1:N:N, as the smallest, best and largest batch.
+
+    Raises:
+        UserError: Neither.
+    """
+    parts = text.split(":")
+    if len(parts) == 1:
+        parts = ["1", parts[0], parts[0]]
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"--batch is {text!r}; expected MIN:BEST:MAX or N, for example 1:1:4")
+    low, best, high = map(int, parts)
+    return low, best, high
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -258,17 +294,9 @@ def from_arguments(args: argparse.Namespace) -> Json:
     fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(BuildOptions)}
     fields["raw_color"] = args.raw_color.upper()
     fields["gpu"] = tuple(part.strip().lower() for part in args.gpu.split(",") if part.strip())
-    parts = args.batch.split(":")
-    if len(parts) == 1:
-        parts = ["1", parts[0], parts[0]]
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        raise UserError(f"--batch is {args.batch!r}; expected MIN:BEST:MAX, for example 1:1:4")
-    fields["batch"] = tuple(map(int, parts))
     return fields
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{option} is {value!r}; {hint}expected one of {', '.join(allowed)}")
+        raise UserError(not_one_of(option, value, allowed))

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import medisseg
+from medisseg.arguments import Parser
 from medisseg.errors import UserError, command
 
 GROUP = "medisseg.commands"
@@ -79,7 +80,7 @@ def commands(name: str = "") -> dict[str, Command]:
 
 def parser(known: Mapping[str, Command]) -> argparse.ArgumentParser:
     """Return the parser of the top level; the subcommands' own options are added on demand."""
-    top = argparse.ArgumentParser(prog="medisseg", description=medisseg.__doc__)
+    top = Parser(prog="medisseg", description=medisseg.__doc__)
     top.add_argument("--version", action="version", version=f"medisseg {medisseg.__version__}")
     listed = "\n".join(f"  {name:18} {one.help}" for name, one in known.items())
     top.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if (function := known[name].function) is not None:
         code: int | None = getattr(module, function)(chosen.arguments)
         return code
-    own = argparse.ArgumentParser(
+    own = Parser(
         prog=f"medisseg {name}",
         description=known[name].help.capitalize() + ".",
         epilog=f"example:\n  {module.EXAMPLE}",

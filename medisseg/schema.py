@@ -36,8 +36,21 @@ def require(condition: bool, message: str) -> None:
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless ``value`` is one of ``allowed``."""
-    require(value in allowed, f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+    """Raise ValueError unless ``value`` is one of ``allowed``; the nearest is named."""
+    require(value in allowed, not_one_of(name, value, allowed))
+
+
+def not_one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    """Return the message about a value that is none of ``allowed``, with the nearest of them.
+
+    Example:
+        >>> not_one_of("precision", "pf16", ("fp16", "fp32"))
+        "precision is 'pf16'; expected one of fp16, fp32; did you mean fp16?"
+    """
+    lower = {known.lower(): known for known in allowed}
+    close = difflib.get_close_matches(value.lower(), lower, n=1)
+    hint = f"; did you mean {lower[close[0]]}?" if close else ""
+    return f"{name} is {value!r}; expected one of {', '.join(allowed)}{hint}"
 
 
 def probabilities(config: object) -> None:
@@ -108,11 +121,22 @@ def _sentence(kind: type, found: ErrorDetails) -> str:
     if what in ("too_long", "too_short") or (what == "missing" and isinstance(at[-1], int)):
         at = at if what != "missing" else at[:-1]
         count = len(typing.get_args(_hint(kind, at)))
-        return f"{where} is {_short(found['input'])}; expected {count} values"
+        return f"{where} is {_short(found['input'])}; expected {count} values{_such_as(kind, at)}"
     if what == "missing":
         return f"{where} is missing; expected a value"
     expected = KINDS.get(what.split("_")[0], found["msg"])
-    return f"{where or 'file'} is {_short(found['input'])}; expected {expected}"
+    return f"{where or 'file'} is {_short(found['input'])}; expected {expected}{_such_as(kind, at)}"
+
+
+def _such_as(kind: type, at: Sequence[int | str]) -> str:
+    """Return ", such as ..." with the default of a field of numbers; empty where it has none."""
+    if not at or not isinstance(at[-1], str):
+        return ""
+    fields = {item.name: item for item in dataclasses.fields(_hint(kind, at[:-1]))}
+    default = fields[at[-1]].default
+    if isinstance(default, bool) or not isinstance(default, int | float | tuple) or default == ():
+        return ""
+    return f", such as {json.dumps(default)}"
 
 
 def _short(value: object) -> str:

@@ -36,6 +36,22 @@ def test_help_of_every_command_shows_an_example(
     assert re.search(rf"examples?:\n  medisseg {name}", shown)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trian"], "invalid choice: 'trian' .*did you mean train[?]"),
+        (["train", "edge", "--sed", "3"], "arguments: --sed 3; did you mean --seed[?]"),
+        (["build", "edge-polyp", "--presicion", "fp16"], "did you mean --precision[?]"),
+        (["evaluate", "edge-polyp"], "required: --data"),
+        (["phantom", "out", "--frames", "many"], "--frames: invalid int value: 'many'"),
+    ],
+)
+def test_a_wrong_word_is_answered_in_one_line(words: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        cli.main(words)
+    assert "\n" not in str(error.value)
+
+
 def test_commands_of_other_packages_come_with_the_installation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

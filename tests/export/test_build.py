@@ -228,7 +228,7 @@ def wrong_cases(tmp_path: Path, checkpoint: Path, bundle: Bundle) -> list[tuple[
         ([checkpoint, *onnx_backend, "--precision", "bf16"], "no bfloat16"),
         ([checkpoint, "--precision", "fp61"], "did you mean fp16"),
         ([checkpoint, "--backend", "onxx"], "did you mean onnx"),
-        ([checkpoint, *onnx_backend, "--batch", "4:2:1"], "min <= best <= max"),
+        ([checkpoint, *onnx_backend, "--batch", "4:2:1"], "1 <= MIN <= BEST <= MAX"),
         ([checkpoint, *onnx_backend, "--batch", "x"], "MIN:BEST:MAX"),
         ([checkpoint, *onnx_backend, "--tolerance", "3"], "between 0 and 1"),
         ([checkpoint, *onnx_backend, "--data", tmp_path / "nothing"], "no images"),
@@ -315,9 +315,17 @@ def test_command_in_the_manifest_builds_the_same_again(checkpoint: Path) -> None
     [
         ({"backand": "onnx"}, "build: unknown key 'backand'; did you mean 'backend'?"),
         ({"images": "many"}, "build: images is 'many'; expected int"),
-        ({"batch": 4}, "build: batch is [4]; expected 3 values"),
+        ({"batch": [4]}, "build: batch is [4]; expected 3 values, such as [1, 1, 4]"),
+        ({"batch": "1:x"}, "--batch is '1:x'; expected MIN:BEST:MAX or N, for example 1:1:4"),
+        ({"images": -1}, "--images is -1; expected 0 (all) or more"),
+        ({"dla": -2}, "--dla is -2; expected -1 (none) or the number of a core"),
+        ({"raw_frames": "9"}, "--raw-frames is '9'; expected HxW in pixels"),
+        ({"raw_frames": [0, 9]}, "--raw-frames is 0x9; expected HxW, such as 1080x1920"),
+        ({"raw_color": "bgr"}, "--raw-color is 'bgr'; expected one of RGB, BGR; did you mean"),
+        ({"backend": "onnx", "hardware_compatible": True}, "--hardware-compatible is for "),
         ({"size": "100x128"}, "--size is 100x128; both must be multiples of 16"),
-        ({"size": "big"}, "size is 'big'; expected HxW in pixels, for example 256x256"),
+        ({"size": 64}, "--size is '64'; expected HxW in pixels, for example 256x256"),
+        ({"size": "big"}, "--size is 'big'; expected HxW in pixels, for example 256x256"),
     ],
 )
 def test_wrong_values_from_python_say_what_was_expected(
