@@ -1,4 +1,4 @@
-"""What ties a run to its hour, its machine, its weights and its configuration."""
+"""The audit record of a run: UTC, host, versions, and SHA-256 of weights and configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo shows at its end: a short table on the terminal, and one page to look at."""
+"""The demo's result: a table on the terminal, and ``report.html``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHEET = 12  # pictures on the contact sheet, worst first
 
 
 def print_table(out: Path, result: dict[str, Any]) -> None:
-    """Print the numbers that matter and where everything lies."""
+    """Print accuracy, speed and frame counts, and the paths of the files."""
     from rich.table import Table
 
     table = Table(show_header=False, title="Med-DisSeg demo")
@@ -123,7 +123,7 @@ def contact_sheet(
 
 
 def histogram(path: Path) -> Figure:
-    """Draw every frame's latency in milliseconds; nothing is clipped."""
+    """Draw a histogram of the latency of all frames in milliseconds, without an upper limit."""
     from matplotlib.figure import Figure
 
     with path.open() as file:

@@ -129,25 +129,25 @@ def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
 
 
 def place(picture: list[int] | None) -> str:
-    """Return where the picture stood at the end, in words."""
+    """Return position and size of the endoscopic picture at the end, in pixels, as text."""
     if picture is None:
         return "no frame was shown"
     return "{2} x {3} pixels, {0} from the left, {1} from the top".format(*picture)
 
 
 def stages(part: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the times of all stages, and of the whole way, by name."""
+    """Return the milliseconds of every stage, and from arrival to shown, by name."""
     return {**part["stages_ms"], "arrival to shown": part["latency_ms"]}
 
 
 def table_row(name: str, summary: dict[str, float]) -> list[object]:
-    """Return a row of times; dashes where nothing was measured."""
+    """Return a table row of milliseconds; dashes where nothing was measured."""
     keys = ("count", "mean", "p50", "p90", "p95", "p99", "p99.9", "max")
     return [name, *(summary.get(key) for key in keys)]
 
 
 def histogram(times: Histogram) -> Figure:
-    """Draw times in milliseconds, both axes logarithmic; nothing is cut off."""
+    """Draw a histogram of milliseconds with logarithmic axes, without an upper limit."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -170,7 +170,7 @@ def histogram(times: Histogram) -> Figure:
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what matters most as (label, value)."""
+    """Return the numbers to print as (label, value)."""
     frames, latency = report["frames"], report["latency_ms"]
     counted = "{in} = {processed} + {dropped} + {failed}".format(**frames)
     shown = [

@@ -42,7 +42,7 @@ EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143, "SIGHUP": 129, GPU_LOST: 75}  # 75:
 
 @contextlib.contextmanager
 def private_files() -> Iterator[None]:
-    """Keep other users from what a run writes: names and dates of patients stand in it."""
+    """Set umask 077 within a block: recordings and results may hold names of patients."""
     before = os.umask(0o077)
     try:
         yield
@@ -76,12 +76,12 @@ def run(
 
         set_threads(1)
     truth = Truth(options.truth) if options.truth else None
-    patience = options.too_slow_ms / 1e3 if any(source.live for source in sources) else None
+    timeout_s = options.too_slow_ms / 1e3 if any(source.live for source in sources) else None
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(claimed(options.out)) if options.out else None
         supervisor = stack.enter_context(
             contextlib.closing(
-                EngineSupervisor(open_engine, patience, options.hang_s, len(sources))
+                EngineSupervisor(open_engine, timeout_s, options.hang_s, len(sources))
             )
         )
         picture = parse_picture(options.picture)
@@ -128,7 +128,11 @@ def note_change(results: Results, began: float, changes: dict[str, object], by: 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
-    """Make sure of a folder for a run, and leave none behind that nothing was written to."""
+    """Make and check the folder of a run; an empty one is removed at the end.
+
+    Raises:
+        UserError: It holds another run, or cannot be made or written.
+    """
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +204,7 @@ def follow(pipeline: Pipeline, watchers: Watchers, options: Options) -> str:
 
 @contextlib.contextmanager
 def handling(stop: Callable[[int, object], None]) -> Iterator[None]:
-    """Answer SIGINT, SIGTERM and SIGHUP with ``stop``, where this is the main thread.
+    """Handle SIGINT, SIGTERM and SIGHUP with ``stop`` within a block, in the main thread only.
 
     A SIGHUP that ``nohup`` had ignored stays ignored.
     """

@@ -66,7 +66,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """Where one stream stands.
+    """The status of one stream.
 
     Attributes:
         stream: Number of the stream, from 0.
@@ -119,7 +119,7 @@ class StreamStatus:
 
 
 def notice(status: StreamStatus) -> str:
-    """Return the words beside the state."""
+    """Return the text to show with the state: age in seconds, reason, quality."""
     words = []
     if status.state in (STALE, OFFLINE) and status.age_s is not None:
         words.append(f"picture is {status.age_s:.1f} s old")

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def resized(frames: Sequence[Frame], model_info: ModelInfo) -> list[Frame]:
-    """Bring frames to the size that a graph with preprocessing inside takes."""
+    """Return frames resized to the size that a graph with preprocessing inside takes.
+
+    Images are resized bilinearly, masks to the nearest pixel; where preprocessed images are taken
+    (``model_info.frame_size`` is None) the frames come back as they are.
+    """
     if model_info.frame_size is None:
         return list(frames)
     import cv2
@@ -38,7 +42,11 @@ def resized(frames: Sequence[Frame], model_info: ModelInfo) -> list[Frame]:
 
 
 def engine_answer(engine: BaseEngine) -> verify.Answer:
-    """Return what an engine answers to an image: logits, and the mask where the graph draws it."""
+    """Return a function that runs an engine on one image.
+
+    It takes uint8 RGB [H, W, 3] and returns logits float32 [1, K, h, w] and the mask uint8 [H, W],
+    which is None for an engine without preprocessing inside (``verify`` then makes it itself).
+    """
     if engine.model_info.frame_size is None:
         return verify.answer_with(engine.infer, engine.convention)
 
@@ -54,12 +62,15 @@ def emulated_answer(
     model_info: ModelInfo,
     infer: Callable[[verify.Array], verify.Array] | None = None,
 ) -> verify.Answer:
-    """Return what the float32 emulation of a precision answers to an image.
+    """Return a function that runs the float32 emulation of a precision on one image.
+
+    Its input and output are those of :func:`engine_answer`.
 
     Args:
-        emulation: The graph.
-        model_info: What the network is.
-        infer: Runs that graph on preprocessed images, where it is open already.
+        emulation: The float32 graph that rounds as the precision does.
+        model_info: Input convention, classes and frame size of the network.
+        infer: A session of that graph that is open already: images float32 [N, 3, H, W] to
+            logits float32 [N, K, h, w]; None opens one.
     """
     if infer is not None and model_info.frame_size is None:
         return verify.answer_with(infer, model_info.convention)
@@ -79,7 +90,7 @@ def emulated_answer(
 
 
 def _in_color(image: verify.Image, model_info: ModelInfo) -> verify.Image:
-    """Return an RGB image in the channel order that the graph takes."""
+    """Return an RGB image uint8 [H, W, 3] in the channel order that the graph takes."""
     return np.ascontiguousarray(image[..., ::-1]) if model_info.frame_color == "BGR" else image
 
 
@@ -90,14 +101,17 @@ def remedy(
     model_info: ModelInfo,
     wanted: str,
 ) -> str:
-    """Say which layer of the final graph parts first from the float32 graph, and what to do.
+    """Name the first layer at which the final graph diverges from the float32 graph, and a remedy.
 
     Args:
-        exact: The float32 graph, from "images".
+        exact: The float32 graph from "images" [N, 3, H, W] to "logits" [N, K, h, w].
         prepared: The graph in its final precision, before preprocessing was put inside.
-        image: A frame at which they differ.
-        model_info: What the network is.
-        wanted: The precision asked for.
+        image: A frame, uint8 RGB [H, W, 3], for which the answers differ.
+        model_info: Input convention of the network.
+        wanted: The precision asked for: "fp32", "fp16", "bf16" or "int8".
+
+    Returns:
+        A text that ends the sentence of an error.
     """
     batch = model_info.convention.preprocess(image)[None]
     emulation = prepared.emulation
@@ -117,7 +131,7 @@ def remedy(
 
 
 def _for_bfloat16(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in the operator set that knows bfloat16; its operators mean the same there."""
+    """Return a copy in opset 22, which has bfloat16 convolutions; its operators mean the same."""
     copied: onnx.ModelProto = type(graph).FromString(graph.SerializeToString())
     copied.opset_import[0].version = max(copied.opset_import[0].version, OPSET_BF16)
     return copied

@@ -332,7 +332,7 @@ def _lock_file(key: str) -> int:
 
 
 def _part(place: Path, name: str, most: int = MOST_PART) -> bytes:
-    """Return the bytes of one file of a bundle, at most ``most``."""
+    """Return one file of a bundle, refusing more than ``most`` bytes."""
     if Path(name).name != name:
         raise UserError(f"{place}: part {name!r} points outside the bundle; do not use it")
     try:

@@ -64,7 +64,7 @@ def export_graph(
 def trace(
     network: nn.Module, size: tuple[int, int], outputs: tuple[str, ...], opset: int
 ) -> onnx.ModelProto:
-    """Return the graph of a network as it is, see :func:`export_graph`."""
+    """Trace a network to ONNX without checks; arguments as for :func:`export_graph`."""
     import onnx_ir
     import torch
     from onnxscript import optimizer
@@ -104,7 +104,7 @@ def _freed(
     marked: npt.NDArray[np.bool_],
     sides: list[int],
 ) -> onnx.TensorProto:
-    """Return what replaces the shape ``values`` at input ``i`` of a node, free of the batch."""
+    """Return the shape that replaces ``values`` at input ``i`` of a node, for any batch size."""
     values, at = values.copy(), int(marked.argmax())
     where = (node.op_type, i) if marked.sum() == 1 else None
     if where == ("Reshape", 1) and at == 0 and values[:1] == MARKED_BATCH == (sides or [0])[0]:
@@ -253,7 +253,7 @@ def _scope(node: onnx.NodeProto) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's progress prints and notices; its errors still raise."""
+    """Suppress the exporter's prints and warnings within a block; its errors still raise."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

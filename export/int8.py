@@ -1,11 +1,11 @@
-"""INT8 through Q/DQ: what convolutions read is quantised, what they give is not.
+"""INT8 through Q/DQ: inputs and weights of convolutions are quantised, their outputs are not.
 
 Symmetric int8 and a scale per output channel of the weights, as TensorRT requires; its kernels
 accumulate in int32 and give 16 bits, so nothing is gained by rounding the outputs as well. With
 outputs rounded a trained ``edge`` had Dice 0.934 between the masks, without 0.994 (8 images).
 
-The few convolutions that hurt most stay in floating point. They are found as group testing finds
-them: the logits of the graph with half of the convolutions quantised are compared with the float
+The few convolutions that add most error stay in floating point. They are found by group testing:
+the logits of the graph with half of the convolutions quantised are compared with the float
 graph's, and the worse half is halved again.
 """
 
@@ -29,7 +29,7 @@ CLOSE = 0.02
 # At most this share of the convolutions may be.
 MAY_STAY = 0.15
 # Frames on which logits are compared.
-JUDGES = 2
+COMPARED = 2
 # Convolutions with so few output channels (gates and the logits) are a thousandth of the work.
 THIN = 4
 # A CPU takes longer to round a convolution's input than it saves with fewer products an output.
@@ -80,28 +80,32 @@ def quantized(
         target: "gpu" or "cpu", which takes one bit less of the weights.
     """
     _, largest = layers.measure(graph, calibration)
-    judges = calibration[:JUDGES]
-    exact = list(map(layers.infer_with(graph), judges))
+    compared = calibration[:COMPARED]
+    exact = list(map(layers.infer_with(graph), compared))
 
     def rounded(names: Collection[str]) -> onnx.ModelProto:
         return with_scales(graph, largest, names, LEVELS[target])
 
-    def harm(names: Collection[str]) -> float:
+    def error(names: Collection[str]) -> float:
         infer = layers.infer_with(rounded(names))
-        return max(layers.error(*pair) for pair in zip(exact, map(infer, judges), strict=True))
+        return max(layers.error(*pair) for pair in zip(exact, map(infer, compared), strict=True))
 
     names = quantizable(graph, target)
     every = tuple(names)
-    worst = by_harm(names, harm)
-    while len(names) - 1 >= (1 - MAY_STAY) * len(every) and harm(names) > CLOSE:
+    worst = by_error(names, error)
+    while len(names) - 1 >= (1 - MAY_STAY) * len(every) and error(names) > CLOSE:
         names.remove(next(worst))
     return rounded(names), tuple(name for name in every if name not in names)
 
 
-def by_harm(names: Sequence[str], harm: Callable[[Collection[str]], float]) -> Iterator[str]:
-    """Yield the names, the most harmful first, without asking about each of them.
+def by_error(names: Sequence[str], error: Callable[[Collection[str]], float]) -> Iterator[str]:
+    """Yield convolutions, those that add most error first, by bisection of groups.
 
-    A group does about as much harm as its members together, so a harmless one is never opened.
+    A group's error is about the sum of its members', so a group without error is never divided.
+
+    Args:
+        names: Names of convolutions.
+        error: Relative RMS error of the logits when these convolutions are quantised.
     """
     groups = [(0.0, tuple(names))] if names else []
     while groups:
@@ -111,7 +115,7 @@ def by_harm(names: Sequence[str], harm: Callable[[Collection[str]], float]) -> I
             continue
         half = len(group) // 2
         for part in (group[:half], group[half:]):
-            heapq.heappush(groups, (-harm(part), part))
+            heapq.heappush(groups, (-error(part), part))
 
 
 def with_scales(

@@ -1,4 +1,4 @@
-"""What happens inside a graph: every layer's output, its range, and where two graphs part."""
+"""The layers of an ONNX graph: their outputs, their ranges, and where two graphs diverge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIVERGED = 0.05
 
 
 def layer_outputs(model: onnx.ModelProto, batch: Array) -> dict[str, Array]:
-    """Return every float32 tensor that a float32 graph computes for one batch, in graph order."""
+    """Return every float32 tensor of a float32 graph for a batch [N, 3, H, W], in graph order."""
     model = onnx.shape_inference.infer_shapes(model)
     values = {value.name: value for value in model.graph.value_info}
     given = {output.name for output in model.graph.output}

@@ -1,4 +1,4 @@
-"""Bring a float32 graph to the precision asked for, keeping in float32 what needs it."""
+"""Convert a float32 graph to another precision, keeping in float32 the layers that need it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _mixed(
 
 
 def _remembering(infer: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Answer a batch that was asked before from memory: verification meets the same extremes."""
+    """Cache a function's answers by batch: the extreme images are asked for again to verify."""
     known: dict[bytes, Array] = {}
 
     def answer(batch: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The network that an engine is built from, as the truth that the engine is held to."""
+"""The PyTorch network that an engine is built from and verified against."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A checkpoint's network and what the engine of it will be.
+    """A checkpoint's network, and the model information of the engine to build.
 
     Attributes:
         model: The PyTorch network, whole and in evaluation mode.
         info: Its checkpoint's header.
         path: The checkpoint file.
-        model_info: What the engine will be.
+        model_info: Input convention, classes and largest batch of the engine.
     """
 
     model: Network
@@ -78,14 +78,14 @@ def open_reference(
 
 @dataclass(frozen=True)
 class BuildInput:
-    """What a build starts from, in any precision.
+    """The inputs of a build, independent of its precision.
 
     Attributes:
         name: The checkpoint as it was named.
         reference: Its network.
-        network: The network as it runs on patients.
+        network: The network for inference: training branches cut off, BatchNorm folded.
         graph: That network in float32 ONNX.
-        frames: What the engine is verified on.
+        frames: Images (and masks) that the engine is verified on.
     """
 
     name: str | Path
@@ -98,7 +98,7 @@ class BuildInput:
 def open_input(
     checkpoint: str | Path, options: BuildOptions, progress: Callable[[str], None]
 ) -> BuildInput:
-    """Open a checkpoint, export its network, and read what the engine will be verified on.
+    """Open a checkpoint, export its network to ONNX, and read the frames to verify on.
 
     Raises:
         UserError: No such checkpoint or data, or the network cannot be exported as asked.

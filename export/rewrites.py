@@ -1,4 +1,4 @@
-"""Exact rewrites of a graph that cost every backend less, for what only an exported size allows."""
+"""Exact rewrites that make a graph cheaper on every backend; they need a fixed input size."""
 
 from __future__ import annotations
 

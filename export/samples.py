@@ -31,6 +31,9 @@ def frames_from(
         split: Name of a list in the folder; None takes "val" where it is listed, else all.
         classes: 1, or the number of classes in the masks.
 
+    Returns:
+        Images uint8 RGB [H, W, 3] at their own sizes, with masks where the folder has them.
+
     Raises:
         UserError: No images there, or no such split.
     """
@@ -63,5 +66,5 @@ def _phantoms(count: int, classes: int) -> list[Frame]:
 
 
 def source_name(data: str | Path | None) -> str:
-    """Return what the manifest says about where the images come from."""
+    """Return the name of a data folder for the manifest; "phantom" for None."""
     return "phantom" if data is None else Path(data).name

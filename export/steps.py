@@ -1,4 +1,4 @@
-"""Says what a build does and how long each step took."""
+"""Prints the steps of a build, with the seconds that each took."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 class Steps:
-    """Says each step with the time it took, and shows bars on a terminal.
+    """Prints each step with the seconds that it took, and shows bars on a terminal.
 
     Entered as a context, it remembers Ctrl-C: a library that is interrupted in a callback loses
     the exception, and the next step raises it again.

@@ -25,7 +25,7 @@ Batch = TypeVar("Batch", Array, Image)  # preprocessed images, or frames
 
 
 class Progress(Protocol):
-    """Shows how far an iteration is."""
+    """A function that shows a progress bar for an iteration."""
 
     def __call__(self, items: Iterable[Item], text: str, /) -> Iterable[Item]:
         """Return the items, with a bar."""
@@ -38,7 +38,7 @@ P999 = 10.0
 
 
 class Diverged(UserError):
-    """What was built does not answer as the network does."""
+    """The engine's answers differ from the network's by more than the tolerance."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,10 @@ def probabilities(logits: Array) -> Array:
 
 
 def masks_of(probability: Array, threshold: float) -> Image:
-    """Return class masks uint8 [N, H, W] of probabilities [N, K, H, W]."""
+    """Return class masks uint8 [N, H, W] of probabilities [N, K, H, W].
+
+    One class: 1 above ``threshold``; more: the index of the largest.
+    """
     binary = probability.shape[1] == 1
     chosen = probability[:, 0] > threshold if binary else probability.argmax(axis=1)
     masks: Image = chosen.astype(np.uint8)
@@ -120,6 +123,16 @@ def compare(
     progress: Progress = lambda items, _: items,
 ) -> Verification:
     """Run both on every frame and compare probabilities and masks, image by image.
+
+    Args:
+        network, engine: From an image uint8 RGB [H, W, 3] to logits float32 [1, K, h, w] and, where
+            the graph thresholds itself, the mask uint8 [H, W], else None.
+        frames: Images, with reference masks where there are any.
+        convention: How logits are brought back to the size of an image.
+        threshold: Probability in (0, 1) above which a pixel is foreground.
+        source: Where the images come from, for the record.
+        by: Name of the engine, for the record and for errors.
+        progress: Shows a bar.
 
     Raises:
         UserError: The engine's answer has another shape or is not finite.
@@ -163,7 +176,7 @@ def compare(
 def dice_against_truth(
     answer: Answer, frames: Sequence[Frame], convention: InputConvention, threshold: float
 ) -> float | None:
-    """Return the mean Dice of the masks against the truth at the images' size; None without."""
+    """Return the mean Dice against the reference masks at the images' size; None without masks."""
     scores = [
         _dice(_at(convention, answer(x.image)[0], x.image.shape[:2], threshold), x.mask)
         for x in frames
@@ -175,7 +188,7 @@ def dice_against_truth(
 def _at(
     convention: InputConvention, logits: Array, size: tuple[int, int], threshold: float
 ) -> Image:
-    """Return the mask at the image's own resolution."""
+    """Return the mask uint8 [H, W] at an image's ``size`` of logits [1, K, h, w]."""
     mask: Image = masks_of(probabilities(convention.restore(logits[0], size)[None]), threshold)[0]
     return mask
 
@@ -190,7 +203,7 @@ def _dice(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
 
 
 def extremes(size: tuple[int, int]) -> dict[str, Image]:
-    """Return the images uint8 [H, W, 3] that no camera should give but some do."""
+    """Return black, white and saturated red images uint8 RGB [H, W, 3], by name."""
     black = np.zeros((*size, 3), np.uint8)
     red = black.copy()
     red[..., 0] = 255
@@ -198,7 +211,11 @@ def extremes(size: tuple[int, int]) -> dict[str, Image]:
 
 
 def check_extremes(engine: Answer, size: tuple[int, int], by: str) -> None:
-    """Raise UserError when an extreme input gives an answer that is not finite."""
+    """Run an engine on the images of :func:`extremes` at ``size`` (height, width).
+
+    Raises:
+        UserError: A logit is not finite.
+    """
     for name, image in extremes(size).items():
         if not np.isfinite(engine(image)[0]).all():
             raise UserError(
@@ -228,5 +245,8 @@ def check_batch(infer: Callable[[Batch], Array], batch: Batch, tolerance: float,
 
 
 def answer_with(infer: Callable[[Array], Array], convention: InputConvention) -> Answer:
-    """Wrap a function of preprocessed batches into one of images."""
+    """Return a function from one image uint8 RGB [H, W, 3] to logits, and None for the mask.
+
+    ``infer`` takes preprocessed images float32 [N, 3, h, w].
+    """
     return lambda image: (infer(convention.preprocess(image)[None]), None)

@@ -1,1 +1,1 @@
-"""What is seen on a frame: its quality, its regions, and the tracks that they form over time."""
+"""Analysis of frames: their quality, the regions of their masks, and tracks over time."""

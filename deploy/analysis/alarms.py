@@ -1,4 +1,4 @@
-"""What the alarms of a run are worth against a truth: how soon they come, how often falsely."""
+"""Alarms against a reference: their delay in seconds, and false alarms a minute."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ class AlarmScore:
         self._was_false = false
 
     def summary(self) -> dict[str, Any]:
-        """Return appearances of lesions, those alarmed at, the seconds until then, false alarms."""
+        """Return the counts as JSON-ready values.
+
+        Appearances of lesions, how many had an alarm and after how many seconds, false alarms and
+        their number a minute.
+        """
         waits = [wait for wait in self._waits if wait is not None]
         first = self._last if self._first is None else self._first
         minutes = (self._last - first) / 60 * self._frames / max(1, self._frames - 1)

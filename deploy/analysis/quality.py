@@ -1,4 +1,4 @@
-"""The quality gate: a frame that shows no mucosa well enough is shown as such, not segmented.
+"""The quality gate: frames that are dark, saturated, blurred or out of body are not segmented.
 
 Four measures on a small copy of the frame. The limits let every one of the 317 frames of
 CVC-ClinicDB's first sequences and 400 images of Kvasir-SEG pass: they are a gate against frames
@@ -20,7 +20,7 @@ LIT = 24  # luma above which a pixel belongs to the picture, not to the dark cor
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """Where a frame stops being readable.
+    """Limits beyond which a frame is not segmented.
 
     Attributes:
         dark: Least mean luma of the frame, [0, 255] (CVC-ClinicDB: 36 and more).
@@ -37,7 +37,7 @@ class QualityLimits:
 
 
 class QualityGate:
-    """Says "good", "dark", "saturated", "out of body" or "blurred".
+    """Classifies frames as "good", "dark", "saturated", "out of body" or "blurred".
 
     Example:
         >>> QualityGate()(np.zeros((480, 640, 3), np.uint8))
@@ -48,7 +48,7 @@ class QualityGate:
         self.limits = limits or QualityLimits()
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> str:
-        """Judge a uint8 RGB frame [H, W, 3]."""
+        """Return the class of a frame uint8 RGB [H, W, 3], by the first limit that it breaks."""
         measured = measure(rgb)
         if measured["dark"] < self.limits.dark:
             return "dark"

@@ -32,7 +32,7 @@ def regions(
     """Return the connected regions of a mask, largest first.
 
     Args:
-        mask: Mask at the frame's size.
+        mask: Mask uint8 [H, W] of class indices at the frame's size.
         logits: The logits [K, h, w] that it was made from, at the network's size.
         size: (height, width) of the frame in pixels.
         threshold: Probability in (0, 1) above which a pixel is foreground.

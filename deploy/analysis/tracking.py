@@ -74,7 +74,7 @@ class Track:
 
 @dataclass(frozen=True)
 class TrackingResult:
-    """What a frame shows.
+    """What is shown on a frame.
 
     Attributes:
         shown: Shown tracks that are on this frame.
@@ -92,7 +92,7 @@ class TrackingResult:
 
 
 class TemporalFilter:
-    """The memory of one stream."""
+    """Tracks regions over the frames of one stream, and decides which of them are shown."""
 
     def __init__(self) -> None:
         self._tracks: list[Track] = []
@@ -110,12 +110,12 @@ class TemporalFilter:
         hold_off: int,
         mask: npt.NDArray[np.bool_] | None = None,
     ) -> TrackingResult:
-        """Judge the next frame.
+        """Take the next frame, and return what is shown on it.
 
         Args:
-            regions: Its regions.
-            moment: Its time in seconds.
-            frame_id: Its id.
+            regions: Regions of its mask, boxes in pixels.
+            moment: Its time in seconds, on the source's clock.
+            frame_id: Its number in the stream.
             threshold: Probability above which pixels are foreground.
             hold_off: Frames for which a new alarm is held back.
             mask: Raw mask for the flicker score, bool [h, w]; None for a frame not segmented.
@@ -153,7 +153,7 @@ class TemporalFilter:
         )
 
     def _match(self, regions: list[Region]) -> dict[int, Track]:
-        """Pair regions with tracks: best overlap first, then what is near."""
+        """Assign regions to tracks: by IoU first, then by the IoU of boxes that are enlarged."""
         pairs = sorted(
             (
                 (
@@ -203,7 +203,7 @@ def _follow(track: Track, region: Region) -> None:
 
 
 def _vote(track: Track, region: Region) -> None:
-    """Let a frame speak for the track's class; a tie keeps the one before."""
+    """Add a frame's class to the track's majority vote; a tie keeps the class before."""
     if region.label is None:
         return
     track.votes[region.label] += 1
@@ -212,7 +212,7 @@ def _vote(track: Track, region: Region) -> None:
 
 
 def buffered(box: Box) -> Box:
-    """Return a box that reaches further by ``BUFFER`` of its size on every side."""
+    """Return a box enlarged by ``BUFFER`` times its width or height on every side."""
     x, y, width, height = box
     right, down = round(BUFFER * width), round(BUFFER * height)
     return x - right, y - down, width + 2 * right, height + 2 * down

@@ -1,4 +1,4 @@
-"""What the faults of ``medisseg run chaos`` are made with: a model, videos, watched runs."""
+"""The test bench of ``medisseg run chaos``: a model, generated videos, and runs under watch."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def expect(condition: object, what: str) -> None:
         raise Failed(what)
 
 
-class Patience:
-    """Waits as long as something moves: a busy machine is slow, only a stuck run stands still.
+class StallTimeout:
+    """A timeout that starts anew with every sign of progress: a busy machine is slow, not stuck.
 
     Args:
         moving: Returns what changes while there is progress.
@@ -75,7 +75,7 @@ class FaultyEngine:
         self.labels = engine.labels
 
     def infer(self, batch: Batch) -> Batch:
-        """Answer, or do what the hook does."""
+        """Return logits float32 [N, K, h, w], or what the hook returns in their place."""
         self._batches += 1
         if isinstance(batch, np.ndarray) and self._hook is not None:
             answer = self._hook(self._batches - 1, batch)
@@ -189,55 +189,59 @@ class Running:
         self._thread.start()
 
     def _moving(self) -> object:
-        """Return what changes while the run gets on: its threads' work before there are frames."""
+        """Return what changes while a run works: processor time, then its status."""
         if self.pipeline is None:
             return time.process_time()
         status = self.pipeline.live.status(0)
         return status.state, status.reason, tuple(status.frames.values())
 
     def wait_for(self, condition: Callable[[Any], object], what: str) -> Any:
-        """Wait until the status fulfils a condition, and return it."""
-        patience = Patience(self._moving, f"no {what}")
+        """Wait until a stream's status fulfils a condition, and return the status.
+
+        Raises:
+            Failed: Nothing changed for too long.
+        """
+        timeout = StallTimeout(self._moving, f"no {what}")
         while True:
             if self.error is not None:
                 raise self.error
             if self.pipeline is not None and condition(status := self.pipeline.live.status(0)):
                 return status
             expect(self._thread.is_alive() or self.error is not None, f"it ended without {what}")
-            patience.check()
+            timeout.check()
             time.sleep(0.02)
 
     def finish(self, stop: bool = False) -> None:
         """Wait for the end (``stop``: ask for it), and check the accounts."""
         if stop and self.pipeline is not None:
             self.pipeline.stop()
-        patience = Patience(self._moving, "the run did not end")
+        timeout = StallTimeout(self._moving, "the run did not end")
         while self._thread.is_alive():
             self._thread.join(0.1)
-            patience.check()
+            timeout.check()
         if self.error is not None:
             raise self.error
         check_accounts(self.out)
 
     def give_up(self, seconds: float = 5.0) -> None:
-        """End it, whatever it does."""
+        """Stop the run, and wait ``seconds`` at most."""
         if self.pipeline is not None:
             self.pipeline.stop()
         self._thread.join(seconds)
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the run reported."""
+        """The contents of ``report.json``."""
         found: dict[str, Any] = json.loads((self.out / "report.json").read_text())
         return found
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the results, frame by frame."""
+        """Return the lines of ``results.jsonl``, one a frame."""
         return read_lines(self.out)
 
 
 def read_lines(out: Path) -> list[dict[str, Any]]:
-    """Return a run's results."""
+    """Return the lines of a run's ``results.jsonl``."""
     return [json.loads(text) for text in (out / "results.jsonl").read_text().splitlines()]
 
 

@@ -24,8 +24,8 @@ from typing import TextIO
 from deploy.chaos.bench import Bench, Failed, Unable
 from deploy.chaos.faults import WITHIN
 from deploy.chaos.processes import APART, start
-from deploy.options import Parser
 from export.runtime.engine import Engine
+from medisseg.arguments import Parser
 from medisseg.errors import UserError
 
 EXAMPLE = """examples:
@@ -107,29 +107,29 @@ def run_faults(
 def _each(
     bench: Bench, names: Sequence[str], until: float, progress: TextIO
 ) -> Iterator[FaultOutcome]:
-    """Yield what came of the faults; those in processes of their own go on beside the others."""
+    """Yield the outcome of each fault; those in processes of their own run in parallel."""
     attempts = [Attempt(name, *start(bench, name)) for name in APART if name in names]
     for name in (name for name in WITHIN if name in names):
         act = WITHIN[name]
         if time.monotonic() > until:
             yield FaultOutcome(name, str(act.__doc__), "out of time: --limit-s", NOT_RUN, 0.0)
             continue
-        tell(progress, f"{name} ...")
+        show_progress(progress, f"{name} ...")
         yield Attempt(name, act, bench).outcome(LONGEST_S)
-    tell(progress, "waiting for the processes that were killed ...")
+    show_progress(progress, "waiting for the processes that were killed ...")
     for attempt in attempts:
         yield attempt.outcome(LONGEST_S)
-    tell(progress, "")
+    show_progress(progress, "")
 
 
-def tell(terminal: TextIO, text: str) -> None:
-    """Show one line of progress, where somebody looks."""
+def show_progress(terminal: TextIO, text: str) -> None:
+    """Replace the line of progress on a terminal; nothing is written elsewhere."""
     if terminal.isatty():
         print(f"\r\x1b[K{text}", end="", file=terminal, flush=True)
 
 
 class Attempt:
-    """One fault, in a thread."""
+    """One fault, tried in a thread of its own."""
 
     def __init__(self, name: str, act: Callable[..., str], *arguments: object) -> None:
         self._name, self._expected = name, str(act.__doc__)
@@ -151,7 +151,7 @@ class Attempt:
         self._found.append(found)
 
     def outcome(self, most_s: float) -> FaultOutcome:
-        """Return what came of it, at most ``most_s`` seconds after its beginning."""
+        """Wait until ``most_s`` seconds after the beginning at most; return the outcome."""
         self._thread.join(max(0.0, self._began + most_s - time.monotonic()))
         if not self._found:
             happened = f"no end within {most_s:g} s"
@@ -162,7 +162,7 @@ class Attempt:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the runs' own words off the terminal: the table speaks for them."""
+    """Suppress the output of the runs within a block: the table reports them."""
     log = logging.getLogger("deploy")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
@@ -175,7 +175,7 @@ def quiet() -> Iterator[None]:
 
 
 def print_table(outcomes: list[FaultOutcome]) -> None:
-    """Print what was expected and what happened."""
+    """Print a row for each fault: what was expected, what happened, seconds."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,6 +1,6 @@
-"""The faults of ``medisseg run chaos`` that need a process of their own: killed, or out of room.
+"""The faults of ``medisseg run chaos`` that need a process of their own: killed, or on a full disk.
 
-They are started before the others and go on beside them, because each loads Python and the model.
+They are started first and run in parallel with the others: each loads Python and the model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.chaos.bench import Bench, Failed, Patience, check_accounts, counted, expect
+from deploy.chaos.bench import Bench, Failed, StallTimeout, check_accounts, counted, expect
 from deploy.chaos.faults import LONG
 from deploy.chaos.videos import decoded, noise
 
@@ -64,26 +64,26 @@ def interrupted(bench: Bench, process: subprocess.Popen[str], out: Path) -> str:
 
 def await_lines(process: subprocess.Popen[str], out: Path, count: int) -> None:
     """Wait until a process has written so many results."""
-    path, patience = (
+    path, timeout = (
         out / "results.jsonl",
-        Patience(lambda: work_of(process, out), "it wrote nothing"),
+        StallTimeout(lambda: work_of(process, out), "it wrote nothing"),
     )
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         if process.poll() is not None:
             assert process.stderr is not None
             raise Failed(f"it ended by itself: {last_line(process.stderr.read())}")
-        patience.check()
+        timeout.check()
         time.sleep(0.05)
 
 
 def end_of(process: subprocess.Popen[str], out: Path) -> str:
-    """Wait for a process as long as it gets on; return what it wrote to standard error."""
-    patience = Patience(lambda: work_of(process, out), "it did not end")
+    """Wait for a process as long as it works; return what it wrote to standard error."""
+    timeout = StallTimeout(lambda: work_of(process, out), "it did not end")
     while True:
         try:
             return process.communicate(timeout=0.2)[1]
         except subprocess.TimeoutExpired:
-            patience.check()
+            timeout.check()
 
 
 def work_of(process: subprocess.Popen[str], out: Path) -> list[object]:

@@ -14,7 +14,7 @@ from deploy.chaos.loopback import FPS, Picture
 
 
 def scene(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
-    """Return a generated frame: red, with some texture, and a pale part that moves."""
+    """Return frame ``number``, uint8 RGB [height, width, 3]: mucosa with a moving lesion."""
     height, width = size
     x = round(width * (0.35 + 0.2 * np.sin(number / 20)))
     picture = _mucosa(size).copy()
@@ -31,7 +31,7 @@ def _mucosa(size: tuple[int, int]) -> Picture:
 
 
 def screen(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
-    """Return a processor's screen with a picture in it that changes its place at frame 15."""
+    """Return a processor's screen, uint8 RGB; its endoscopic picture moves at frame 15."""
     import cv2
 
     height, width = size
@@ -45,7 +45,7 @@ def screen(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
 
 
 def noise(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
-    """Return a frame that no encoder makes small."""
+    """Return a frame of random pixels, uint8 RGB, which does not compress."""
     return np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
 
 

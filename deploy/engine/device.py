@@ -93,7 +93,10 @@ class GpuProcessor(CpuProcessor):
     def finish(
         self, logits: Values, frame_size: tuple[int, int], threshold: float
     ) -> tuple[Mask, Array]:
-        """Return the mask and the logits of an answer on the device, both on the CPU."""
+        """Return the mask uint8 [H, W] and logits float32 [K, h, w], both copied to the CPU.
+
+        Arguments as for :meth:`CpuProcessor.finish`; ``logits`` is a tensor on the device.
+        """
         import torch
 
         from kernels.frames import Mask
@@ -123,7 +126,7 @@ def choose(convention: InputConvention, device: torch.device | str, classes: int
 
 
 def _difference(on_cpu: CpuProcessor, on_gpu: GpuProcessor, classes: int) -> str:
-    """Describe how the two differ on a trial frame and trial logits; empty where they agree."""
+    """Return how the two differ on a generated frame and logits; empty where they agree."""
     random, convention = np.random.default_rng(0), on_cpu.convention
     size = (90, 120)
     rgb = random.integers(0, 256, (*size, 3), np.uint8)

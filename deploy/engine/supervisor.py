@@ -1,10 +1,10 @@
-"""Keeps an engine's faults away from the video: they turn the AI off, and nothing else.
+"""A supervisor of the engine: its faults turn the AI off, and the video goes on.
 
-An engine that raises, answers nonsense or hangs is replaced by a new one, at most five times a
-minute. One that is only slow keeps working; its late answer is thrown away, because it belongs to a
-frame that has been shown already. A server that is away is asked for every second and counts as no
-restart. Where the process has lost its GPU no new engine helps, and the run is told to end, so that
-whatever started it starts it again.
+An engine that raises, hangs or returns values that are not finite is replaced by a new one, at most
+five times a minute. One that is only slow keeps working; its late answer is thrown away, because it
+belongs to a frame that has been shown already. A server that is away is asked for every second and
+counts as no restart. Where the process has lost its GPU no new engine helps, and the run is told to
+end, so that whatever started it starts it again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def ask(engine: Engine, batch: Values) -> Values:
 
 
 def finite(answer: Values) -> bool:
-    """Return whether all logits are finite; summed in float64, where no float32 overflows."""
+    """Return whether all logits are finite, by their sum in float64, which cannot overflow."""
     return math.isfinite(
         answer.sum(dtype=np.float64) if isinstance(answer, np.ndarray) else answer.double().sum()
     )
@@ -119,7 +119,7 @@ class _Worker:
 
 
 class EngineSupervisor:
-    """Answers for an engine that may fail.
+    """An engine in a thread of its own, replaced when it fails.
 
     Args:
         open_engine: Opens the engine; called again for every restart.
@@ -253,7 +253,11 @@ class EngineSupervisor:
             worker.stop(10.0)
 
     def _refuse_another(self, worker: _Worker) -> None:
-        """Refuse an engine that wants other inputs: frames are prepared for the first one's."""
+        """Refuse an engine with another input convention or other classes than the first.
+
+        Raises:
+            UserError: It differs; frames are prepared for the first one.
+        """
         engine = worker.engine
         ours, theirs = (self.convention, self.classes), (engine.convention, engine.classes)
         if ours != theirs:

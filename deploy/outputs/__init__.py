@@ -1,1 +1,1 @@
-"""What a frame becomes: a drawn picture, a part of a video, a line of results."""
+"""The outputs of a run: drawn pictures, videos, lines of results."""

@@ -1,4 +1,4 @@
-"""What is drawn on a frame: its own mask, its tracks, and where the stream stands, always."""
+"""Drawing on a frame: its mask, its tracks, and the state of the stream."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_mask(rgb: Pixels, mask: Pixels, opacity: float, labels: tuple[Label, ..
 
 
 def draw_place(rgb: Pixels, place: Picture | None) -> None:
-    """Draw a thin line round the endoscopic picture, in place; nothing where it is all."""
+    """Outline the endoscopic picture on a frame uint8 RGB [H, W, 3], in place, if it is a part."""
     import cv2
 
     if place is None or place.fills(rgb.shape):
@@ -44,7 +44,7 @@ def draw_place(rgb: Pixels, place: Picture | None) -> None:
 
 
 def draw_status(rgb: Pixels, status: StreamStatus, tracks: tuple[Track, ...] = ()) -> None:
-    """Write state, counters, latency, tracks and alarms onto a picture, in place."""
+    """Write state, counters, latency, tracks and alarms onto uint8 RGB [H, W, 3], in place."""
     import cv2
 
     height, width = rgb.shape[:2]
@@ -71,20 +71,20 @@ def draw_status(rgb: Pixels, status: StreamStatus, tracks: tuple[Track, ...] = (
 
 
 def draw_tag(rgb: Pixels, text: str) -> None:
-    """Write a word into the upper right corner, in place."""
+    """Write a word into the upper right corner of uint8 RGB [H, W, 3], in place."""
     scale = text_scale(rgb)
     margin = round(34 * scale) // 2
     _label(rgb, text, (rgb.shape[1] - margin - _text_width(text, scale), margin), scale)
 
 
 def text_scale(rgb: Pixels) -> float:
-    """Return the size of letters for a picture: half a one's at 640 x 480, but always legible."""
+    """Return OpenCV's font scale for a picture [H, W, 3]: 0.5 at 640 x 480, 0.42 at least."""
     height, width = rgb.shape[:2]
     return float(max(0.42, min(height / 480, width / 640) * 0.5))
 
 
 def greyed(rgb: Pixels, status: StreamStatus) -> Pixels:
-    """Return the last picture as one that is over: grey, dim, with its age."""
+    """Return a dimmed grey copy of the last picture uint8 RGB [H, W, 3], with the status on it."""
     import cv2
 
     grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -1,4 +1,4 @@
-"""What a run leaves behind besides videos: one JSON line a frame, events, Dice against a truth."""
+"""The results of a run: one JSON line a frame, events, and Dice against reference masks."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _create(path: Path) -> IO[str]:
 
 
 class Truth:
-    """Masks to compare with: frame k's is the k-th in natural order.
+    """Reference masks of a folder: frame k's is the k-th file in natural order.
 
     They are read as ``medisseg evaluate`` reads them: 0 and 255, 0 and 1, palettes, indices and
     colours; what the values mean is decided once, for all files together.
@@ -140,7 +140,7 @@ class Truth:
 
 
 class VideoScore:
-    """Mean Dice of raw and shown masks, and the worth of the alarms, over frames with a truth."""
+    """Mean Dice of raw and shown masks, and the alarms' score, over frames with a reference."""
 
     def __init__(self, truth: Truth) -> None:
         from deploy.analysis.alarms import AlarmScore

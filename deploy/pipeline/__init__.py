@@ -1,1 +1,1 @@
-"""A frame on its way from the source to the screen and the disk."""
+"""The pipeline: stages from the source to the screen and the disk, in threads."""

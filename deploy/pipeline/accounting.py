@@ -1,6 +1,6 @@
-"""Every frame finished once, every change of state written down.
+"""Accounting of frames: each finished exactly once, each change of state written down.
 
-A thread of its own notices silence: when no frame comes, no stage runs.
+A thread of its own watches for sources without frames, because no stage runs then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deploy.outputs.pixels import to_rgb
 from deploy.outputs.results import Results
 from deploy.pipeline.live import Live
 from deploy.pipeline.stream import FRAME, Frame, Stream, brief
-from deploy.sources.decoding import why
+from deploy.sources.decoding import describe
 from deploy.status import LIVE, OFFLINE, STALE, StreamStatus
 from medisseg.device import lost
 from medisseg.errors import UserError
@@ -46,29 +46,29 @@ class FrameAccounting:
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread that watches for silent sources."""
         self._watcher.start()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop that thread."""
         self._done.set()
         if self._watcher.is_alive():
             self._watcher.join()  # in a library at exit, it would abort the process
 
     def drop(self, frame: Frame, reason: str) -> None:
-        """Finish a frame that gives way to a newer one, or would come too late."""
+        """Finish a frame as dropped: a newer one displaced it, or it would miss the budget."""
         frame.outcome, frame.error = "dropped", reason
         self._count(frame, brief)
 
     def fail(self, frame: Frame) -> None:
-        """Finish a frame that could not be decoded, or that a stage could not work on."""
+        """Finish a frame as failed: it could not be decoded, or a stage raised."""
         frame.outcome = "failed"
         self._count(frame, brief)
 
     def broke(self, frame: Frame, stage: str, error: Exception) -> None:
-        """Fail a frame at which a stage raised, and say so; all other frames go on."""
+        """Finish a frame as failed because ``stage`` raised ``error``, and log it once."""
         stream = frame.stream
-        frame.error = f"{stage}: {why(error)}"
+        frame.error = f"{stage}: {describe(error)}"
         stream.faults[FRAME] = f"a frame failed in {frame.error}"
         if stream.warn(f"frames that failed in {stage}"):
             # What one bad frame raises in a library is one line; a fault of ours has its traceback.
@@ -97,7 +97,7 @@ class FrameAccounting:
         frame.stream.counter.finish(frame.outcome)
 
     def place(self, frame: Frame) -> None:
-        """Write down where the endoscopic picture stands, when it has been found or has moved."""
+        """Write an event when the endoscopic picture of a frame has been found or has moved."""
         stream, place = frame.stream, frame.place
         if place is not None and place != stream.place:
             stream.place = place
@@ -105,14 +105,14 @@ class FrameAccounting:
             self.event(stream, frame, "picture", detail=detail)
 
     def link(self, stream: Stream, connected: bool, reason: str) -> None:
-        """Take note of a connect or a loss."""
+        """Note that a source has connected or was lost; log a loss."""
         news = stream.state.link(connected, reason)
         if news and not connected and stream.source.live and not stream.ended:
             log.warning("%s: lost: %s", stream.source.name, reason)
         self.status(stream, stream.last)
 
     def status(self, stream: Stream, frame: Frame | None) -> StreamStatus:
-        """Return where a stream stands now, and write it down if it changed."""
+        """Return a stream's status now; a change of state is written as an event."""
         status, change = stream.status(self.supervisor.backend, frame)
         if change is not None:
             log.info(
@@ -133,7 +133,7 @@ class FrameAccounting:
         detail: str = "",
         time_s: float | None = None,
     ) -> None:
-        """Write an event down."""
+        """Append a line to ``events.csv``: area in pixels, time in seconds of the run."""
         if self.results is not None:
             self.results.event(
                 time_s=round(frame.time_s, 3) if frame and time_s is None else time_s,
@@ -160,7 +160,7 @@ class FrameAccounting:
                     self._look_at(stream)
                 except Exception as error:  # of its picture; the other streams are watched on
                     if stream.warn("looks at its state that failed"):
-                        log.warning("%s: %s", stream.source.name, why(error), exc_info=error)
+                        log.warning("%s: %s", stream.source.name, describe(error), exc_info=error)
 
     def _look_at(self, stream: Stream) -> None:
         if stream.ended and not stream.counter.snapshot()["in_flight"]:
@@ -176,5 +176,5 @@ class FrameAccounting:
 
 
 def expected(error: Exception) -> bool:
-    """Whether an error is what a bad frame raises in a library, not a fault of the runner."""
+    """Whether an error is one that libraries raise for damaged frames: no traceback is logged."""
     return isinstance(error, FAULTS) or type(error).__module__.split(".")[0] in LIBRARIES

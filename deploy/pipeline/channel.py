@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 class Aborted(Exception):
-    """Another stage failed; whoever waits on a channel stops."""
+    """The pipeline was aborted because another stage failed."""
 
 
 class Channel(Generic[Item]):
@@ -48,10 +48,10 @@ class Channel(Generic[Item]):
         self._aborted = False
 
     def put(self, item: Item) -> None:
-        """Add an item; wait for room, or displace the older one.
+        """Add an item; wait until the queue has space, or displace the older item of its key.
 
         Raises:
-            Aborted: The pipeline is going down.
+            Aborted: Another stage failed.
         """
         displaced: list[Item] = []
         with self._changed:
@@ -71,7 +71,7 @@ class Channel(Generic[Item]):
             self._on_drop(old)
 
     def offer(self, item: Item) -> bool:
-        """Add an item if there is room; return whether there was."""
+        """Add an item if the queue has space; return whether it had."""
         with self._changed:
             if self._aborted or len(self._items) >= self._capacity:
                 return False
@@ -83,7 +83,7 @@ class Channel(Generic[Item]):
         """Return the waiting items, 1 to ``most``, oldest first; None after the last.
 
         Raises:
-            Aborted: The pipeline is going down.
+            Aborted: Another stage failed.
         """
         with self._changed:
             while not (self._items or self._newest) and self._open > 0 and not self._aborted:
@@ -99,13 +99,13 @@ class Channel(Generic[Item]):
             return taken or None
 
     def close(self) -> None:
-        """Say that one producer is done."""
+        """Note that one producer is done; after the last, readers get None."""
         with self._changed:
             self._open -= 1
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """Wake and stop everyone who waits here, and drop what waits."""
+        """Raise :class:`Aborted` in every waiting thread, and drop the items."""
         with self._changed:
             self._aborted = True
             self._items.clear()

@@ -1,4 +1,4 @@
-"""What a running pipeline shares with whoever watches it: a page, a window, a test.
+"""The state of a running pipeline, shared with the page, the window and tests.
 
 Two small thread-safe objects. ``Controls`` goes in: the pipeline reads one immutable ``Settings``
 per frame. ``Live`` comes out: the newest annotated picture and the newest ``StreamStatus`` of every
@@ -127,7 +127,7 @@ class Live:
             self._changed.notify_all()
 
     def status(self, stream: int = 0) -> StreamStatus:
-        """Return where a stream stands now."""
+        """Return a stream's newest status."""
         return self._status[stream]
 
     def latest(self, stream: int = 0) -> View | None:

@@ -148,5 +148,5 @@ class Pipeline:
 
 
 def newest_of(frame: Frame) -> int | None:
-    """Return the stream whose newest frame this is, None where every frame is kept."""
+    """Return the stream's number of a live frame; None for a file, whose frames are all kept."""
     return frame.stream.index if frame.stream.source.live else None

@@ -1,4 +1,4 @@
-"""From the frame to the endoscopic picture in it and back; what of a frame may be seen."""
+"""Coordinates between a frame and the endoscopic picture in it; the part that may be shown."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ NOWHERE = Picture(0, 0, 0, 0)
 
 
 def visible(tracker: PictureTracker, place: Picture) -> Picture:
-    """Return what may be seen where the rest is hidden: nothing while the place is not known."""
+    """Return the rectangle that may be shown with ``--hide-outside``; empty before it is found."""
     return place if tracker.found else NOWHERE
 
 
 def on_frame(frame: Frame, found: list[Region]) -> list[Region]:
-    """Bring a mask and its regions from the picture to the whole frame."""
+    """Move a frame's mask and its regions from the picture's coordinates to the frame's.
+
+    ``frame.mask`` is replaced; the regions come back with their boxes moved.
+    """
     place, mask = frame.place, frame.mask
     if place is None or mask is None or place.fills(frame.size):
         return found

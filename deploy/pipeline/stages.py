@@ -1,4 +1,4 @@
-"""A frame's journey, read in order: from the decoded picture to its record.
+"""The stages of a frame in order, from the decoded picture to its line of results.
 
     decode -> preprocess -> infer -> postprocess -> temporal -> draw -> record
 
@@ -28,7 +28,7 @@ from deploy.pipeline.channel import Aborted, Channel
 from deploy.pipeline.live import Live
 from deploy.pipeline.placing import on_frame, visible
 from deploy.pipeline.stream import Frame, Stream
-from deploy.sources.decoding import why
+from deploy.sources.decoding import describe
 from deploy.sources.source import Arrival
 
 if TYPE_CHECKING:
@@ -65,15 +65,15 @@ class Stages:
         self._expected_ms = 0.0  # smoothed time of one inference
 
     def decode(self, stream: Stream, decoded: Channel[Frame], originals: Channel[Frame]) -> None:
-        """Read a source to its end: each frame gets its id and its place in the raw recording."""
+        """Read a source to its end; number its frames, and queue them for the raw recording too."""
         try:
             self._read(stream, decoded, originals)
         except Aborted:
             raise
         except Exception as error:  # of this source; the other streams go on
-            stream.faults["source"] = f"source stopped: {why(error)}"
-            stream.ended = why(error)
-            log.error("%s", why(error), exc_info=None if expected(error) else error)
+            stream.faults["source"] = f"source stopped: {describe(error)}"
+            stream.ended = describe(error)
+            log.error("%s", describe(error), exc_info=None if expected(error) else error)
 
     def _read(self, stream: Stream, decoded: Channel[Frame], originals: Channel[Frame]) -> None:
         arrivals = stream.source.frames(self.stopping, partial(self.accounting.link, stream))
@@ -97,14 +97,14 @@ class Stages:
         return self.stopping.is_set() or self.failed.is_set()
 
     def _may_come(self, stream: Stream) -> bool:
-        """Wait until another frame of a file may come; False when none may any more."""
+        """Wait until a file has fewer frames in flight than allowed; False when the run stops."""
         while not stream.source.live and not stream.slots.acquire(timeout=0.1):
             if self._ending():
                 return False
         return True
 
     def _arrive(self, stream: Stream, arrival: Arrival, ms: float) -> Frame | None:
-        """Count an arrival; return its frame, None where nothing could be decoded."""
+        """Count an arrival, decoded in ``ms``; None where there is no picture to go on with."""
         frame = Frame(
             stream.counter.take(),
             stream,
@@ -125,7 +125,7 @@ class Stages:
         return frame
 
     def _keep_original(self, frame: Frame, originals: Channel[Frame]) -> None:
-        """Hand a frame to the raw recording: a file waits for the disk, a live source does not."""
+        """Queue a frame for the raw recording; only a file waits when the disk is slow."""
         stream = frame.stream
         if stream.raw is None or stream.raw.stopped:
             return
@@ -162,7 +162,7 @@ class Stages:
         return rgb_to_yuv(rgb)
 
     def preprocess(self, frames: list[Frame]) -> list[Frame]:
-        """Make the picture RGB, measure its quality, make the network's input of it."""
+        """Convert to uint8 RGB [H, W, 3], measure the quality, make the input float32 [3, h, w]."""
         for frame in frames:
             stream = frame.stream
             frame.rgb = to_rgb(frame.decoded)
@@ -184,7 +184,7 @@ class Stages:
         return frames
 
     def infer(self, frames: list[Frame]) -> list[Frame]:
-        """Ask the engine, one batch over all streams; without an answer the frames go on raw."""
+        """Run the engine on one batch over all streams: logits [K, h, w] a frame, or the reason."""
         frames = [frame for frame in frames if not self._too_late(frame)]
         asked = [frame for frame in frames if frame.input is not None]
         if not asked:
@@ -212,7 +212,7 @@ class Stages:
         return frames
 
     def _too_late(self, frame: Frame) -> bool:
-        """Drop a live frame that would miss the latency budget by the time it is answered."""
+        """Drop a live frame that would miss the latency budget; return whether it was dropped."""
         budget = self.options.budget_ms
         if budget is None or not frame.stream.source.live or self._expected_ms > budget:
             return False  # dropping helps only where a fresh frame could keep the budget
@@ -222,7 +222,7 @@ class Stages:
         return late
 
     def postprocess(self, frames: list[Frame]) -> list[Frame]:
-        """Turn the answer into a mask at the frame's size, and logits on the CPU."""
+        """Make masks uint8 [H, W] at the picture's size, and copy the logits to the CPU."""
         for frame in frames:
             if frame.answer is not None:
                 frame.mask, frame.logits = self.processor.finish(
@@ -232,7 +232,7 @@ class Stages:
         return frames
 
     def track(self, frames: list[Frame]) -> list[Frame]:
-        """Follow the regions over time; what is shown of a mask is old enough and large enough."""
+        """Track the regions; those past the hold-off and large enough are shown."""
         for frame in frames:
             stream, settings = frame.stream, frame.settings
             found, segmented = [], None
@@ -264,7 +264,7 @@ class Stages:
         return frames
 
     def draw(self, frames: list[Frame]) -> list[Frame]:
-        """Draw the shown mask, the tracks and the status on the frame, and show it."""
+        """Draw the shown mask, the tracks and the status on the frame, and publish it."""
         for frame in frames:
             stream = frame.stream
             if frame.shown_mask is not None and frame.tracking.shown:
@@ -292,7 +292,7 @@ class Stages:
                 )
 
     def record(self, frames: list[Frame]) -> list[Frame]:
-        """Write the overlay video, compare with the truth, write the line, finish the frame."""
+        """Write the overlay video, compare with the reference, write the line, finish the frame."""
         for frame in frames:
             stream, written, dice = frame.stream, None, None
             if stream.overlay is not None and not stream.overlay.stopped:
@@ -310,7 +310,7 @@ class Stages:
                     dice = stream.score.add(frame.id, frame.size, raw, shown, frame.time_s)
                 except Exception as error:
                     stream.score = None
-                    stream.faults["truth"] = f"comparison with the truth stopped: {why(error)}"
+                    stream.faults["truth"] = f"comparison with the truth stopped: {describe(error)}"
                     log.error("%s: %s", stream.source.name, stream.faults["truth"])
             self.accounting.finish(frame, written, dice)
         return frames

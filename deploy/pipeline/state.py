@@ -18,7 +18,7 @@ class StreamState:
     """One stream's state, from what its source, its frames and the engine report.
 
     Args:
-        live: Whether silence means anything: a file that waits for a slow engine is not stale.
+        live: Whether frames are due: a file that waits for a slow engine is not stale.
         stale_s: Seconds without a frame after which a live stream is stale.
         began: Monotonic time from which changes are counted.
     """
@@ -36,7 +36,7 @@ class StreamState:
         self._state = OFFLINE
 
     def link(self, connected: bool, reason: str) -> bool:
-        """Take note of a connect or a loss; return whether that is news."""
+        """Set whether the source is connected, and why; return whether that is a change."""
         with self._lock:
             news = (connected, reason) != (self._connected, self._link_reason)
             self._connected, self._link_reason = connected, reason
@@ -47,21 +47,21 @@ class StreamState:
             return news
 
     def arrival(self, when: float, still: bool = False) -> None:
-        """Take note of a frame (monotonic seconds); one of a frozen picture is no news."""
+        """Set the time of the newest frame in monotonic seconds, unless its picture is frozen."""
         self.still = still
         if not still:
             self._arrived = when
 
     def ai(self, reason: str) -> None:
-        """Take note that frames are segmented (empty) or why they are not."""
+        """Set why frames are not segmented; empty where they are."""
         self._ai_reason = reason
 
     def now(self) -> tuple[str, str, float | None, Change | None]:
-        """Return state, reason, age of the newest frame in seconds, and the change if it is one."""
+        """Return state, reason, age of the newest frame in seconds, and the change or None."""
         moment = time.monotonic()
         with self._lock:
             age = None if self._arrived is None else moment - self._arrived
-            state, reason = self._judge(age)
+            state, reason = self._state_at(age)
             change: Change | None = None
             if state != self._state:
                 change = {
@@ -76,7 +76,7 @@ class StreamState:
                     self.changes.append(change)
             return state, reason, age, change
 
-    def _judge(self, age: float | None) -> tuple[str, str]:
+    def _state_at(self, age: float | None) -> tuple[str, str]:
         if not self._connected:
             return OFFLINE, self._link_reason
         if age is None:

@@ -1,4 +1,4 @@
-"""One frame on its way, and everything that belongs to one stream of them."""
+"""A frame in the pipeline, and the state of one stream."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ON_THE_WAY = 3  # frames of a file from decoding to screen: one comes, one is in
 
 @dataclass
 class Frame:
-    """One frame and all that becomes of it; every stage fills in its part.
+    """One frame, its mask and its timings; every stage fills in its part.
 
     Attributes:
         id: Number within its stream, from 0, counting every frame that came.
@@ -87,7 +87,7 @@ class Frame:
 
     @property
     def decoded(self) -> av.VideoFrame:
-        """The decoded picture; a frame without one goes no further than its source."""
+        """The decoded picture; frames without one end in the source's stage."""
         assert self.picture is not None
         return self.picture
 
@@ -156,7 +156,7 @@ class Frame:
 
 
 def brief(frame: Frame) -> dict[str, object]:
-    """Return what every line has, that of a dropped frame too."""
+    """Return the values of every line, that of a dropped frame too."""
     return {
         "id": frame.id,
         "stream": frame.stream.index,
@@ -211,20 +211,20 @@ class Stream:
         return self.warnings[text] == 1
 
     def missing(self, video: str, frame: Frame, error: Exception) -> None:
-        """Take note of a frame that cannot be put into a recording, and say so on the screen."""
+        """Count a frame that a recording cannot take, and show it as an alarm."""
         text = f"frames missing from the {video} video"
         self.faults[FRAME] = f"a frame is missing from the {video} video: {error}"
         if self.warn(text):
             log.warning("%s: frame %d: %s", self.source.name, frame.id, self.faults[FRAME])
 
     def alarms(self) -> tuple[str, ...]:
-        """Return what a person must see."""
+        """Return the alarms to show, one line each."""
         parts = (self.overlay, self.raw, self.results)
         stopped = [part.stopped for part in parts if part and part.stopped]
         return tuple(dict.fromkeys([*stopped, *self.faults.values()]))
 
     def status(self, backend: str, frame: Frame | None) -> tuple[StreamStatus, Change | None]:
-        """Return where the stream stands now, showing ``frame``, and the change of state."""
+        """Return the status with ``frame`` on the screen, and the change of state or None."""
         state, reason, age, change = self.state.now()
         tracking = frame.tracking if frame else NOTHING
         recorders = [part for part in (self.overlay, self.raw) if part]
@@ -257,13 +257,13 @@ class Stream:
         return status, change
 
     def release(self, frame: Frame) -> None:
-        """Let the next frame of a file come, once for each that is shown or given up."""
+        """Free a file's slot for the next frame, once for each that is shown or dropped."""
         if frame.on_the_way:
             frame.on_the_way = False
             self.slots.release()
 
     def shown(self, frame: Frame) -> None:
-        """Take note that a frame is on the screen now."""
+        """Count a frame as shown now, with its latency."""
         now = time.monotonic()
         self.release(frame)
         self.faults.pop(FRAME, None)

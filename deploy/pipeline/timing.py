@@ -1,4 +1,4 @@
-"""Counting and timing: every frame once, every millisecond, nothing clipped, memory bounded."""
+"""Latencies of stages and frames in milliseconds, in histograms of bounded size."""
 
 from __future__ import annotations
 

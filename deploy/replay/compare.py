@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.options import Parser
 from deploy.replay.recorded import Entry, Picture, RecordedRun
+from medisseg.arguments import Parser
 from medisseg.colors import BOTH, ONLY_A, ONLY_B
 from medisseg.errors import UserError
 from medisseg.files import replacing
@@ -103,7 +103,7 @@ def matched(a: RecordedRun, b: RecordedRun) -> list[tuple[Entry, Entry]]:
 
 
 def check_pictures(a: RecordedRun, b: RecordedRun, pairs: list[tuple[Entry, Entry]]) -> None:
-    """Hold the recordings against each other.
+    """Check on a few frames that the two recordings show the same pictures.
 
     Raises:
         UserError: They show different things, or cannot be told to be the same.
@@ -184,7 +184,7 @@ def summarize(
 
 
 def described(run: RecordedRun) -> dict[str, Any]:
-    """Return what a run was."""
+    """Return folder, sources, engine and latency (ms) of a run, from its report."""
     times = run.report.get("latency_ms", {})
     return {
         "run": str(run.folder),
@@ -219,7 +219,7 @@ def print_table(result: dict[str, Any], worst: list[Row]) -> None:
 
 
 def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what matters most as (label, value)."""
+    """Return the numbers to print as (label, value)."""
     frames, dice, alarms = result["frames"], result["dice"], result["alarms"]
     shown = [(f"engine {key.upper()}", str(result[key]["engine"])) for key in ("a", "b")]
     shown += [
@@ -242,7 +242,7 @@ ALARM_KEYS = ("both", "only_a", "only_b")
 def pictures(
     a: RecordedRun, b: RecordedRun, row: Row, pairs: list[tuple[Entry, Entry]]
 ) -> tuple[Picture, Picture]:
-    """Return a frame as recorded (black where it was not) and with both masks on it."""
+    """Return a frame uint8 RGB [H, W, 3] as recorded (else black), and with both masks on it."""
     from kernels.frames import decode_rle
 
     first, second = next(p for p in pairs if (p[0].stream, p[0].id) == (row.stream, row.frame))
@@ -288,7 +288,7 @@ def write(
 
 
 def chart(rows: list[Row]) -> Figure:
-    """Draw Dice over time."""
+    """Draw the Dice between both runs' masks over the video's seconds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.4), layout="constrained")

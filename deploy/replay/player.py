@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy.analysis.tracking import Track
-from deploy.options import Parser
 from deploy.outputs.drawing import draw_mask, draw_place, draw_status, draw_tag
 from deploy.outputs.pixels import rgb_to_yuv
 from deploy.outputs.recording import CLOCK
 from deploy.pipeline.live import Controls, Live
-from deploy.replay.recorded import Entry, Picture, RecordedRun, said_where_damaged
+from deploy.replay.recorded import Entry, Picture, RecordedRun, report_damage
 from deploy.status import Settings, StreamStatus
+from medisseg.arguments import Parser
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.labels import Label
@@ -125,7 +125,7 @@ def _format(path: Path) -> str:
 
 
 def fitted(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Return a picture at ``size`` (height, width), black beside it where its shape differs."""
+    """Return a picture scaled into ``size`` (height, width), with black bars where it differs."""
     if picture.shape[:2] == size:
         return picture
     import cv2
@@ -138,7 +138,7 @@ def fitted(picture: Picture, size: tuple[int, int]) -> Picture:
     return out
 
 
-@said_where_damaged
+@report_damage
 def draw(run: RecordedRun, entry: Entry, opacity: float | None = None) -> Picture:
     """Return a recorded frame, uint8 RGB [H, W, 3], as it was shown, with "REPLAY" on it."""
     picture, line = run.picture(entry), run.line(entry)
@@ -171,11 +171,11 @@ def shown_mask(line: dict[str, Any]) -> Picture | None:
 
 
 def labels_of(line: dict[str, Any]) -> tuple[Label, ...]:
-    """Return the labels of the classes that a recorded frame shows; none of one class."""
+    """Return the labels of a recorded frame's classes; empty for one class without a name."""
     return tuple(Label(one["name"], tuple(one["color"])) for one in line.get("classes", ()))
 
 
-@said_where_damaged
+@report_damage
 def status_of(run: RecordedRun, entry: Entry, line: dict[str, Any]) -> StreamStatus:
     """Return the status as it was when a frame was shown."""
     counted = dict(zip(("processed", "dropped", "failed"), entry.counts, strict=True))
@@ -215,7 +215,7 @@ class Replayer:
         self._first = self._opacity = live.controls.get().opacity
 
     def to_dict(self) -> dict[str, Any]:
-        """Return where it is, for the page."""
+        """Return the position and whether it plays, as JSON-ready values for the page."""
         entry = self._shown[self._position]
         return {
             "position": self._position,
@@ -226,7 +226,7 @@ class Replayer:
         }
 
     def play(self, on: bool) -> None:
-        """Play or pause; from the beginning where it stands at the end."""
+        """Play (from the beginning when at the end) or pause."""
         with self._lock:
             if on and self._position == len(self._shown) - 1:
                 self._position = 0
@@ -234,7 +234,7 @@ class Replayer:
         self._asked.set()
 
     def seek(self, frame: int) -> None:
-        """Go to a position."""
+        """Move to a position, in frames."""
         with self._lock:
             self._position = min(max(frame, 0), len(self._shown) - 1)
         self._asked.set()

@@ -96,7 +96,7 @@ class RecordedRun:
 
     @contextlib.contextmanager
     def using(self, entry: Entry) -> Iterator[None]:
-        """Say where the results are damaged, whatever use of a frame's line stumbles over it.
+        """Within the block, report a damaged line of results as ``UserError`` with its byte.
 
         Raises:
             UserError: Within the block something is absent or of another kind than it was written.
@@ -181,7 +181,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def indexed(line: dict[str, Any], counts: dict[int, list[int]], offset: int) -> Entry:
-    """Return what is kept of a line, and count it for its stream.
+    """Return the index entry of a line, and add it to its stream's counts.
 
     Raises:
         ValueError, KeyError, TypeError, OverflowError: Not a line of results.
@@ -207,10 +207,10 @@ def indexed(line: dict[str, Any], counts: dict[int, list[int]], offset: int) -> 
     )
 
 
-def said_where_damaged(
+def report_damage(
     function: Callable[Concatenate[RecordedRun, Entry, P], T],
 ) -> Callable[Concatenate[RecordedRun, Entry, P], T]:
-    """Let a function of a frame's line raise :class:`UserError` where the line is damaged."""
+    """Decorate a function of a frame's line: it raises ``UserError`` where the line is damaged."""
 
     @functools.wraps(function)
     def wrapped(run: RecordedRun, entry: Entry, /, *more: P.args, **named: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""One clock for every source: seconds from its first frame on, that never jump."""
+"""Time stamps of a source as seconds from its first frame, monotonic and without jumps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOWEST_RATE, HIGHEST_RATE = 0.2, 1000.0  # frames a second; what files claim is 
 
 
 class Clock:
-    """Turns the times that frames carry into times that go on.
+    """Turns the time stamps of frames into seconds that only grow.
 
     A step back by more than half a second, or forward by more than five, is a break: a new part
     begins, and time goes on by the frame rate. So nothing ever waits for a time that a damaged or
@@ -31,7 +31,7 @@ class Clock:
         self.part = 0
 
     def __call__(self, moment: float | None) -> float:
-        """Return the time of a frame that carries ``moment``."""
+        """Return the seconds of a frame with the time stamp ``moment`` (s); None: it has none."""
         if self._by_arrival:
             moment = time.monotonic()
         if moment is None:
@@ -52,6 +52,6 @@ class Clock:
         return self.newest
 
     def skipped(self) -> float:
-        """Return the time of a frame that carries none."""
+        """Return the seconds of a frame that could not be decoded."""
         self.newest += self._period
         return self.newest

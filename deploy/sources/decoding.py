@@ -1,4 +1,4 @@
-"""From packets to frames, with what is wrong with them."""
+"""Decoding of packets to frames; damaged packets become errors of their own frames."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _next_packet(
     except av.FFmpegError as error:
         if live:
             raise
-        notes(f"broken off after {max(clock.newest, 0):.1f} s: {why(error)}")
+        notes(f"broken off after {max(clock.newest, 0):.1f} s: {describe(error)}")
         return None
 
 
@@ -94,7 +94,7 @@ def _decoded(
     except av.error.EOFError:
         return [], ""
     except (av.FFmpegError, ValueError) as error:
-        return [], f"cannot be decoded: {why(error)}"
+        return [], f"cannot be decoded: {describe(error)}"
 
 
 def readable_colors(picture: av.VideoFrame) -> str:
@@ -113,7 +113,7 @@ def readable_colors(picture: av.VideoFrame) -> str:
 
 
 class Aspects:
-    """Widths of a pixel over its height: the container's, until the stream says another."""
+    """Pixel aspect ratios (width over height): the container's, until a frame has another."""
 
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
@@ -121,7 +121,7 @@ class Aspects:
         self._container = stream.sample_aspect_ratio
 
     def __call__(self, picture: av.VideoFrame) -> Fraction:
-        """Return a frame's, as it stands upright."""
+        """Return a frame's pixel aspect ratio after rotation to upright."""
         coded = self._stream.codec_context.sample_aspect_ratio
         aspect = (coded if coded != self._first else self._container or coded) or SQUARE
         if not FLATTEST <= aspect <= TALLEST:
@@ -159,7 +159,7 @@ def choose_track(container: InputContainer, notes: Notes) -> VideoStream:
 
 
 def paced(arrivals: Iterator[Arrival], stop: threading.Event) -> Iterator[Arrival]:
-    """Let every frame out at its own time."""
+    """Yield each frame at its own time, in real time."""
     start = time.monotonic()
     for arrival in arrivals:
         if stop.wait(max(0.0, start + arrival.time - time.monotonic())):
@@ -176,8 +176,8 @@ def hardware_decoder() -> HWAccel | None:
     return HWAccel(device_type="cuda", allow_software_fallback=True)
 
 
-def why(error: BaseException) -> str:
-    """Return an error in words."""
+def describe(error: BaseException) -> str:
+    """Return an error as a short text for people."""
     import av
 
     if isinstance(error, av.error.ExitError):  # our own timeout, through the interrupt callback

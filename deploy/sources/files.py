@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.sources.decoding import LIMITS, choose_track, decode, hardware_decoder, paced, why
+from deploy.sources.decoding import LIMITS, choose_track, decode, describe, hardware_decoder, paced
 from deploy.sources.source import Arrival, Link, Notes, shown_name
 from medisseg.errors import UserError
 
@@ -46,7 +46,7 @@ class FileSource:
                 metadata_errors="replace",
             )
         except (OSError, av.FFmpegError) as error:
-            what = "is empty" if _is_empty(self._path) else f"cannot be opened ({why(error)})"
+            what = "is empty" if _is_empty(self._path) else f"cannot be opened ({describe(error)})"
             raise UserError(f"{self.name} {what}; expected a video file") from error
 
     def frames(self, stop: threading.Event, link: Link) -> Generator[Arrival, None, None]:

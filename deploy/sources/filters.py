@@ -1,4 +1,4 @@
-"""FFmpeg's filters between decoder and pipeline: interlaced frames become whole, HDR becomes SDR.
+"""FFmpeg's filters between decoder and pipeline: deinterlacing, and HDR to SDR.
 
 Each filter opens at the first frame that needs it and anew when the frames change; before, frames
 pass as they are.
@@ -57,7 +57,7 @@ class Filter:
 
 
 def kind_of(picture: av.VideoFrame) -> tuple[object, ...]:
-    """Return what a filter is made for."""
+    """Return the size, format and colours that a filter graph is built for."""
     color = picture.colorspace, picture.color_range, picture.color_trc, picture.color_primaries
     return picture.width, picture.height, picture.format.name, *map(int, color)
 
@@ -75,7 +75,7 @@ class Deinterlacer:
         self._filter: Filter | None = None
 
     def __call__(self, pictures: Iterable[av.VideoFrame], last: bool) -> Iterator[av.VideoFrame]:
-        """Yield what is ready of the decoded pictures; at the ``last`` call everything."""
+        """Yield the frames that are ready; at the ``last`` call all that remain."""
         for picture in pictures:
             if self._filter is not None and kind_of(picture) != self._filter.kind:
                 yield from self._flushed()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.sources.decoding import LIMITS, decode, paced, why
+from deploy.sources.decoding import LIMITS, decode, describe, paced
 from deploy.sources.dicom import Cine, Fragments
 from deploy.sources.source import Arrival, Link, Notes, shown_name
 from medisseg.data.header import BadFile, Header, check_size
@@ -136,7 +136,7 @@ class ImagesSource:
                     for arrival in decode(container, self.notes, deinterlace=self._deinterlace):
                         yield arrival.picture or BadFile(arrival.error)
             except (OSError, av.FFmpegError, UserError) as error:
-                yield BadFile(f"the video in it cannot be read ({why(error)})")
+                yield BadFile(f"the video in it cannot be read ({describe(error)})")
 
 
 def _picture(pixels: npt.NDArray[np.uint8]) -> av.VideoFrame:

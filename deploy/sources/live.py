@@ -1,4 +1,4 @@
-"""Sources that may be lost and come back: cameras and network streams.
+"""Sources that reconnect: cameras and network streams.
 
 They reconnect with growing, jittered delays for as long as they are wanted; while lost they yield
 nothing. Every read from a network has a timeout, so that a host that swallows packets cannot hold
@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from deploy.sources.decoding import LIMITS, choose_track, decode, paced, why
+from deploy.sources.decoding import LIMITS, choose_track, decode, describe, paced
 from deploy.sources.source import Arrival, Link, Notes
 from deploy.sources.stillness import Stillness
 from medisseg.errors import UserError
@@ -29,7 +29,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 
 
 class LiveSource:
-    """Reconnects for ever; a subclass says how to connect once."""
+    """Reconnects until the run stops; a subclass implements one connection."""
 
     live = True
     finished = False  # a subclass says so when what ended had an end of its own
@@ -61,8 +61,8 @@ class LiveSource:
                         arrival, time=began + arrival.time, connection=connection
                     )
             except (OSError, av.FFmpegError, UserError) as error:
-                reason = why(error)
-                if not connection and began is None and hopeless(error):
+                reason = describe(error)
+                if not connection and began is None and is_permanent(error):
                     raise UserError(
                         reason if self.name in reason else f"{self.name}: {reason}"
                     ) from error
@@ -120,7 +120,7 @@ class NetworkSource(LiveSource):
             return av.open(self._url, options=options, timeout=timeout, metadata_errors="replace")
 
 
-def hopeless(error: BaseException) -> bool:
+def is_permanent(error: BaseException) -> bool:
     """Whether no retry can mend an error: the address, the password or the codec is wrong."""
     from av import error as av
 

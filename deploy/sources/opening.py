@@ -1,4 +1,4 @@
-"""From a word on the command line to the source that it names."""
+"""Opening of sources by their names on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read as it comes: standard input, named pipes, a file that still grows.
+"""Sources without an end known in advance: standard input, named pipes, a growing file.
 
 No read waits longer than a moment for the end of the run.
 """
@@ -19,7 +19,7 @@ from typing import IO, Protocol
 import numpy as np
 
 from deploy.options import Options
-from deploy.sources.decoding import LIMITS, decode, paced, why
+from deploy.sources.decoding import LIMITS, decode, describe, paced
 from deploy.sources.source import Arrival, Link, Notes, shown_name
 from medisseg.errors import UserError
 
@@ -99,7 +99,7 @@ class PipeSource:
 
 
 class Pipe:
-    """Reads a pipe; before a writer came, a pipe without one is no end."""
+    """Reads a pipe; a pipe that no writer has opened yet is not at its end."""
 
     def __init__(self, descriptor: int, stop: threading.Event) -> None:
         self._file, self._stop = descriptor, stop
@@ -181,7 +181,8 @@ def _decoded(
         except (OSError, av.FFmpegError) as error:
             if stop.is_set():
                 return
-            raise UserError(f"{notes.name} cannot be read as a video ({why(error)})") from error
+            said = describe(error)
+            raise UserError(f"{notes.name} cannot be read as a video ({said})") from error
         with container:
             link(True, "")
             yield from decode(container, notes, deinterlace=deinterlace)

@@ -1,4 +1,4 @@
-"""Where frames come from. A source yields what really arrived, and never anything else.
+"""The protocol of sources: a source yields the frames that arrived, and never others.
 
 A finished source (file, folder, standard input) is read to its end and every frame is kept; a live
 one (``deploy.sources.live``) comes and goes.
@@ -30,7 +30,7 @@ Link = Callable[[bool, str], None]  # (connected, reason): how a source reports 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One frame as it came.
+    """One frame as it arrived.
 
     Attributes:
         picture: The decoded frame; None where a packet could not be decoded.
@@ -63,18 +63,18 @@ class Notes:
         self.texts: list[str] = []
 
     def __call__(self, text: str) -> None:
-        """Take a note."""
+        """Log a note once, and keep it for the report."""
         if text not in self.texts and len(self.texts) < MOST_NOTES:
             self.texts.append(text)
             log.warning("%s: %s", self.name, text)
 
 
 class Source(Protocol):
-    """What the pipeline reads from.
+    """A source of frames.
 
     Attributes:
         name: For people: no passwords.
-        live: Whether frames come at their own pace, so that old ones lose their worth.
+        live: Whether frames arrive in real time: the newest is kept, older ones are dropped.
     """
 
     name: str
@@ -96,7 +96,7 @@ def holds_image(path: Path) -> bool:
 
 
 def shown_name(path: str | Path) -> str:
-    """Return a name that every file and terminal takes: bytes that are no UTF-8 are replaced."""
+    """Return a path as valid UTF-8; other bytes are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 

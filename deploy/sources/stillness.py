@@ -1,4 +1,4 @@
-"""A live picture that stands still: a frozen camera, a lost signal behind a capture card."""
+"""Detection of a frozen picture: a hung camera, or a lost signal at a capture card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAME = 0.4
 
 
 class Stillness:
-    """Says of each frame whether the picture has been the same for :data:`STILL_S` seconds."""
+    """Tells for each frame whether the picture has not changed for :data:`STILL_S` seconds."""
 
     def __init__(self) -> None:
         self._points = np.empty(0, np.int16)

@@ -1,1 +1,1 @@
-"""Those who watch a run: the live page, a window, Prometheus."""
+"""Live outputs of a run: the page, a window, metrics for Prometheus."""

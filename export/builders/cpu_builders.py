@@ -12,7 +12,13 @@ from export.precision import convolution_types
 
 
 def build_onnx(prepared: PreparedGraph, spec: Spec, progress: Bars | None = None) -> Built:
-    """Return the graph itself, for ONNX Runtime."""
+    """Return the graph as ONNX Runtime runs it: nothing is compiled ahead.
+
+    Args:
+        prepared: The graph in its final precision.
+        spec: The precision, for the engine's name.
+        progress: Not used: it takes no time.
+    """
     import onnxruntime
 
     from export.runtime.onnx_engine import OnnxEngine
@@ -28,7 +34,16 @@ def build_onnx(prepared: PreparedGraph, spec: Spec, progress: Bars | None = None
 
 
 def build_openvino(prepared: PreparedGraph, spec: Spec, progress: Bars | None = None) -> Built:
-    """Convert the float32 (or Q/DQ) graph to OpenVINO's format and inspect what it compiles to."""
+    """Convert the float32 (or Q/DQ) graph to OpenVINO's format and inspect what it compiles to.
+
+    Args:
+        prepared: The graph: OpenVINO itself rounds to fp16 or bf16 when it compiles.
+        spec: The precision to compile in.
+        progress: Not used: OpenVINO reports none.
+
+    Raises:
+        UserError: This CPU does not compute in the precision asked for.
+    """
     import openvino
 
     from export.runtime.openvino_engine import OpenVinoEngine, options

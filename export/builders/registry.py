@@ -61,7 +61,10 @@ def refuse(backend: str, spec: Spec) -> None:
 
 
 def default_precision(backend: str) -> str:
-    """Return the precision that a backend builds when none is asked for."""
+    """Return the precision that a backend builds when none is asked for.
+
+    "fp16" on GPUs, "bf16" for OpenVINO on a CPU with AMX, else "fp32".
+    """
     if backend == "openvino":
         import openvino
 
@@ -85,7 +88,13 @@ def audit(built: Built, precision: str, backend: str, quantized: int | None = No
     """Return the share of convolutions in FP16; refuse what is not what was asked for.
 
     Args:
+        built: What the builder made, with its convolutions counted by type.
+        precision: What was asked for: "fp32", "fp16", "bf16" or "int8".
+        backend: Name of the backend, for errors.
         quantized: For int8, how many convolutions of the graph read INT8; None for all.
+
+    Returns:
+        The share in [0, 1].
 
     Raises:
         UserError: Fewer than half of the convolutions that were to be 16 bits or INT8 are, or no

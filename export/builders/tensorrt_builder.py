@@ -148,7 +148,7 @@ def _run(
 def _opener(
     module: str, plan: bytes, capabilities: tuple[str, ...], spec: Spec
 ) -> Callable[[ModelInfo], BaseEngine] | None:
-    """Return a function that opens the plan here, or None where no such GPU is."""
+    """Return a function that opens the plan here; None without a GPU that it was built for."""
     if local_gpu() not in capabilities:
         return None
 

@@ -1,4 +1,4 @@
-"""What a version of TensorRT is asked for, and what it cannot do."""
+"""The builder configuration for each version of TensorRT, and what a version cannot build."""
 
 from __future__ import annotations
 
@@ -143,7 +143,10 @@ def weakly_typed(
     spec: Spec,
     fp32_nodes: Collection[str],
 ) -> None:
-    """TensorRT 8, and DLA in 10: builder flags, and float32 pinned where it is needed."""
+    """Set builder flags and pin layers to float32, for TensorRT 8 and for DLA before TensorRT 11.
+
+    Their networks are weakly typed: a flag allows a type, and the builder chooses by speed.
+    """
     if spec.precision in ("fp16", "int8"):
         config.set_flag(trt.BuilderFlag.FP16)
     if spec.precision == "int8":
@@ -158,7 +161,7 @@ def weakly_typed(
 
 
 def open_timing_cache(config: T.IBuilderConfig, path: Path, log: Log) -> None:
-    """Give a builder the kernel timings of a file, where there is one."""
+    """Set a builder's timing cache from a file; an absent or refused one begins empty."""
     content = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(content)
     if cache is None:
@@ -167,6 +170,6 @@ def open_timing_cache(config: T.IBuilderConfig, path: Path, log: Log) -> None:
 
 
 def save_timing_cache(config: T.IBuilderConfig, path: Path) -> None:
-    """Write the kernel timings."""
+    """Write a builder's timing cache to a file."""
     with replacing(path) as tmp_path:
         tmp_path.write_bytes(bytes(config.get_timing_cache().serialize()))

@@ -1,4 +1,4 @@
-"""The kernels of a built engine: what each reads and gives, and the ONNX nodes that it computes.
+"""The kernels of a built engine: types of inputs and outputs, and the ONNX nodes each computes.
 
 TensorRT fuses: in an engine no layer need be called a convolution (TensorRT for RTX names its kinds
 correlation, kgen, runtime_fusion, gemm). But every layer notes the ONNX nodes it came from, so the
@@ -62,17 +62,17 @@ class Kernel:
 
     @property
     def computes(self) -> str:
-        """The type of what a convolution in it multiplies; what INT8 gives is wider."""
+        """The type of a convolution's operands, such as "INT8" (whose result is wider)."""
         return self.weights or next(iter((*self.reads, *self.gives)), "none")
 
     @property
     def on_device(self) -> bool:
-        """Whether it computes with tensors; shape calls on the host have none."""
+        """Whether it runs on the GPU; calls for shapes on the host have no tensors."""
         return bool(self.reads or self.gives)
 
 
 def from_log(text: str) -> list[Kernel]:
-    """Read the block "Layers:" of a builder's VERBOSE log."""
+    """Return the kernels that the block "Layers:" of a builder's VERBOSE log lists."""
     found = []
     for line in text.splitlines():
         if match := _LINE.match(line):
@@ -94,7 +94,7 @@ def from_log(text: str) -> list[Kernel]:
 
 
 def from_inspector(text: str) -> list[Kernel]:
-    """Read what the engine inspector answers in JSON (TensorRT 8.6 to 11)."""
+    """Return the kernels that the engine inspector's JSON lists (TensorRT 8.6 to 11)."""
     found = []
     for entry in json.loads(text)["Layers"]:
         if isinstance(entry, str):  # an engine without DETAILED verbosity: names alone
@@ -212,7 +212,7 @@ def to_json(kernels: Sequence[Kernel]) -> bytes:
 
 
 def from_json(content: bytes) -> list[Kernel]:
-    """Read what :func:`to_json` wrote."""
+    """Return the kernels that :func:`to_json` wrote."""
     rows: list[Json] = json.loads(content)
     lists = ("reads", "gives", "nodes")
     return [Kernel(**row | {name: tuple(row[name]) for name in lists}) for row in rows]

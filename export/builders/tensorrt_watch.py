@@ -1,4 +1,4 @@
-"""What TensorRT calls back while it builds: progress that can cancel."""
+"""TensorRT's callback for progress, which can also cancel a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch-TensorRT: a lazy, optional backend that compiles the PyTorch network itself."""
+"""Torch-TensorRT: an optional backend that compiles the PyTorch network itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines behind one protocol: ``load_engine`` opens a bundle or checkpoint, ``infer`` answers."""
+"""Engines behind one protocol: ``load_engine`` opens a bundle or checkpoint, ``infer`` runs it."""
 
 from export.runtime.engine import Engine, ModelInfo
 from export.runtime.loading import load_engine

@@ -1,4 +1,4 @@
-"""What every engine promises, and the checks that all of them share."""
+"""The protocol of every engine, and the base class with the checks that all of them share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 @runtime_checkable
 class Engine(Protocol):
-    """A network ready to answer.
+    """A network that is open in some backend.
 
     Attributes:
         backend: One of ``BACKENDS``.
@@ -118,7 +118,10 @@ class BaseEngine:
         return logits
 
     def outputs(self, batch: Array) -> dict[str, Array]:
-        """Return every output by name: "logits", and "uncertainty" [N, 1, H, W] where built in."""
+        """Return every output by name for images float32 [N, 3, h, w].
+
+        "logits" float32 [N, K, h, w] and, where it was built in, "uncertainty" [N, 1, h, w].
+        """
         self._check(batch)
         return self._in_parts(batch)
 
@@ -150,11 +153,20 @@ class BaseEngine:
             raise ValueError("the batch is empty; expected at least one image")
 
     def segment(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Return masks uint8 [N, H, W] of frames uint8 [N, H, W, 3] (``--raw-frames`` only)."""
+        """Return masks uint8 [N, H, W] of frames uint8 [N, H, W, 3] in the graph's channel order.
+
+        Raises:
+            UserError: The engine takes preprocessed images (it was built without --raw-frames).
+        """
         return self.frame_outputs(frames)["mask"]
 
     def frame_outputs(self, frames: npt.NDArray[np.uint8]) -> Outputs:
-        """Return "mask" uint8 [N, H, W] and "logits" [N, K, h, w] of whole frames."""
+        """Return "mask" uint8 [N, H, W] and "logits" [N, K, h, w] of frames uint8 [N, H, W, 3].
+
+        Raises:
+            UserError: The engine takes preprocessed images.
+            ValueError: Another shape or dtype.
+        """
         size = self.model_info.frame_size
         if size is None:
             raise UserError(f"{self.name} takes preprocessed images; build it with --raw-frames")

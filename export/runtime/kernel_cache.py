@@ -1,4 +1,4 @@
-"""TensorRT for RTX compiles kernels when an engine opens: once on a machine, not at every start.
+"""A file of the kernels that TensorRT for RTX compiled, so that it compiles once on a machine.
 
 Its default compiles kernels for a shape in the background and runs slower ones meanwhile; a CUDA
 graph captured then would keep the slow ones for ever. So compilation is eager, and its result is
@@ -48,7 +48,7 @@ class KernelCache:
         self.runtime_config.set_runtime_cache(self._kernels)
 
     def save(self) -> None:
-        """Write what was compiled, where it is new; a folder that cannot be written is no error."""
+        """Write newly compiled kernels to the file; a folder that cannot be written is no error."""
         content = bytes(self._kernels.serialize())
         if self._path is None or content == self._before:
             return

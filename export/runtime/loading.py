@@ -128,7 +128,7 @@ def _from_checkpoint(
     place = pick_device(device)
     model = load_checkpoint(source, device="cpu")
     network = for_inference(model, portable=place == "cpu")
-    return TorchEngine(network, traits_of(model.info), place, precision, threads)
+    return TorchEngine(network, model_info_of(model.info), place, precision, threads)
 
 
 def _from_server(
@@ -165,6 +165,6 @@ def runs_here(bundle: Bundle) -> str | None:
     return None
 
 
-def traits_of(info: Checkpoint, max_batch: int = 64) -> ModelInfo:
-    """Return the model_info that a checkpoint's header gives; PyTorch takes any batch."""
+def model_info_of(info: Checkpoint, max_batch: int = 64) -> ModelInfo:
+    """Return the model information of a checkpoint's header; PyTorch takes batches of any size."""
     return ModelInfo(info.convention, info.threshold, info.classes, max_batch, labels=info.labels)

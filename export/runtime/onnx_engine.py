@@ -19,7 +19,7 @@ class OnnxEngine(BaseEngine):
 
     Args:
         graph: The serialised ONNX model.
-        model_info: What the network is.
+        model_info: Input convention, classes and largest batch.
         precision: Precision of the graph, for the name.
         threads: Threads of one run; None for all cores.
     """

@@ -60,9 +60,12 @@ def open_tensorrt(bundle: Bundle, part: str, device: str) -> BaseEngine:
 
 
 def check_version(bundle: Bundle, module: str) -> None:
-    """Refuse a plan of another version.
+    """Refuse a plan of another version of TensorRT.
 
     A plan loads only in the version that made it, or in a newer one if it was built for that.
+
+    Raises:
+        UserError: Another version, or the library is not installed.
     """
     try:
         found = importlib.import_module(module).__version__
@@ -151,12 +154,12 @@ def probe_load(bundle: Bundle, gpu: str, device: str = "auto", seconds: float = 
 
 
 def _remembered(what: str, bundle: Bundle, gpu: str) -> Path:
-    """Return the file that keeps something about a bundle on a GPU of this machine."""
+    """Return a file for notes of kind ``what`` about a bundle on a GPU of this machine."""
     which = f"{gpu}-{torch.version.cuda}".replace(" ", "_").replace("/", "_")
     return cache_folder() / f"{what}-{bundle.manifest['digest'][:24]}-{which}"
 
 
 def cache_folder() -> Path:
-    """Return where this machine remembers what it opened."""
+    """Return the folder in which this machine notes the bundles that loaded without a crash."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "medisseg"

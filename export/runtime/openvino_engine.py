@@ -28,7 +28,7 @@ class OpenVinoEngine(BaseEngine):
     Args:
         model: OpenVINO IR (XML) or a serialised ONNX model.
         weights: The IR's weights; None for ONNX.
-        model_info: What the network is.
+        model_info: Input convention, classes and largest batch.
         precision: "bf16", "fp16", "fp32", "int8" (the graph's Q/DQ, the rest in float32), or
             "auto": bf16 where this CPU has AMX, else float32.
         threads: Threads of one run; None for all cores.

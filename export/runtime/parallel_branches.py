@@ -1,4 +1,4 @@
-"""Parts of a network that do not wait for each other, side by side on a GPU's streams.
+"""Independent parts of a network in parallel, each on a CUDA stream of its own.
 
 At batch 1 hardly a kernel fills a GPU, and a few hundred in a row cost their latencies. Each part
 of Stage II gets a CUDA stream: it waits for the parts whose tensors it takes and for nothing
@@ -73,7 +73,7 @@ class ParallelBranches:
             part.forward = self._on(branch, wrap(part.forward))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Run the network; the caller's stream waits for every branch."""
+        """Run images float [N, 3, H, W]; the caller's stream waits for every branch."""
         answer: torch.Tensor | tuple[torch.Tensor, ...] = self._network(images)
         for _, event in self._made.values():
             self._cuda.current_stream().wait_event(event)
@@ -82,7 +82,7 @@ class ParallelBranches:
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Run on the caller's stream alone for a while."""
+        """Run every part on the caller's stream within a block."""
         streams, self._streams = self._streams, {}
         try:
             yield

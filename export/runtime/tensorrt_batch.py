@@ -67,7 +67,7 @@ class OpenPlan:
 
 
 class BatchSize:
-    """Everything that ``count`` images run in.
+    """Context, tensors and CUDA graph for batches of ``count`` images.
 
     Addresses and shapes belong to a context, and a captured graph holds both: each batch size has
     its own. Contexts of one engine run one after the other on its stream, so their scratch memory
@@ -109,7 +109,7 @@ class BatchSize:
         self._capture()
 
     def _capture(self) -> None:
-        """Run once, which loads and compiles kernels, then capture; without a graph if refused."""
+        """Run once, which loads and compiles kernels, then capture a CUDA graph if TensorRT can."""
         with torch.cuda.stream(self._stream):
             self._enqueue()
         self._stream.synchronize()
@@ -150,7 +150,7 @@ class BatchSize:
 def _context(
     trt: ModuleType, plan: T.ICudaEngine, cache: KernelCache | None
 ) -> T.IExecutionContext | None:
-    """Create a context whose scratch memory is given to it."""
+    """Create a context without scratch memory of its own; None where TensorRT refuses."""
     if not hasattr(trt, "ExecutionContextAllocationStrategy"):  # before TensorRT 10
         return plan.create_execution_context_without_device_memory()
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -161,7 +161,7 @@ def _context(
 
 
 def _give(context: Any, scratch: torch.Tensor) -> None:
-    """Give a context its scratch memory."""
+    """Set a context's scratch memory, uint8."""
     if hasattr(context, "set_device_memory"):
         context.set_device_memory(scratch.data_ptr(), scratch.numel())
     else:  # before TensorRT 10.1

@@ -31,7 +31,7 @@ class TensorRTEngine(BaseEngine):
     Args:
         module: "tensorrt" or "tensorrt_rtx".
         plan: The checked bytes of the engine.
-        model_info: What the network is.
+        model_info: Input convention, classes and largest batch.
         precision: For the name.
         device: "auto", "cuda" or "cuda:N".
         version_compatible: The plan carries the runtime of the version that built it.

@@ -1,4 +1,4 @@
-"""TensorRT's errors as ours: its log is kept, and every answer that means failure is refused."""
+"""TensorRT's errors as ``UserError``: its log is kept, and every return value is checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SCRATCH = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
 class Log(Protocol):
-    """What TensorRT said: its errors, and the builder's own account of the engine.
+    """Messages of TensorRT: its errors, and the builder's list of the engine's layers.
 
     Attributes:
         errors: Messages, the newest last.
@@ -55,17 +55,21 @@ def logger(trt: ModuleType, verbose: bool = False) -> Log:
 
 
 def made(thing: Made | None, log: Log, what: str) -> Made:
-    """Return ``thing`` unless TensorRT gave None for it."""
+    """Return ``thing``.
+
+    Raises:
+        UserError: It is None: TensorRT could not make ``what``; with its last errors.
+    """
     if thing is None:
         raise _failed(log, f"TensorRT gave no {what}")
     return thing
 
 
 def ok(good: bool, log: Log, what: str) -> None:
-    """TensorRT answers False or None where it fails: every answer comes through here.
+    """Check a return value: TensorRT returns False or None where it fails.
 
     Raises:
-        UserError: ``what`` failed; with the last things that TensorRT said.
+        UserError: ``what`` failed; with TensorRT's last errors.
     """
     if not good:
         raise _failed(log, what)

@@ -34,7 +34,7 @@ class TorchEngine(BaseEngine):
     Args:
         network: What ``for_inference(model)`` returned. For a GPU, with ``portable=False``: our
             kernels, and no constant that a graph would have to fetch from the host.
-        model_info: What the network is.
+        model_info: Input convention, classes and largest batch.
         device: "cpu", "cuda" or "cuda:N".
         precision: "fp32", "fp16" or "bf16"; "auto" is fp16 on a GPU and fp32 on a CPU.
         threads: Threads on a CPU while this engine runs; None leaves PyTorch's setting.
@@ -146,7 +146,7 @@ class TorchEngine(BaseEngine):
 
 @contextlib.contextmanager
 def _convolutions(exact: bool) -> Iterator[None]:
-    """Let cuDNN try its algorithms, and keep TF32 out of float32, for a while."""
+    """Within a block, let cuDNN time its algorithms; ``exact`` keeps TF32 out of float32."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.allow_tf32
     cudnn.benchmark, cudnn.allow_tf32 = True, not exact
@@ -158,7 +158,7 @@ def _convolutions(exact: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Set PyTorch's CPU threads for a while; the setting is one for the whole process."""
+    """Set PyTorch's number of CPU threads, a setting of the whole process, within a block."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)

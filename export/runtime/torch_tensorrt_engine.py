@@ -17,7 +17,7 @@ class TorchTensorRTEngine(BaseEngine):
 
     Args:
         program: The checked bytes of the exported program.
-        model_info: What the network is.
+        model_info: Input convention, classes and largest batch.
         device: "auto", "cuda" or "cuda:N".
     """
 

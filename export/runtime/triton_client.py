@@ -39,7 +39,7 @@ Answer: TypeAlias = "tuple[tuple[str, str, str], dict[str, Output]]"  # model, v
 
 
 class ServerError(UserError):
-    """The server answered, and the answer is no mask."""
+    """The server's answer is an error, or not the outputs asked for."""
 
 
 class Unreachable(UserError, ConnectionError):
@@ -144,7 +144,7 @@ class Client:
         request: str,
         seconds: float,
     ) -> dict[str, Output]:
-        """Ask once.
+        """Send one request and return its outputs.
 
         Args:
             images: Input's name, datatype, values, and where in shared memory they lie (None: they

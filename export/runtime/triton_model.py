@@ -33,7 +33,7 @@ class TritonPythonModel:
         self._input = "images" if self._engine.model_info.frame_size is None else "frames"
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests of one dynamic batch in one run."""
+        """Run the requests of one dynamic batch together; return one response for each."""
         inputs = [
             self._pb.get_input_tensor_by_name(request, self._input).as_numpy()
             for request in requests

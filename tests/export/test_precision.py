@@ -222,9 +222,9 @@ def test_the_worst_are_found_without_asking_about_each() -> None:
         asked.append(names)
         return float(np.sqrt(sum(harms[name] ** 2 for name in names)))
 
-    worst = int8.by_harm(list(harms), harm)
+    worst = int8.by_error(list(harms), harm)
     assert [next(worst), next(worst)] == ["90", "17"] and len(asked) < 30
-    assert list(int8.by_harm(["a"], harm)) == ["a"] and not list(int8.by_harm([], harm))
+    assert list(int8.by_error(["a"], harm)) == ["a"] and not list(int8.by_error([], harm))
 
 
 def test_int8_for_a_cpu_leaves_a_bit_and_what_reads_a_concat(

@@ -122,7 +122,7 @@ async def style(request: Request) -> Response:
 
 
 def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
-    """Put the gate before every route, and the headers that protect the page on every answer."""
+    """Wrap an application: refused requests end here, every response has the security headers."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -155,7 +155,7 @@ def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
 
 
 def _remember(gate: Gate) -> Response:
-    """Move the token from the URL, which stays in histories, into a cookie."""
+    """Redirect to the page without the token in its URL, and set it as a cookie instead."""
     answer = RedirectResponse(".", 303)  # relative: a proxy may serve the page under a path
     # Not "strict": a link from a mail to the page would then arrive without its cookie.
     # Without a path the browser takes the page's own.

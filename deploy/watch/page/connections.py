@@ -1,4 +1,4 @@
-"""Connections that never finish a request cost neither a viewer his page nor the video its files.
+"""Limits on connections, so that silent ones use up neither viewers nor file descriptors.
 
 A connection has ``HEADERS_S`` to send a whole request and ``ANSWER_S`` to take the answer; a
 WebSocket then has the session's own time limits. At most ``MOST_CONNECTIONS`` are open, and at most
@@ -27,7 +27,7 @@ class LimitedProtocol(H11Protocol):
     since = 0.0  # monotonic seconds: since when it is idle, or its answer is due
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, or make room for it, or refuse it."""
+        """Accept a connection; at the limit close the oldest idle one, or else refuse."""
         super().connection_made(transport)
         self.since = time.monotonic()
         if len(self.connections) > most_connections():
@@ -42,12 +42,12 @@ class LimitedProtocol(H11Protocol):
         self.loop.call_later(HEADERS_S, self._check)
 
     def handle_websocket_upgrade(self, event: Any) -> None:
-        """Hand the connection over to the WebSocket; its time is no longer watched here."""
+        """Hand over to the WebSocket and cancel the time limit of the request."""
         super().handle_websocket_upgrade(event)
         self.since = float("inf")
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Start the time limit of the next request."""
         self.since = time.monotonic()
         super().on_response_complete()
 

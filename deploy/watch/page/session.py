@@ -1,4 +1,4 @@
-"""One browser that watches: newest pictures out, wishes in.
+"""One viewer's WebSocket: newest pictures out, changes of settings in.
 
 A browser says when it has drawn a message; at most two are on their way to it. So a slow browser or
 a slow network sees fewer pictures, each the newest, never old ones late, and nothing piles up. Each
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from deploy.pipeline.live import Live, View
 
 MOST_UNDRAWN = 2  # messages on their way: the next picture travels while one is being drawn
-PATIENCE_S = 15.0  # a browser that draws nothing for so long is let go
+TIMEOUT_S = 15.0  # a browser that draws nothing for so long is let go
 EVERY_S = 0.25  # without a new picture, the state comes as often
 QUALITY = 85  # of JPEG
 KEPT = 8  # pictures that a snapshot can still ask for
@@ -125,7 +125,7 @@ class Session:
     async def _send_all(self) -> None:
         ended = False
         while not ended:
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 while len(self._undrawn) >= MOST_UNDRAWN:
                     self._drawn = anyio.Event()
                     await self._drawn.wait()
@@ -164,7 +164,7 @@ class Session:
         self._answer = ""
         text = json.dumps(header, separators=(",", ":")).encode()
         self._undrawn[self._number] = time.monotonic()
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             await self._socket.send_bytes(struct.pack(">I", len(text)) + text + picture)
 
     async def _listen(self, group: anyio.abc.TaskGroup) -> None:

@@ -98,17 +98,17 @@ def test_killed_before_anything_was_due(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_slow_machine_is_waited_for_and_a_stuck_one_is_not() -> None:
-    from deploy.chaos.bench import Failed, Patience
+    from deploy.chaos.bench import Failed, StallTimeout
 
     moved = [0]
-    patience = Patience(lambda: moved[0], "no end", still_s=0.2)
+    timeout = StallTimeout(lambda: moved[0], "no end", still_s=0.2)
     for _ in range(6):  # three times as long as nothing may move
         time.sleep(0.1)
         moved[0] += 1
-        patience.check()
+        timeout.check()
     time.sleep(0.25)
     with pytest.raises(Failed, match="no end: nothing moved for 0.2 s"):
-        patience.check()
+        timeout.check()
 
 
 def test_the_work_of_a_process_is_its_progress(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ def test_losses_are_no_end() -> None:
 
     for loss in (error.ConnectionRefusedError, error.ConnectionResetError, error.TimeoutError,
                  error.HTTPServerError, error.EOFError, error.InvalidDataError):  # fmt: skip
-        assert not connections.hopeless(loss(0, "lost"))
+        assert not connections.is_permanent(loss(0, "lost"))
 
 
 def test_srt_is_refused_with_the_remedy() -> None:

@@ -490,7 +490,7 @@ def test_who_draws_nothing_or_talks_nonsense_is_let_go(
 
     from deploy.watch.page import session
 
-    monkeypatch.setattr(session, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(session, "TIMEOUT_S", 0.5)
     with serve(live, "127.0.0.1:0") as page:
         for words, reason in ((0, "nothing was drawn for too long"), (30, "too many messages")):
             with join(page.port) as socket, pytest.raises(ConnectionClosed) as closed:
