@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from av.container import OutputContainer
     from av.video.stream import VideoStream
+
+    Picture = npt.NDArray[np.uint8]
 
 
 def add_h264(
@@ -36,3 +42,42 @@ def add_h264(
     stream.height, stream.width = size
     stream.pix_fmt = "yuv420p"
     return stream
+
+
+def write_video(
+    path: Path,
+    pictures: Iterable[Picture],
+    rate: int = 25,
+    moment: Callable[[int], float] | None = None,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    **options: str,
+) -> Path:
+    """Encode pictures as a file; its ending names the container.
+
+    Args:
+        path: The file to write.
+        pictures: uint8 RGB [H, W, 3], all of one size.
+        rate: Frames a second.
+        moment: From a frame's number to its seconds; None: one every 1 / ``rate``.
+        codec: FFmpeg's name of the encoder.
+        pixels: FFmpeg's name of its pixel format.
+        **options: Of the encoder, such as ``crf="16"``.
+    """
+    import av
+
+    unit = Fraction(1, 1000 * rate)
+    with av.open(str(path), "w") as container:
+        stream: Any = None
+        for number, picture in enumerate(pictures):
+            if stream is None:
+                stream = container.add_stream(codec, rate=rate, options=options)
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = pixels
+                stream.codec_context.time_base = unit
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            seconds = moment(number) if moment else number / rate
+            frame.pts, frame.time_base = round(seconds / unit), unit
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path

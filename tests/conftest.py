@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent))  # for helpers: made_files.py, screens.py
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

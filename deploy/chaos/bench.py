@@ -15,8 +15,9 @@ import numpy as np
 
 from deploy import options as options_module
 from deploy.chaos.loopback import Picture
-from deploy.chaos.videos import scene, write_video
+from deploy.chaos.videos import scene
 from export.runtime.engine import Array, Batch, Engine
+from medisseg.video import write_video
 
 STILL_S = 30.0  # without progress for so long, a run is stuck
 RUNNER = Path(__file__).parents[1] / "run.py"
@@ -116,7 +117,8 @@ class Bench:
         """Write a generated video (once) and return its path."""
         path = self.folder / name
         if not path.exists():
-            write_video(path, ((picture or scene)(i, size) for i in range(frames)))
+            pictures = ((picture or scene)(i, size) for i in range(frames))
+            write_video(path, pictures, preset="ultrafast", g="10")
         return path
 
     def start(self, *words: object, hook: Hook | None = None) -> Running:

@@ -16,10 +16,11 @@ import numpy as np
 
 from deploy.chaos.bench import Bench, Failed, Hook, Unable, counted, expect
 from deploy.chaos.loopback import FPS, LoopbackSource
-from deploy.chaos.videos import decoded, scene, screen, write_video
+from deploy.chaos.videos import decoded, scene, screen
 from deploy.status import AI_OFF, LIVE, OFFLINE
 from export.runtime.engine import Array
 from medisseg.errors import UserError
+from medisseg.video import write_video
 
 FRAMES = 30
 LONG = 400  # frames: for the processes that are killed half way
@@ -235,7 +236,8 @@ def little_disk(bench: Bench) -> str:
 def huge_frames(bench: Bench) -> str:
     """its recordings stop with an alarm, the other stream is whole"""
     wide = bench.folder / "wide.avi"
-    write_video(wide, (scene(i, (64, 17_000)) for i in range(5)), "mjpeg", "yuvj420p")
+    frames = (scene(i, (64, 17_000)) for i in range(5))
+    write_video(wide, frames, codec="mjpeg", pixels="yuvj420p")
     run = bench.play(bench.video("whole.ts", FRAMES), wide)
     whole, hurt = run.report["streams"]
     expect(not whole["stopped"], f"the other stream: {'; '.join(whole['stopped'])}")
@@ -249,7 +251,8 @@ def huge_frames(bench: Bench) -> str:
 def clock_jump(bench: Bench) -> str:
     """no wait, no gap, a new part"""
     path = bench.folder / "jump.mkv"
-    write_video(path, map(scene, range(FRAMES)), moment=lambda i: i / FPS + 10**6 * (i >= 15))
+    times = [i / FPS + 10**6 * (i >= 15) for i in range(FRAMES)]
+    write_video(path, map(scene, range(FRAMES)), FPS, times.__getitem__, preset="ultrafast", g="10")
     run = bench.play(path, "--realtime")
     last = max(line["time_s"] for line in run.lines())
     expect(last < 2 * FRAMES / FPS, f"the last frame is at {last:.0f} s")

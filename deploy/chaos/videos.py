@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from fractions import Fraction
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from deploy.chaos.loopback import FPS, Picture
+from deploy.chaos.loopback import Picture
 
 
 def scene(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
@@ -47,30 +45,6 @@ def screen(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
 def noise(number: int, size: tuple[int, int] = (240, 320)) -> Picture:
     """Return a frame of random pixels, uint8 RGB, which does not compress."""
     return np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
-
-
-def write_video(
-    path: Path,
-    pictures: Iterable[Picture],
-    codec: str = "libx264",
-    pixels: str = "yuv420p",
-    moment: Callable[[int], float] = lambda number: number / FPS,
-) -> None:
-    """Encode pictures, each at its ``moment`` in seconds; the container by the file's ending."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream: Any = None
-        for number, picture in enumerate(pictures):
-            if stream is None:
-                stream = container.add_stream(codec, rate=FPS)
-                stream.height, stream.width = picture.shape[:2]
-                stream.pix_fmt = pixels
-                stream.options = {"preset": "ultrafast", "g": "10"} if codec == "libx264" else {}
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
-            frame.pts, frame.time_base = round(moment(number) * FPS), Fraction(1, FPS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
 
 
 def decoded(paths: Iterable[Path]) -> int:

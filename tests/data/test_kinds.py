@@ -8,26 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_files import DISC, OTHER, photo, save
 from PIL import Image, ImageDraw
 
 from medisseg.data import annotations
 from medisseg.data.folder import SegmentationFolder
 from medisseg.data.reading import orient
 from medisseg.errors import UserError
-
-DISC = ((np.mgrid[:48, :64] - [[[20]], [[24]]]) ** 2).sum(0) < 150
-OTHER = ((np.mgrid[:48, :64] - [[[36]], [[50]]]) ** 2).sum(0) < 60
-
-
-def photo(seed: int = 0) -> np.ndarray:
-    """A picture whose disc is bright, so that its edges tell where it is."""
-    noise = np.random.default_rng(seed).integers(0, 20, (48, 64, 3))
-    return (60 + 120 * DISC[..., None] + noise).astype(np.uint8)
-
-
-def save(path: Path, pixels: np.ndarray, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
 
 
 def images(root: Path, count: int = 4, folder: str = "images") -> None:

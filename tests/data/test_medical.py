@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from made_files import png
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -231,26 +230,18 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def png(path: Path, width: int, height: int) -> Path:
+def claiming(path: Path, width: int, height: int) -> Path:
     """Write a PNG of a few bytes that claims to be ``width`` x ``height``."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    path.write_bytes(png(width, height, b"\0" * 1000))
     return path
 
 
 @pytest.mark.parametrize("size", [(13000, 13000), (20000, 20000), (17000, 40), (40, 17000)])
 def test_claimed_sizes_are_refused_before_decoding(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(BadFile, match="16384 pixels a side and 80 million") as caught:
-        read_image(png(tmp_path / "a.png", *size))
+        read_image(claiming(tmp_path / "a.png", *size))
     assert "\n" not in str(caught.value)
-    assert read_header(png(tmp_path / "b.png", 8000, 6000)).size == (6000, 8000)
+    assert read_header(claiming(tmp_path / "b.png", 8000, 6000)).size == (6000, 8000)
 
 
 def test_a_dicom_that_claims_too_much(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_files import DISC, OTHER, photo, png, save
 from PIL import Image
 
 from medisseg.cli import main
@@ -18,19 +19,7 @@ from medisseg.data.folder import SegmentationFolder
 from medisseg.errors import UserError
 from medisseg.evaluation.predict import find_jobs
 
-DISC = ((np.mgrid[:48, :64] - [[[20]], [[24]]]) ** 2).sum(0) < 150
-OTHER = ((np.mgrid[:48, :64] - [[[36]], [[50]]]) ** 2).sum(0) < 60
 MASK = (255 * DISC).astype(np.uint8)
-
-
-def photo(seed: int = 0) -> np.ndarray:
-    noise = np.random.default_rng(seed).integers(0, 20, (48, 64, 3))
-    return (60 + 120 * DISC[..., None] + noise).astype(np.uint8)
-
-
-def save(path: Path, pixels: np.ndarray, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
 
 
 def pairs(root: Path, count: int = 4, name: str = "p{}.png") -> None:
@@ -118,17 +107,10 @@ def test_png_of_few_bits_holds_its_own_values(tmp_path: Path, bits: int) -> None
     truth = np.where(DISC, 2, np.where(OTHER, 1, 0)).astype(np.uint8)
     fields = truth.reshape(48, -1, 8 // bits)
     packed = sum(fields[:, :, k] << (8 - bits * (k + 1)) for k in range(8 // bits)).astype(np.uint8)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        end = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + end
-
-    head = struct.pack(">IIBBBBB", 64, 48, bits, 0, 0, 0, 0)
-    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
     pairs(tmp_path)
     for k in range(4):
-        (tmp_path / "masks" / f"p{k}.png").write_bytes(png)
+        (tmp_path / "masks" / f"p{k}.png").write_bytes(png(64, 48, rows, bits))
     for classes in (3, 4):
         assert np.array_equal(SegmentationFolder(tmp_path, classes=classes)[0].mask, truth)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from medisseg import video
 
 ID_BITS = 10
 GREEN = (0, 200, 0)  # what the fake engine takes for a polyp
@@ -95,26 +96,10 @@ def write_video(
     path: Path,
     pictures: Iterable[np.ndarray],
     fps: int = 25,
-    codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     times: Callable[[int], float] | None = None,
     **options: str,
 ) -> Path:
     """Encode pictures; ``times`` gives each frame's time in seconds where the rate varies."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream: Any = None
-        for index, picture in enumerate(pictures):
-            if stream is None:
-                stream = container.add_stream(codec, rate=fps)
-                stream.height, stream.width = picture.shape[:2]
-                stream.pix_fmt = pix_fmt
-                stream.codec_context.time_base = Fraction(1, 1000 * fps)
-                stream.options = {"crf": "16", "preset": "ultrafast", **options}
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
-            moment = times(index) if times else index / fps
-            frame.pts, frame.time_base = round(moment * 1000 * fps), Fraction(1, 1000 * fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+    fine = {"crf": "16", "preset": "ultrafast", **options}
+    return video.write_video(path, pictures, fps, times, pixels=pix_fmt, **fine)

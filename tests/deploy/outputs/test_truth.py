@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from made_files import png
 
 from deploy.outputs.results import Truth
 from medisseg.errors import UserError
@@ -88,13 +87,7 @@ def test_the_case_of_coloured_masks(shared: Path) -> None:
 
 def huge(path: Path) -> None:
     """A PNG of some bytes that claims 60000 x 60000 pixels."""
-    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b"")]
-    data = b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in parts
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    path.write_bytes(png(60_000, 60_000, bytes(64), color=2))
 
 
 def test_what_is_no_mask_is_refused_before_the_run(
