@@ -67,6 +67,8 @@ class BuildWithCMake(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / "cmake"
         build.mkdir(parents=True, exist_ok=True)
+        # Pip builds with tools in a folder that is gone afterwards; the cache still names them.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
         configure = [
             "cmake",
             "-S",
