@@ -21,7 +21,7 @@ from medisseg.schema import Json
 
 PARAMETER = "medisseg"  # of a model's configuration: its bundle's manifest as JSON
 KINDS: dict[str, type[np.generic]] = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
-INSTALL = "pip install 'medisseg[serve]'"
+INSTALL = "pip install 'tritonclient[grpc,http]'"
 # A channel that lost its server tries again at once and then every second; gRPC's own pause grows
 # to two minutes, during which a server that is back would be called lost.
 _CHANNEL = [
