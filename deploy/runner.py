@@ -77,6 +77,7 @@ def run(
         set_threads(1)
     truth = Truth(options.truth) if options.truth else None
     timeout_s = options.too_slow_ms / 1e3 if any(source.live for source in sources) else None
+    known = identity(options.model, options.to_dict())  # now: a file may be replaced meanwhile
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(claimed(options.out)) if options.out else None
         supervisor = stack.enter_context(
@@ -101,7 +102,7 @@ def run(
                 equip(stream, options, folder, results, truth)
             pipeline = make_pipeline(streams, supervisor, options, live, results)
             ended = follow(pipeline, watchers, options)
-    audit = {"started": started, "ended": utc_now(), **identity(options.model, options.to_dict())}
+    audit = {"started": started, "ended": utc_now(), **known}
     report = summarize(streams, supervisor, options, ended, audit)
     try:
         if folder is not None:

@@ -13,6 +13,7 @@ MOST_TEXT = 16 << 20  # bytes of a manifest, a configuration or a header
 MOST_YAML_VALUES = 100_000  # of a document with every alias written out
 MOST_JSON_VALUES = 50_000_000  # COCO's 2017 training set has about 45 million in 450 MB
 DEEPEST = 100  # levels of nesting
+MOST_DIGITS = 400  # of a whole number
 
 
 class Excessive(UserError):
@@ -67,7 +68,7 @@ def read_yaml(path: str | Path) -> object:
         raise UserError(f"{path} is not UTF-8 text; expected YAML") from error
     except RecursionError as error:
         raise Excessive(f"{path} is nested more than {DEEPEST} levels deep") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: no such date
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -93,6 +94,9 @@ def _values(node: object, counted: dict[int, int], depth: int) -> int:
 
     if depth > DEEPEST:  # an alias that holds itself, too
         raise RecursionError
+    if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int"):
+        if len(node.value) > MOST_DIGITS:  # Python cannot even print such a number
+            raise yaml.YAMLError(f"a number of {len(node.value)} digits")
     if id(node) not in counted:
         children: list[object] = []
         if isinstance(node, yaml.MappingNode):

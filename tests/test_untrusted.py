@@ -47,6 +47,9 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
         ("a: &a [*a]", "nested more than 100 levels"),
         ("a: [", "is not YAML"),
         ("!!python/object/apply:os.system [id]", "is not YAML"),
+        (f"threshold: {'1' * 5000}", "is not YAML: a number of 5000 digits"),
+        (f"threshold: 0x{'f' * 5000}", "is not YAML: a number of 5002 digits"),
+        ("threshold: 2026-13-45", "is not YAML: month must be in 1..12"),
     ],
 )
 def test_hostile_yaml_is_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -36,6 +36,25 @@ def test_weights_are_named_by_their_digest() -> None:
     assert identity("edge-kvasir", {})["model_sha256"] == {"checkpoint": wanted}
 
 
+def test_weights_that_are_replaced_during_a_run_are_not_named(
+    fake: Any, numbered: Path, tmp_path: Path
+) -> None:
+    from deploy import options, runner
+
+    model, out = tmp_path / "model.safetensors", tmp_path / "run"
+    model.write_bytes(b"what was opened")
+    words = [str(numbered), "--model", str(model), "--window", "off", "--out", str(out)]
+
+    def opened() -> Any:
+        model.write_bytes(b"what came later")
+        return fake.FakeEngine()
+
+    runner.run(options.parse([*words, "--frames", "3", "--record", "none"]), opened)
+    audit = json.loads((out / "report.json").read_text())["audit"]
+    wanted = hashlib.sha256(b"what was opened").hexdigest()
+    assert audit["model_sha256"] == {"checkpoint": wanted}
+
+
 def test_every_change_of_a_setting_is_written_down(
     fake: Any, numbered: Path, tmp_path: Path
 ) -> None:

@@ -37,7 +37,8 @@ TRAIN: dict[str, Any] = {
 def seeds() -> list[bytes]:
     texts = [yaml.safe_dump(values).encode() for values in (RUN, TRAIN)]
     aliases = b"a: &a [1, 2]\nb: *a\n<<: {c: !!binary aGk=}\nd: 2001-01-01\n"
-    return [*(b"\0" + text for text in texts), b"\0" + aliases, b"\1\1\3", b"\2\1\3\5"]
+    numbers = b"threshold: " + b"1" * 5000 + b"\npart_s: 2026-13-45\n"
+    return [*(b"\0" + text for text in (*texts, aliases, numbers)), b"\1\1\3", b"\2\1\3\5"]
 
 
 def one(data: bytes) -> None:
