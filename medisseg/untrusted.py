@@ -94,9 +94,9 @@ def _values(node: object, counted: dict[int, int], depth: int) -> int:
 
     if depth > DEEPEST:  # an alias that holds itself, too
         raise RecursionError
-    if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int"):
-        if len(node.value) > MOST_DIGITS:  # Python cannot even print such a number
-            raise yaml.YAMLError(f"a number of {len(node.value)} digits")
+    digits = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+    if digits > MOST_DIGITS and getattr(node, "tag", "").endswith(":int"):
+        raise yaml.YAMLError(f"a number of {digits} digits")  # Python cannot even print it
     if id(node) not in counted:
         children: list[object] = []
         if isinstance(node, yaml.MappingNode):

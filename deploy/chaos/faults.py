@@ -17,6 +17,7 @@ import numpy as np
 from deploy.chaos.bench import Bench, Failed, Hook, Unable, counted, expect
 from deploy.chaos.loopback import FPS, LoopbackSource
 from deploy.chaos.videos import decoded, scene, screen
+from deploy.outputs.recording import FEWEST
 from deploy.status import AI_OFF, LIVE, OFFLINE
 from export.runtime.engine import Array
 from medisseg.errors import UserError
@@ -257,7 +258,10 @@ def clock_jump(bench: Bench) -> str:
     last = max(line["time_s"] for line in run.lines())
     expect(last < 2 * FRAMES / FPS, f"the last frame is at {last:.0f} s")
     parts = [part["frames"] for part in run.report["streams"][0]["overlay"]]
-    expect(len(parts) == 2, f"{len(parts)} parts")
+    shown = [line["id"] for line in run.lines() if line["outcome"] == "processed"]
+    # A busy machine drops frames of --realtime, and a part of fewer frames is not ended.
+    wanted = 2 if min(shown) < 15 and len(shown) > FEWEST else 1
+    expect(len(parts) == wanted, f"{len(parts)} parts, expected {wanted}")
     return f"the last frame at {last:.2f} s, {len(parts)} parts, {counted(run.report['frames'])}"
 
 
