@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from literal_forms import literal_window_mix as literal
 from torch import Tensor
 from torch.library import opcheck
 from torch.nn import functional as F
@@ -11,15 +12,6 @@ from torch.nn import functional as F
 from kernels import window_mix, window_mix_convolution
 
 SHAPES = ((1, 1, 1, 1, 1), (2, 2, 3, 5, 7), (1, 4, 8, 1, 9), (2, 1, 16, 12, 2), (1, 3, 5, 16, 17))
-
-
-def literal(logits: Tensor, values: Tensor) -> Tensor:
-    n, channels, h, w = values.shape
-    heads = logits.shape[1] // 81
-    attention = logits.reshape(n, heads, 9, 9, h * w).softmax(3)
-    windows = F.unfold(values, 3, padding=1).reshape(n, heads, channels // heads, 9, h * w)
-    mixed = torch.einsum("nhqkl,nhdkl->nhdql", attention, windows)
-    return F.fold(mixed.reshape(n, channels * 9, h * w), (h, w), 3, padding=1)
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

@@ -6,24 +6,11 @@ from unittest import mock
 
 import pytest
 import torch
+from literal_forms import literal_telu, literal_window_mix
 from torch import Tensor
-from torch.nn import functional as F
 
 from medisseg.losses.objective import StageTwoObjective
 from medisseg.model.create import create_model
-
-
-def literal_telu(x: Tensor) -> Tensor:
-    return x * torch.tanh(torch.exp(x))
-
-
-def literal_window_mix(logits: Tensor, values: Tensor) -> Tensor:
-    n, channels, h, w = values.shape
-    heads = logits.shape[1] // 81
-    attention = logits.reshape(n, heads, 9, 9, h * w).softmax(3)
-    windows = F.unfold(values, 3, padding=1).reshape(n, heads, channels // heads, 9, h * w)
-    mixed = torch.einsum("nhqkl,nhdkl->nhdql", attention, windows)
-    return F.fold(mixed.reshape(n, channels * 9, h * w), (h, w), 3, padding=1)
 
 
 def literal_dispersive(

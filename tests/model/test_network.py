@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from literal_forms import literal_window_mix
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -93,16 +94,6 @@ def test_odd_sides_are_padded_and_cropped_back() -> None:
         padded = model(F.pad(x, (0, 26, 0, 14), mode="replicate"))
         torch.testing.assert_close(model(x), padded[..., :50, :70])
     assert model.train()(torch.randn(2, 3, 50, 70)).foreground.shape == (2, 1, 50, 70)
-
-
-def literal_window_mix(logits: Tensor, values: Tensor) -> Tensor:
-    """CDFA's mixing as published: unfold, softmax and matrix product a head, fold."""
-    n, channels, h, w = values.shape
-    heads = logits.shape[1] // 81
-    attention = logits.reshape(n, heads, 9, 9, h * w).softmax(3)
-    windows = F.unfold(values, 3, padding=1).reshape(n, heads, channels // heads, 9, h * w)
-    mixed = torch.einsum("nhqkl,nhdkl->nhdql", attention, windows)
-    return F.fold(mixed.reshape(n, channels * 9, h * w), (h, w), 3, padding=1)
 
 
 @pytest.mark.parametrize("portable", [False, True])
