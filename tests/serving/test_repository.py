@@ -169,5 +169,5 @@ def test_without_the_client_library_one_line(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tritonclient.grpc", None)
-    with pytest.raises(UserError, match=r"pip install 'medisseg\[serve\]'"):
+    with pytest.raises(UserError, match=r"pip install 'tritonclient\[grpc,http\]'"):
         write_model(bundle, dataclasses.replace(Target(tmp_path / "models")))
