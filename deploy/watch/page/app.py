@@ -48,20 +48,24 @@ SECURITY = {
 def make_app(live: Live, gate: Gate, player: Player | None = None) -> ASGIApp:
     """Return the ASGI application behind its gate."""
     pictures = Pictures(live)
-    viewers: set[Session] = set()
+    viewers: dict[Session, None] = {}  # the oldest first
     encoding = anyio.CapacityLimiter(1)  # a snapshot takes a core for as long as it is compressed
 
     async def socket(websocket: WebSocket) -> None:
         await websocket.accept()
         if len(viewers) >= MOST_VIEWERS:
-            await websocket.close(TRY_AGAIN_LATER, f"{MOST_VIEWERS} browsers watch already")
-            return
+            idle = next((viewer for viewer in viewers if viewer.draws_nothing), None)
+            if idle is None:
+                await websocket.close(TRY_AGAIN_LATER, f"{MOST_VIEWERS} browsers watch already")
+                return
+            idle.leave()  # it holds a place, and is no browser
+            viewers.pop(idle)
         session = Session(websocket, live, pictures, player)
-        viewers.add(session)
+        viewers[session] = None
         try:
             await session.run()
         finally:
-            viewers.discard(session)
+            viewers.pop(session, None)
 
     async def snapshot(request: Request) -> Response:
         stream = number(request.path_params["stream"])

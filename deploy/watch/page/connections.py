@@ -31,12 +31,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         self.since = time.monotonic()
         if len(self.connections) > most_connections():
-            idle = [
-                one
-                for one in self.connections
-                if isinstance(one, LimitedProtocol) and not one.answering
-            ]
-            oldest = min(idle, key=lambda one: one.since, default=self)
+            oldest = min(filter(_gives_way, self.connections), key=_since, default=self)
             oldest.transport.abort()
             self.connections.discard(oldest)
         self.loop.call_later(HEADERS_S, self._check)
@@ -64,6 +59,17 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
         else:
             self.loop.call_later(HEADERS_S, self._check)
+
+
+def _gives_way(one: Any) -> bool:
+    """Whether a connection waits for a request, or is a WebSocket that was told to go."""
+    if isinstance(one, LimitedProtocol):
+        return not one.answering
+    return one.close_timer is not None
+
+
+def _since(one: Any) -> float:
+    return one.since if isinstance(one, LimitedProtocol) else 0.0
 
 
 def most_connections() -> int:

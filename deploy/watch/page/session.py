@@ -101,12 +101,26 @@ class Session:
         self._number = 0  # messages sent
         self._undrawn: dict[int, float] = {}  # message: monotonic time at which it was sent
         self._drawn = anyio.Event()
+        self._scope = anyio.CancelScope()
         self._browser_ms: float | None = None
         self._answer: str = ""
         self._mistakes = 0
 
+    @property
+    def draws_nothing(self) -> bool:
+        """Whether it has not said yet that it has drawn a message."""
+        return self._browser_ms is None
+
+    def leave(self) -> None:
+        """End the connection."""
+        self._scope.cancel()
+
     async def run(self) -> None:
         """Serve the browser until it leaves or the pipeline ends."""
+        with self._scope:
+            await self._run()
+
+    async def _run(self) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._listen, group)
             try:

@@ -92,6 +92,26 @@ def test_silent_connections_keep_nobody_out(live: Live, begin: bytes) -> None:
             assert all(closed(connection) for connection in opened[:surplus])
 
 
+UPGRADE = (
+    b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def test_websockets_that_draw_nothing_keep_nobody_out(live: Live) -> None:
+    """90 of them took every place for 15 s, and every connection for as long as they closed."""
+    with serve(live, "127.0.0.1:0") as page, join(page.port) as first:
+        receive(first)
+        with silent(page.port, 90, UPGRADE):
+            assert status_of(page.port) == 200
+            with join(page.port) as browser:
+                assert receive(browser)["shown"]["frame_id"] == 1
+                publish(live, 2)
+                for one in (browser, first):  # who draws stays
+                    while (receive(one)["shown"] or {}).get("frame_id") != 2:
+                        pass
+
+
 def test_a_request_that_never_ends_is_cut_off(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEADERS_S", 0.2)
     with (
