@@ -11,7 +11,7 @@ from export import layers, precision, verify
 from export.graph import OPSET_BF16
 from export.model_info import ModelInfo
 from export.runtime.engine import BaseEngine
-from export.samples import Frame
+from export.samples import ReferenceFrame
 
 if TYPE_CHECKING:
     import onnx
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from export.mixed_precision import PreparedGraph
 
 
-def resized(frames: Sequence[Frame], model_info: ModelInfo) -> list[Frame]:
+def resized(frames: Sequence[ReferenceFrame], model_info: ModelInfo) -> list[ReferenceFrame]:
     """Return frames resized to the size that a graph with preprocessing inside takes.
 
     Images are resized bilinearly, masks to the nearest pixel; where preprocessed images are taken
@@ -37,7 +37,7 @@ def resized(frames: Sequence[Frame], model_info: ModelInfo) -> list[Frame]:
         if mask is not None:
             small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
             mask = np.asarray(small, np.uint8)
-        out.append(Frame(image, mask, frame.name))
+        out.append(ReferenceFrame(image, mask, frame.name))
     return out
 
 

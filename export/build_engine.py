@@ -42,7 +42,7 @@ from export.options import BuildOptions, add_arguments, from_arguments, read_opt
 from export.precision import convolution_types  # noqa: E402
 from export.reference import BuildInput, ReferenceModel, open_input  # noqa: E402
 from export.runtime.engine import BaseEngine  # noqa: E402
-from export.samples import Frame, frames_from, source_name  # noqa: E402
+from export.samples import ReferenceFrame, frames_from, source_name  # noqa: E402
 from export.steps import Steps  # noqa: E402
 from medisseg.arguments import Parser  # noqa: E402
 from medisseg.checkpoint import is_bundle  # noqa: E402
@@ -204,7 +204,7 @@ def _verify(
     plain: PreparedGraph,
     built: Built,
     prepared: PreparedGraph,
-    frames: Sequence[Frame],
+    frames: Sequence[ReferenceFrame],
     options: BuildOptions,
     progress: Steps,
 ) -> verify.Verification:
@@ -256,7 +256,9 @@ def _verify(
     return dataclasses.replace(checked, dice_own_size=dice)
 
 
-def _verify_batch(engine: BaseEngine, frames: Sequence[Frame], options: BuildOptions) -> None:
+def _verify_batch(
+    engine: BaseEngine, frames: Sequence[ReferenceFrame], options: BuildOptions
+) -> None:
     """Compare the answers to a batch with those to its images one by one.
 
     Raises:

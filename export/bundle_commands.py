@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from export import precision, verify
 from export.answers import emulated_answer, engine_answer, resized
 from export.bundle import ONNX_PART, Bundle
-from export.samples import Frame, frames_from, source_name
+from export.samples import ReferenceFrame, frames_from, source_name
 from medisseg.arguments import Parser
 from medisseg.errors import UserError
 from medisseg.schema import Json
@@ -114,7 +114,11 @@ def _named_by(bundle: Bundle, name: str) -> Path:
 
 
 def _compared(
-    reference: ReferenceModel, answer: verify.Answer, by: str, frames: Sequence[Frame], source: str
+    reference: ReferenceModel,
+    answer: verify.Answer,
+    by: str,
+    frames: Sequence[ReferenceFrame],
+    source: str,
 ) -> verify.Verification:
     model_info = reference.model_info
     verify.check_extremes(answer, model_info.frame_size or model_info.convention.size, by)

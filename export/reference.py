@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from export.model_info import ModelInfo
 from export.options import BuildOptions
-from export.samples import Frame, frames_from
+from export.samples import ReferenceFrame, frames_from
 from export.verify import Array, Image
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class BuildInput:
     reference: ReferenceModel
     network: nn.Module
     graph: onnx.ModelProto
-    frames: Sequence[Frame]
+    frames: Sequence[ReferenceFrame]
 
 
 def open_input(

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One image to verify on: uint8 RGB [H, W, 3], its mask uint8 [H, W] (or None) and its name."""
+class ReferenceFrame:
+    """One image to verify on: uint8 RGB [H, W, 3], its mask uint8 [H, W] (or None), its name."""
 
     image: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8] | None
@@ -22,7 +22,7 @@ class Frame:
 
 def frames_from(
     data: str | Path | None, count: int, split: str | None = None, classes: int = 1
-) -> list[Frame]:
+) -> list[ReferenceFrame]:
     """Read ``count`` images, spread over a data folder; phantom images without one.
 
     Args:
@@ -53,11 +53,11 @@ def frames_from(
     frames = []
     for sample in (folder[i] for i in chosen):
         labelled = folder.files[sample.name].labelled
-        frames.append(Frame(sample.image, sample.mask if labelled else None, sample.name))
+        frames.append(ReferenceFrame(sample.image, sample.mask if labelled else None, sample.name))
     return frames
 
 
-def _phantoms(count: int, classes: int) -> list[Frame]:
+def _phantoms(count: int, classes: int) -> list[ReferenceFrame]:
     from medisseg.phantom import write_phantom
 
     with tempfile.TemporaryDirectory() as folder:

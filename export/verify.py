@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from export.samples import Frame
+from export.samples import ReferenceFrame
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 
@@ -114,7 +114,7 @@ def masks_of(probability: Array, threshold: float) -> Image:
 def compare(
     network: Answer,
     engine: Answer,
-    frames: Sequence[Frame],
+    frames: Sequence[ReferenceFrame],
     convention: InputConvention,
     threshold: float,
     *,
@@ -174,7 +174,7 @@ def compare(
 
 
 def dice_against_truth(
-    answer: Answer, frames: Sequence[Frame], convention: InputConvention, threshold: float
+    answer: Answer, frames: Sequence[ReferenceFrame], convention: InputConvention, threshold: float
 ) -> float | None:
     """Return the mean Dice against the reference masks at the images' size; None without masks."""
     scores = [

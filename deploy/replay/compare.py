@@ -35,7 +35,7 @@ HELD_AGAINST = 5  # frames whose pictures are compared
 
 
 @dataclass(frozen=True)
-class Row:
+class FrameComparison:
     """One frame of both runs; areas in pixels."""
 
     stream: int
@@ -127,7 +127,7 @@ def check_pictures(a: RecordedRun, b: RecordedRun, pairs: list[tuple[Entry, Entr
             )
 
 
-def compared(a: RecordedRun, b: RecordedRun, first: Entry, second: Entry) -> Row | None:
+def compared(a: RecordedRun, b: RecordedRun, first: Entry, second: Entry) -> FrameComparison | None:
     """Compare one frame; None where one run did not segment it."""
     from kernels.frames import decode_rle
     from medisseg.evaluation.metrics import dice
@@ -138,7 +138,7 @@ def compared(a: RecordedRun, b: RecordedRun, first: Entry, second: Entry) -> Row
     with a.using(first), b.using(second):
         same = one["rle"] == two["rle"]
         value = 1.0 if same else dice(decode_rle(one["rle"]) > 0, decode_rle(two["rle"]) > 0)
-        return Row(
+        return FrameComparison(
             first.stream,
             first.id,
             first.time_s,
@@ -153,7 +153,7 @@ def compared(a: RecordedRun, b: RecordedRun, first: Entry, second: Entry) -> Row
 
 
 def summarize(
-    a: RecordedRun, b: RecordedRun, pairs: list[tuple[Entry, Entry]], rows: list[Row]
+    a: RecordedRun, b: RecordedRun, pairs: list[tuple[Entry, Entry]], rows: list[FrameComparison]
 ) -> dict[str, Any]:
     """Return the numbers of a comparison."""
     values = np.array([row.dice for row in rows])
@@ -196,7 +196,7 @@ def described(run: RecordedRun) -> dict[str, Any]:
     }
 
 
-def print_table(result: dict[str, Any], worst: list[Row]) -> None:
+def print_table(result: dict[str, Any], worst: list[FrameComparison]) -> None:
     """Print the numbers and the frames that differ most."""
     from rich.table import Table
 
@@ -240,7 +240,7 @@ ALARM_KEYS = ("both", "only_a", "only_b")
 
 
 def pictures(
-    a: RecordedRun, b: RecordedRun, row: Row, pairs: list[tuple[Entry, Entry]]
+    a: RecordedRun, b: RecordedRun, row: FrameComparison, pairs: list[tuple[Entry, Entry]]
 ) -> tuple[Picture, Picture]:
     """Return a frame uint8 RGB [H, W, 3] as recorded (else black), and with both masks on it."""
     from kernels.frames import decode_rle
@@ -257,7 +257,10 @@ def pictures(
 
 
 def write(
-    out: Path, result: dict[str, Any], rows: list[Row], worst: list[tuple[Row, Picture, Picture]]
+    out: Path,
+    result: dict[str, Any],
+    rows: list[FrameComparison],
+    worst: list[tuple[FrameComparison, Picture, Picture]],
 ) -> None:
     """Write ``index.html``, ``compare.json`` and ``frames.csv`` into a folder."""
     from medisseg.evaluation.report import Page
@@ -287,7 +290,7 @@ def write(
     page.save(out / "index.html")
 
 
-def chart(rows: list[Row]) -> Figure:
+def chart(rows: list[FrameComparison]) -> Figure:
     """Draw the Dice between both runs' masks over the video's seconds."""
     from matplotlib.figure import Figure
 

@@ -141,7 +141,7 @@ class TritonEngine(BaseEngine):
 
 
 class _Memory:
-    """Shared memory with room for one batch and its answer."""
+    """Shared memory for one batch and its answer."""
 
     def __init__(self, client: Client, size_in: int, size_out: int) -> None:
         self._blocks: dict[str, SharedMemory] = {}

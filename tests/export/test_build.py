@@ -177,7 +177,7 @@ def test_answers_that_are_not_finite_are_refused() -> None:
 
 
 def test_comparison_is_by_value() -> None:
-    from export.samples import Frame
+    from export.samples import ReferenceFrame
     from medisseg.convention import InputConvention
 
     convention = InputConvention(size=(16, 16))
@@ -188,7 +188,7 @@ def test_comparison_is_by_value() -> None:
     image = np.zeros((16, 16, 3), np.uint8)
     truth = (wanted[0, 0] > 0).astype(np.uint8)
     checked = verify.compare(
-        lambda _: (wanted, None), lambda _: (given, None), [Frame(image, truth, "a")],
+        lambda _: (wanted, None), lambda _: (given, None), [ReferenceFrame(image, truth, "a")],
         convention, 0.5, source="test", by="test",
     )  # fmt: skip
     difference = 1 / (1 + np.exp(-2.0)) - 1 / (1 + np.exp(2.0))
