@@ -38,7 +38,7 @@ DEPLOY = {
     "replay": {"analysis", "options", "outputs", "pipeline", "status", "watch"},
     "runner": {"audit", "engine", "options", "outputs", "pipeline", "report", "sources", "watch"},
     "run": {"options", "runner"},
-    "chaos": {"options", "runner", "status", "watch"},
+    "chaos": {"options", "outputs", "runner", "status", "watch"},
     "demo": {"demo_report", "run"},
     "demo_report": set(),
 }
