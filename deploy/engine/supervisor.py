@@ -41,6 +41,24 @@ def ask(engine: Engine, batch: Values) -> Values:
     return engine.infer(batch) if isinstance(batch, np.ndarray) else engine.infer(batch)
 
 
+def warm_up(engine: Engine, count: int) -> None:
+    """Ask about ``count`` black frames.
+
+    Raises:
+        ConnectionError: A server is away.
+        UserError: There is no answer: of a graph that asks for 295 GB, for example.
+    """
+    try:
+        engine.infer(np.zeros((count, 3, *engine.convention.size), np.float32))
+    except ConnectionError:
+        raise
+    except Exception as error:  # ONNX Runtime's own classes have no public base
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{engine.name} cannot answer ({reason}); take another model, or a smaller one"
+        ) from error
+
+
 def finite(answer: Values) -> bool:
     """Return whether all logits are finite, by their sum in float64, which cannot overflow."""
     return math.isfinite(
@@ -98,7 +116,7 @@ class _Worker:
             # Compiles, allocates, loads and captures; what it answers is looked at by nobody.
             largest = min(streams, engine.max_batch) if str(engine.device).startswith("cuda") else 1
             for count in range(1, largest + 1):
-                engine.infer(np.zeros((count, 3, *engine.convention.size), np.float32))
+                warm_up(engine, count)
         except BaseException as error:  # handed to the thread that waits for the engine
             self._answers.put((0, error))
             return

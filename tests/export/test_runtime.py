@@ -217,3 +217,26 @@ def test_cuda_graph_answers_as_the_network(checkpoint: Path) -> None:
             for count in (3, 1, 3):
                 given = engine.infer(images(3)[:count])
                 np.testing.assert_allclose(given, wanted[:count], atol=tolerance)
+
+
+def test_a_graph_that_fails_prints_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """A node's name with control codes reached the terminal through ONNX Runtime's own log."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from export.model_info import ModelInfo
+    from export.runtime.onnx_engine import OnnxEngine
+    from medisseg.convention import InputConvention
+
+    four = numpy_helper.from_array(np.array([4], np.int64), "four")
+    node = helper.make_node("Gather", ["image", "four"], ["logits"], "\x1b[2Jnode", axis=1)
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, 32, 32])
+        for name, channels in (("image", 3), ("logits", 1))
+    ]
+    graph = helper.make_graph([node], "graph", ends[:1], ends[1:], [four])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    info = ModelInfo(InputConvention(size=(32, 32)), 0.5, 1)
+    engine = OnnxEngine(model.SerializeToString(), info, threads=1)
+    with pytest.raises(Exception, match="out of data bounds"):
+        engine.infer(np.zeros((1, 3, 32, 32), np.float32))
+    assert capfd.readouterr() == ("", "")

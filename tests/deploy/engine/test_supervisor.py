@@ -13,6 +13,7 @@ import torch
 
 from deploy.engine import supervisor as supervisor_module
 from deploy.engine.supervisor import EngineOff, EngineSupervisor
+from medisseg.errors import UserError
 
 BATCH = np.zeros((1, 3, 128, 128), np.float32)
 
@@ -55,6 +56,12 @@ def test_a_fault_costs_one_answer_and_a_restart(fake: Any, name: str) -> None:
     assert supervisor.restarts == 1 and engines[0].closed and not engines[1].closed
     supervisor.close()
     assert engines[1].closed
+
+
+def test_an_engine_that_cannot_answer_at_all_is_one_line(fake: Any) -> None:
+    wrong = Faulty({0: ValueError("Failed to allocate\n295 GB")})
+    with pytest.raises(UserError, match=r"cannot answer \(Failed to allocate 295 GB\); take"):
+        EngineSupervisor(lambda: fake.FakeEngine(wrong))
 
 
 def test_one_thread_opens_the_engine_and_asks_it(fake: Any) -> None:
@@ -201,7 +208,6 @@ def test_an_engine_that_does_not_open_ends_the_run_before_it_begins(
     fake: Any, numbered: Path, tmp_path: Path
 ) -> None:
     from deploy import options, runner
-    from medisseg.errors import UserError
 
     def refuse() -> Any:
         raise UserError("the bundle was built for another GPU; build it again: ...")
