@@ -12,10 +12,31 @@ from medisseg.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from av import VideoCodecContext
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
     Picture = npt.NDArray[np.uint8]
+
+
+NO_H264 = "this build of PyAV has no H.264 encoder (libx264); pip install --force-reinstall av"
+
+
+def h264_encoder(size: tuple[int, int], rate: int | Fraction, **options: str) -> VideoCodecContext:
+    """Return an encoder on one thread, for packets without a file.
+
+    Arguments and errors are those of :func:`add_h264`.
+    """
+    import av
+
+    try:
+        encoder: VideoCodecContext = av.VideoCodecContext.create("libx264", "w")
+    except ValueError as error:
+        raise UserError(NO_H264) from error
+    encoder.height, encoder.width = size
+    encoder.pix_fmt, encoder.options = "yuv420p", options
+    encoder.time_base, encoder.thread_count = 1 / Fraction(rate), 1
+    return encoder
 
 
 def add_h264(
@@ -36,9 +57,7 @@ def add_h264(
     try:
         stream = container.add_stream("libx264", rate=rate, options=options)
     except ValueError as error:
-        raise UserError(
-            "this build of PyAV has no H.264 encoder (libx264); pip install --force-reinstall av"
-        ) from error
+        raise UserError(NO_H264) from error
     stream.height, stream.width = size
     stream.pix_fmt = "yuv420p"
     return stream

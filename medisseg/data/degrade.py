@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from medisseg.data.options import DegradeConfig
 from medisseg.errors import UserError
+from medisseg.video import h264_encoder
 
 Pixels = npt.NDArray[np.uint8]
 Random = np.random.Generator
@@ -216,14 +216,12 @@ def h264(image: Pixels, quantizer: int) -> Pixels:
     """
     import av
 
-    try:
-        encoder = av.VideoCodecContext.create("libx264", "w")
-    except av.FFmpegError as error:
-        raise UserError("PyAV has no H.264 encoder here; set augment.degrade.h264_p=0") from error
     height, width = (side - side % 2 for side in image.shape[:2])
-    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-    encoder.time_base, encoder.thread_count = Fraction(1, 25), 1
-    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "qp": str(quantizer)}
+    settings = {"preset": "ultrafast", "tune": "zerolatency", "qp": str(quantizer)}
+    try:
+        encoder = h264_encoder((height, width), 25, **settings)
+    except UserError as error:
+        raise UserError(f"{error}, or set augment.degrade.h264_p=0") from error
     even = np.ascontiguousarray(image[:height, :width])
     packets = [*encoder.encode(av.VideoFrame.from_ndarray(even, "rgb24")), *encoder.encode(None)]
     decoder = av.VideoCodecContext.create("h264", "r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from medisseg.data import degrade as d
 from medisseg.data.options import DegradeConfig
+from medisseg.errors import UserError
 
 SIDE = 96
 
@@ -104,6 +106,17 @@ def test_codecs_keep_the_picture_and_lose_more_when_asked_to(
     assert getattr(d, codec)(image, strong)[..., 0].mean() == pytest.approx(
         image[..., 0].mean(), abs=4
     )  # no swap of red and blue
+
+
+def test_a_build_without_h264_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import av
+
+    create = av.VideoCodecContext.create
+    monkeypatch.setattr(
+        av, "VideoCodecContext", SimpleNamespace(create=lambda _, mode: create("absent", mode))
+    )
+    with pytest.raises(UserError, match=r"no H.264 encoder.*or set augment.degrade.h264_p=0"):
+        d.h264(np.zeros((32, 32, 3), np.uint8), 20)
 
 
 def test_h264_takes_odd_sides() -> None:
