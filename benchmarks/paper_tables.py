@@ -20,10 +20,10 @@ did not run it."""
 ORGANS = (
     "aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas", "spleen", "stomach",
 )  # fmt: skip
-SYNAPSE = """Dice of whole volumes, mean of the organs first. The authors' release has no file with this table;
-the paper's own row is all of it that we know. Not run by us: the set asks for a registration of its
-own. A row of ours would come from `medisseg train synapse` and `medisseg evaluate`, which scores
-whole volumes (Dice and HD95 in millimetres by organ)."""
+SYNAPSE = """Dice of whole volumes, mean of the organs first. The authors' release has no file
+with this table; the paper's own row is all of it that we know. Not run by us: the set asks for a
+registration of its own. A row of ours would come from `medisseg train synapse` and
+`medisseg evaluate`, which scores whole volumes (Dice and HD95 in millimetres by organ)."""
 
 
 def paper_tables(runs: Sequence[Run], paper: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
