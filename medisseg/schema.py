@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from medisseg.errors import UserError
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 LONGEST_SHOWN = 300  # characters of a wrong value
 Json = dict[str, Any]  # a table of JSON or YAML, as it was read
 Tree = dict[int | str, Any]  # tables and, by their numbers, lists
@@ -72,9 +74,9 @@ def build(kind: type[T], values: object, source: str) -> T:
     Raises:
         UserError: An unknown key (the nearest known one is named), or a wrong kind or range.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    adapter = TypeAdapter(kind)
+    adapter = _adapter(kind)
     tree: Tree = {"": json.loads(json.dumps(values, default=str))}
     while True:
         try:
@@ -84,6 +86,15 @@ def build(kind: type[T], values: object, source: str) -> T:
             found = error.errors()
         if not any([_repaired(tree, one) for one in found]):
             raise UserError(f"{source}: {_sentence(kind, found[0])}")
+
+
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    """Return what reads a dataclass, made once: that takes longer than reading (20 ms)."""
+    from pydantic import TypeAdapter
+
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def _repaired(tree: Tree, found: ErrorDetails) -> bool:

@@ -60,10 +60,13 @@ def read_yaml(path: str | Path) -> object:
 
     try:
         text = read_bytes(path, MOST_TEXT).decode("utf-8")
-        node = yaml.compose(text, yaml.SafeLoader)
-        if node is not None and _values(node, {}, 0) > MOST_YAML_VALUES:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values(node, {}, 0) > MOST_YAML_VALUES:
             raise Excessive(f"{path} expands to more than {MOST_YAML_VALUES} values; use fewer *")
-        return yaml.safe_load(text)
+        return loader.construct_document(node)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text; expected YAML") from error
     except RecursionError as error:

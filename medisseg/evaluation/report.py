@@ -19,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from medisseg.files import replacing
+from medisseg.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
@@ -135,7 +137,8 @@ class Page:
     def save(self, path: str | Path) -> Path:
         """Write the page, whole or not at all, and return its path."""
         with replacing(path) as temporary:
-            temporary.write_text(self.html(), encoding="utf-8")
+            text = _CONTROL.sub(lambda found: plain(found[0]), self.html())
+            temporary.write_text(text, encoding="utf-8")
         return Path(path)
 
     def _add(self, part: str) -> Page:

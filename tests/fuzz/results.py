@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from deploy.chaos.videos import scene, write_video
+from deploy.chaos.videos import scene
 from deploy.replay.compare import check_pictures, compared, matched
 from deploy.replay.player import draw, status_of
 from deploy.replay.recorded import RecordedRun
 from kernels.frames import encode_rle
 from medisseg.errors import UserError
+from medisseg.video import write_video
 from tests.fuzz.edits import Choices, dumps, edited
 
 HERE = Path(tempfile.mkdtemp(prefix="medisseg-fuzz-"))
