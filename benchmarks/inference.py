@@ -18,7 +18,7 @@ import argparse
 import copy
 import gc
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -35,10 +35,10 @@ from export.builders.spec import Spec
 from export.graph import export_graph, trace
 from export.mixed_precision import prepare
 from export.model_info import ModelInfo, parse_size
-from export.runtime.engine import BaseEngine
+from export.runtime.engine import BaseEngine, Images, Outputs
 from export.runtime.onnx_engine import OnnxEngine
 from export.runtime.openvino_engine import OpenVinoEngine
-from export.runtime.torch_engine import TorchEngine
+from export.runtime.torch_engine import AUTOTUNING, FREEZING, TorchEngine
 from export.steps import Steps
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError, command
@@ -51,6 +51,14 @@ from medisseg.model.options import PRESETS
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILED: dict[str, dict[str, bool] | None] = {
+    f"pytorch, CUDA graph, torch.compile{name}": inductor
+    for name, inductor in (
+        ("", {}),
+        (", freezing", FREEZING),
+        (", freezing, autotuned", FREEZING | AUTOTUNING),
+    )
+}
 PAPER_FPS = 59.6  # RTX 4090, batch 4, 256 x 256, forward pass only
 COLUMNS = ("network", "backend", "precision", "size", "batch", "p50_ms", "p95_ms", "p99_ms",
            "host_p50_ms", "fps", "percent_of_light", "logit_error", "failed")  # fmt: skip
@@ -92,6 +100,10 @@ class Straight(nn.Module):
 
 class StraightEngine(TorchEngine):
     """The straightforward network in eager PyTorch on a GPU: no graph, no kernels of ours."""
+
+    def _run(self, batch: Images) -> Outputs:
+        answers = self.run_on_device(torch.from_numpy(batch).to(self.device))
+        return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
 
     @torch.inference_mode()
     def run_on_device(self, batch: Any) -> dict[str, torch.Tensor]:
@@ -161,18 +173,20 @@ def cpu_cases(model: Network, model_info: ModelInfo, options: argparse.Namespace
 def gpu_cases(model: Network, model_info: ModelInfo, options: argparse.Namespace) -> Iterator[Case]:
     """Yield PyTorch in its forms on a GPU, and the TensorRT family where it is installed."""
 
-    def ours(precision: str, compiled: bool) -> BaseEngine:
+    def ours(precision: str, inductor: Mapping[str, Any] | None) -> BaseEngine:
         network = for_inference(model, portable=False)
-        return TorchEngine(network, model_info, "cuda", precision, compiled=compiled)
+        compiled = inductor is not None
+        return TorchEngine(
+            network, model_info, "cuda", precision, compiled=compiled, inductor=inductor
+        )
 
     def literal(precision: str) -> BaseEngine:
         network = Straight(copy.deepcopy(model), heads=False)
         return StraightEngine(network, model_info, "cuda", precision)
 
     for precision in ("fp16", "bf16", "fp32"):
-        for compiled in (False, True):
-            name = "pytorch, CUDA graph, torch.compile" if compiled else "pytorch, CUDA graph"
-            yield Case(name, precision, partial(ours, precision, compiled))
+        for name, inductor in ({"pytorch, CUDA graph": None} | COMPILED).items():
+            yield Case(name, precision, partial(ours, precision, inductor))
         if not options.no_peer:
             yield Case("pytorch, straightforward", precision, partial(literal, precision))
 

@@ -240,3 +240,26 @@ def test_a_graph_that_fails_prints_nothing_of_its_own(capfd: pytest.CaptureFixtu
     with pytest.raises(Exception, match="out of data bounds"):
         engine.infer(np.zeros((1, 3, 32, 32), np.float32))
     assert capfd.readouterr() == ("", "")
+
+
+def test_freezing_of_a_compiled_engine_answers_the_same() -> None:
+    """Inductor's freezing reaches the compiler, and the weights that it folds are the network's."""
+    from unittest import mock
+
+    from torch._inductor import freezing
+
+    from export.model_info import ModelInfo
+    from export.runtime.torch_engine import FREEZING, TorchEngine
+    from medisseg.convention import InputConvention
+    from medisseg.model.blocks import CBT
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(CBT(3, 4), torch.nn.Conv2d(4, 1, 1)).eval().requires_grad_(False)
+    batch = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    wanted = network(torch.from_numpy(batch)).numpy()
+    model_info = ModelInfo(InputConvention(size=(16, 16)))
+    engine = TorchEngine(network, model_info, "cpu", "fp32", compiled=True, inductor=FREEZING)
+    with mock.patch.object(freezing, "freeze", wraps=freezing.freeze) as frozen:
+        np.testing.assert_allclose(engine.infer(batch), wanted, atol=1e-5)
+    assert frozen.call_count == 1
+    torch.compiler.reset()

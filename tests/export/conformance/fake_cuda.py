@@ -8,6 +8,7 @@ allocation breaks it, as CUDA does.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,9 +63,21 @@ class Graph:
 
 
 class DeviceTensor(torch.Tensor):
-    """Memory of a device: copies to and from it are queued on the current stream."""
+    """Memory of a device: copies to and from it are queued on the current stream.
+
+    What PyTorch computes from it runs at once; within a capture, again at each replay.
+    """
 
     cuda: Cuda
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = super().__torch_function__(func, types, args, kwargs or {})
+        graph = cls.cuda.current_stream().capturing
+        if graph is not None and isinstance(made, DeviceTensor):
+            again = functools.partial(func, *args, **kwargs or {})
+            graph.work.append(lambda: plain(made).copy_(plain(again())))
+        return made
 
     def copy_(self, source: torch.Tensor, non_blocking: bool = False) -> Any:
         copy_later(DeviceTensor.cuda, self, source, non_blocking)

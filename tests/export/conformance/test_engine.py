@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_cuda import Cuda, Torch
+from fake_cuda import Cuda, Graph, Stream, Torch
 from fake_trt import Broken, plan
 from libraries import JETPACK_6, LAST_8, LAST_10, LAST_11
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.model_info import ModelInfo
 from export.runtime.tensorrt_batch import batch_sizes
@@ -217,14 +218,78 @@ def test_the_fake_holds_to_the_rules(fake: Any, signatures: Callable[[str], Any]
     assert not signatures(JETPACK_6).has("ICudaEngine.create_runtime_config")
 
 
-def test_pytorchs_engine_captures_beside_other_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its graphs are captured with the same machine's other thread allocating all the time."""
+def pytorchs_engine(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Cuda]:
+    """PyTorch's engine with a convolution, on the stand-in's GPU."""
     from export.runtime import torch_engine
 
     engine = torch_engine.TorchEngine(torch.nn.Conv2d(3, 1, 1), model_info())
     cuda = Cuda()
     monkeypatch.setattr(torch_engine, "torch", Torch(cuda))
-    given = torch.from_numpy(images(2))
-    _, inside, answers = engine._capture(given)
-    assert cuda.capture_modes == ["thread_local"]
-    torch.testing.assert_close(answers["logits"], engine._forward(inside)["logits"])
+    engine.device = torch.device("cuda:0")
+    return engine, cuda
+
+
+def test_pytorchs_engine_captures_beside_other_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graphs are captured with the same machine's other thread allocating all the time."""
+    engine, cuda = pytorchs_engine(monkeypatch)
+    engine.infer(images(2))
+    engine.run_on_device(cuda.new(torch.from_numpy(images(2)), 0))
+    assert cuda.capture_modes == ["thread_local"] * 2
+
+
+def test_pytorchs_engine_leaves_copies_and_casts_to_the_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside the replay a frame costs one copy into pinned memory and one wait."""
+    engine, cuda = pytorchs_engine(monkeypatch)
+    kept = engine.infer(images(2))  # captures
+    first = kept.copy()
+    called: list[str] = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+            called.append(func.__name__)
+            return func(*args, **kwargs or {})
+
+    replay = Graph.replay
+
+    def noted(graph: Graph) -> None:
+        called.append("replay")
+        replay(graph)
+
+    monkeypatch.setattr(Graph, "replay", noted)
+    waited = Stream.synchronize
+
+    def wait(stream: Stream) -> None:
+        called.append("synchronize")
+        with torch.utils._python_dispatch._disable_current_modes():
+            waited(stream)
+
+    monkeypatch.setattr(Stream, "synchronize", wait)
+    for seed in (1, 2):
+        batch = images(2, seed)
+        del called[:]
+        with Calls():
+            given = engine.infer(batch)
+        plain = [name for name in called if not name.startswith(("detach", "alias", "lift_fresh"))]
+        assert plain[:3] == ["copy_.default", "replay", "synchronize"]
+        # What Tensor.numpy() asks of memory that it shares.
+        assert set(plain[3:]) <= {"to.dtype_layout", "resolve_conj.default", "resolve_neg.default"}
+        with torch.no_grad():
+            wanted = engine._network(torch.from_numpy(batch)).numpy()
+        np.testing.assert_allclose(given, wanted, atol=1e-6)
+    np.testing.assert_array_equal(kept, first)  # the caller's own
+
+
+def test_pytorchs_engine_answers_on_the_device_for_each_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, cuda = pytorchs_engine(monkeypatch)
+    for seed in (1, 2):
+        batch = images(3, seed)
+        answer = engine.run_on_device(cuda.new(torch.from_numpy(batch), 0))["logits"]
+        with torch.inference_mode():  # the stand-in computes only now
+            cuda.current_stream().synchronize()
+        with torch.no_grad():
+            wanted = engine._network(torch.from_numpy(batch))
+        torch.testing.assert_close(answer.as_subclass(torch.Tensor), wanted)
