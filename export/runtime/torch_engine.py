@@ -74,7 +74,7 @@ class TorchEngine(BaseEngine):
         precision: str = "auto",
         threads: int | None = None,
         compiled: bool = False,
-        inductor: Mapping[str, Any] | None = None,
+        inductor: Mapping[str, object] | None = None,
     ) -> None:
         self.device = torch.device(device)
         cuda = self.device.type == "cuda"
@@ -182,7 +182,7 @@ class TorchEngine(BaseEngine):
 
 
 @contextlib.contextmanager
-def _compiling(inductor: Mapping[str, Any]) -> Iterator[None]:
+def _compiling(inductor: Mapping[str, object]) -> Iterator[None]:
     """Let torch.compile make every part's forms, by these settings of Inductor, for a while."""
     from torch._dynamo import config as dynamo
     from torch._inductor import config

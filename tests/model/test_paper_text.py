@@ -37,7 +37,8 @@ def test_sizes(options: dict, parameters: int) -> None:
 def test_equation_8_is_three_residual_steps() -> None:
     torch.manual_seed(0)
     decoder = PaperDecoder(4, torch.nn.Identity(), "telu", False).eval()
-    decoder.channel = decoder.spatial = torch.nn.Identity()
+    decoder.channel, decoder.spatial = torch.nn.Identity(), torch.nn.Identity()
+    decoder.spatial.fused = False
     coarse, skip = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 6, 6)
     x = torch.cat([upsample(coarse), skip], 1)
     for one, three in decoder.steps:

@@ -61,14 +61,14 @@ class LimitedProtocol(H11Protocol):
             self.loop.call_later(HEADERS_S, self._check)
 
 
-def _gives_way(one: Any) -> bool:
+def _gives_way(one: object) -> bool:
     """Whether a connection waits for a request, or is a WebSocket that was told to go."""
     if isinstance(one, LimitedProtocol):
         return not one.answering
-    return one.close_timer is not None
+    return getattr(one, "close_timer", None) is not None
 
 
-def _since(one: Any) -> float:
+def _since(one: object) -> float:
     return one.since if isinstance(one, LimitedProtocol) else 0.0
 
 
