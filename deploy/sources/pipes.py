@@ -185,7 +185,10 @@ def _decoded(
             raise UserError(f"{notes.name} cannot be read as a video ({said})") from error
         with container:
             link(True, "")
-            yield from decode(container, notes, deinterlace=deinterlace)
+            for arrival in decode(container, notes, deinterlace=deinterlace):
+                if stop.is_set():
+                    return  # a read that the stop cut short ends in half a picture
+                yield arrival
 
 
 def _is_pipe(descriptor: int) -> bool:
