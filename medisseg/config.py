@@ -345,7 +345,7 @@ def from_dict(values: Json, source: str = "configuration") -> TrainConfig:
 def _folders(value: object) -> list[object]:
     """Return data folders as tables, from ``DIR``, ``DIR,DIR`` or a list of texts and tables."""
     if isinstance(value, str):
-        value = [value] if Path(value).is_dir() else value.split(",")
+        value = [value] if os.path.isdir(value) else value.split(",")
     parts = value if isinstance(value, list | tuple) else [value]
     tables = [{"path": part.strip()} if isinstance(part, str) else part for part in parts]
     return [

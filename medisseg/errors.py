@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -33,4 +34,10 @@ def command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
         # Python would complain again while it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = safe(str(error.filename))
+        print(f"error: {name[:60]}... is longer than a file's name may be", file=sys.stderr)
+        code = 2
     sys.exit(code)

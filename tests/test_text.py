@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 
 import pytest
@@ -92,3 +93,13 @@ def test_names_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = terminal.file.getvalue()
     assert shown.count("a[/b].mp4") == 3 and "[bold]name[/bold]" in shown
     assert "\x1b" not in shown
+
+
+def test_a_name_that_is_too_long_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def opens(_: object) -> None:
+        os.stat("x" * 3000)
+
+    with pytest.raises(SystemExit) as ended:
+        command(opens)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: xxx")
