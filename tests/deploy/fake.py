@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:
+if str(ROOT) not in sys.path:  # a process of its own, started from any folder
     sys.path.insert(0, str(ROOT))
 
 from deploy import options, run, runner  # noqa: E402

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton")  # before what imports it
 
 from benchmarks.instructions import Case, cases, compiled, disassembled, tool  # noqa: E402
 from kernels.dispersive import VARIANTS  # noqa: E402

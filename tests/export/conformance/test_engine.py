@@ -247,7 +247,7 @@ def test_pytorchs_engine_leaves_copies_and_casts_to_the_graph(
     called: list[str] = []
 
     class Calls(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
             called.append(func.__name__)
             return func(*args, **kwargs or {})
 
