@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 CONFIG = "config.pbtxt"
 BACKENDS = ("auto", "python")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-QUEUE_TIMEOUT_US = 5_000_000  # a client's deadline; a request names its own where that is shorter
-QUEUE_BATCHES = 8  # full batches that may wait; what comes beyond is refused at once
 # model.py of Triton's Python backend: the code is the installed package's.
 MODEL_PY = '''"""Med-DisSeg in Triton's Python backend; the server's Python needs medisseg."""
 
@@ -202,7 +200,10 @@ def _config(bundle: Bundle, target: Target, name: str, version: int) -> str:
         "output": outputs,
         "version_policy": {"specific": {"versions": [version]}},
         "instance_group": [{"kind": kind, "count": target.instances}],
-        "dynamic_batching": _batching(most),
+        # Runs together what waits together, and waits for nothing. A queue policy, be it a limit of
+        # time or of size, has the server wake its batcher only where an instance waits already: a
+        # request that follows an answer too closely then lies for half a second (Triton 2.51).
+        "dynamic_batching": {},
         "model_warmup": [_warm_up(inputs, count) for count in sorted({1, best, most})],
         "parameters": {PARAMETER: {"string_value": json.dumps(bundle.manifest)}},
     }
@@ -213,17 +214,6 @@ def _config(bundle: Bundle, target: Target, name: str, version: int) -> str:
     head = f"# Written by medisseg build from {bundle.path.name}; do not edit the manifest in it.\n"
     text: str = text_format.MessageToString(config(**description))
     return head + text
-
-
-def _batching(most: int) -> dict[str, Any]:
-    """Run together what waits together, wait for nothing, and refuse what nobody will look at."""
-    policy = {
-        "timeout_action": "REJECT",
-        "default_timeout_microseconds": QUEUE_TIMEOUT_US,
-        "allow_timeout_override": True,
-        "max_queue_size": QUEUE_BATCHES * most,
-    }
-    return {"default_queue_policy": policy}
 
 
 def _warm_up(inputs: list[dict[str, Any]], count: int) -> dict[str, Any]:

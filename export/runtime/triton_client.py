@@ -152,7 +152,8 @@ class Client:
             outputs: Names of outputs, and where in shared memory they are to be written.
             version: Of the model.
             request: A number of this request; the answer must carry it.
-            seconds: How long it may take; the server drops it after that, too.
+            seconds: How long it may take; over gRPC the server drops it after that, too, unless
+                an instance has it already.
 
         Returns:
             The outputs by name.
@@ -172,9 +173,8 @@ class Client:
                 output.set_shared_memory(place.name, place.size, place.offset)
         limit = {"client_timeout": seconds} if self.address.grpc else {}
         result = self._call(
-            self._client.infer, self.address.name, [given], version, wanted, request,
-            timeout=int(seconds * 1e6), **limit,
-        )  # fmt: skip
+            self._client.infer, self.address.name, [given], version, wanted, request, **limit
+        )
         shared = {name for name, place in outputs.items() if place is not None}
         read = _grpc_answer if self.address.grpc else _http_answer
         answer: Answer = self._call(read, result, shared)

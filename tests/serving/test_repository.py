@@ -45,10 +45,8 @@ def test_the_configuration_says_what_the_manifest_says(bundle: Bundle, tmp_path:
     assert list(config.version_policy.specific.versions) == [1]
     (group,) = config.instance_group
     assert (group.count, group.kind) == (2, model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    policy = config.dynamic_batching.default_queue_policy
-    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
-    assert (policy.default_timeout_microseconds, policy.max_queue_size) == (5_000_000, 32)
-    assert policy.allow_timeout_override and not config.dynamic_batching.preferred_batch_size
+    # A queue policy makes answers half a second late (benchmarks.serving): none may stand here.
+    assert config.HasField("dynamic_batching") and not config.dynamic_batching.ListFields()
     assert [(warm.batch_size, list(warm.inputs)) for warm in config.model_warmup] == [
         (1, ["images"]), (4, ["images"])]  # fmt: skip
     assert json.loads(config.parameters["medisseg"].string_value) == bundle.manifest
