@@ -5,11 +5,14 @@
 ``one``: one client, one image after the other: latency in process, over gRPC and HTTP, with and
 without shared memory, in turns, so that a busy machine is busy for all; ``added_ms`` is beside in
 process. ``eight``: eight clients at once (in process: full batches, as the runner makes of its
-streams). ``batches``: the engine by batch size, which ``benchmarks.region`` starts from.
+streams). ``policy``: one client, without and with a queue policy in the model's configuration, and
+how many answers came later than ``LATE_MS``: why ``medisseg build --triton`` writes none.
+``batches``: the engine by batch size, which ``benchmarks.region`` starts from.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import tempfile
 import time
@@ -35,6 +38,8 @@ WAYS = {
     "HTTP": ("http", "?shared_memory=off"),
 }
 CLIENTS = 8
+LATE_MS = 300
+POLICY = "dynamic_batching { default_queue_policy { max_queue_size: 32 } }"
 
 
 def times(ask: Callable[[], object], count: int) -> list[float]:
@@ -87,6 +92,20 @@ def eight_clients(here: Any, server: Server, images: Any, count: int) -> list[Ro
     return rows
 
 
+def policy(servers: dict[str, Server], images: Any, count: int, turns: int) -> list[Row]:
+    """Measure one client of each server, in turns, and count its late answers."""
+    rows = []
+    taken: dict[str, list[float]] = {case: [] for case in servers}
+    for _ in range(turns):
+        for case, server in servers.items():
+            with load_engine(server.url(*WAYS["gRPC"])) as engine:
+                taken[case] += times(lambda engine=engine: engine.infer(images), count)
+    for case, values in taken.items():
+        late = sum(value > LATE_MS for value in values)
+        rows.append(row(case, values, 1e3 / statistics.fmean(values)) | {"late": late})
+    return rows
+
+
 def batches(here: Any, images: Any, count: int) -> list[Row]:
     """Measure the engine by batch size."""
     rows = []
@@ -110,21 +129,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(temporary)
         bundle = build(args.model, folder / "bundle", backend="onnx", precision="fp32", images=1,
                        quiet=True)  # fmt: skip
-        write_model(bundle, Target(folder / "models", NAME, "python"))
-        server = Server(folder / "models", folder / "log")
-        server.start()
+        servers = {
+            case: Server(folder / name, folder / f"{name}.log")
+            for case, name in (("no queue policy", "models"), ("a queue policy", "limited"))
+        }
+        for server in servers.values():
+            place, _ = write_model(bundle, Target(server.repository, NAME, "python"))
+        config = place / "config.pbtxt"
+        plain = config.read_text()
+        config.write_text(re.sub(r"dynamic_batching \{\s*\}", POLICY, plain))
+        assert config.read_text() != plain
+        server = servers["no queue policy"]
         try:
+            for each in servers.values():
+                each.start()
             with load_engine(bundle.path) as here:
                 size = (1, 3, *here.convention.size)
                 images = np.random.default_rng(0).normal(size=size).astype(np.float32)
                 tables = {
                     "one": one_client(here, server, images, count, turns),
                     "eight": eight_clients(here, server, images, count),
+                    "policy": policy(servers, images, count, turns),
                     "batches": batches(here, images, count),
                 }
                 name = here.name
         finally:
-            server.kill()
+            for each in servers.values():
+                each.kill()
     for title, rows in tables.items():
         show(title, rows)
     named = [{"table": title, **made} for title, rows in tables.items() for made in rows]
