@@ -1,6 +1,6 @@
 """Networks side by side on a CPU: one core, two cores, and accuracy against milliseconds.
 
-    python -m benchmarks.inference --peers --out FOLDER [--preset edge edge-lite unet ...]
+    python -m benchmarks.inference --peers --out FOLDER [--preset edge-kvasir edge-polyp unet ...]
 
 Every network, our encoder alone and, where the package ``ultralytics`` is installed, an untrained
 yolo11n-seg graph (speed alone, without its mask assembly) run as float32 graphs in OpenVINO and
@@ -36,7 +36,7 @@ from medisseg.convention import InputConvention
 from medisseg.files import replacing
 from medisseg.model.inference import for_inference
 
-NETWORKS = ("edge-kvasir", "edge-lite", "unet")
+NETWORKS = ("edge-kvasir", "edge-polyp", "unet")
 ENGINES: dict[str, Callable[[bytes, ModelInfo, int], Any]] = {
     "openvino": lambda graph, model_info, threads: OpenVinoEngine(
         graph, None, model_info, "fp32", threads

@@ -247,7 +247,7 @@ def measure_streams(engine: Shared, video: Path, frames: int, turns: int) -> lis
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print tables, write ``pipeline.json``."""
     given = parser("pipeline", __doc__)
-    given.add_argument("--model", default="edge-kvasir", help="checkpoint or bundle (edge-kvasir)")
+    given.add_argument("--model", default="edge-polyp", help="checkpoint or bundle (edge-polyp)")
     given.add_argument("--backend", default="auto", help="the engine's backend")
     args = given.parse_args(argv)
     from export.runtime import load_engine

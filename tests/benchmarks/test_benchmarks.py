@@ -69,6 +69,17 @@ def test_networks_side_by_side(tmp_path: Path) -> None:
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_both_packaged_networks_stand_at_their_dice() -> None:
+    from benchmarks import peers
+
+    found = {name: peers.known_dice(name) for name in peers.NETWORKS}
+    assert found == {
+        "edge-kvasir": pytest.approx(0.8806, abs=5e-5),
+        "edge-polyp": pytest.approx(0.8784, abs=5e-5),
+        "unet": None,
+    }
+
+
 def test_calls_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import peers
 
