@@ -218,7 +218,8 @@ class TrainConfig:
         stage_one: Checkpoint whose encoder stage 2 starts from when stage 1 is not run.
         stage_one_epoch: Epoch of stage 1 that stage 2 starts from: "best" on the validation
             images, or "last"; then they have chosen nothing in stage 2's last epoch.
-        start_from: Checkpoint (or name) whose whole network stage 2 goes on from: fine-tuning.
+        start_from: Checkpoint (or name) whose whole network stage 2 goes on from: fine-tuning;
+            with another number of classes its last convolution starts anew.
         second_view: Stage 1's second view of an image is the first after this change.
         preset: Architecture, ``create_model``'s first argument; ``options`` its others.
         encoder_weights: "imagenet" (packaged), the path of a weights file, or None.

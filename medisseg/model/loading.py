@@ -62,19 +62,33 @@ def _check_described(info: Checkpoint, state: Mapping[str, Tensor], source: str)
     _compare(model.state_dict(), state, source)
 
 
-def load_network(model: Network, path_or_name: str | Path) -> None:
-    """Copy a checkpoint's weights into a network of the same architecture, to train it further."""
+def load_network(model: Network, path_or_name: str | Path) -> list[str]:
+    """Copy a checkpoint's weights into a network of the same architecture, to train it further.
+
+    With another number of classes the last convolution keeps the values that it has.
+
+    Returns:
+        The names of what was not copied.
+
+    Raises:
+        UserError: Another architecture, stage or options.
+    """
     theirs, ours = read_header(path_or_name), model.info
     if ours.options.keys() - theirs.options.keys():  # options that came later keep their defaults
         defaults = create_model(theirs.architecture, theirs.stage, theirs.classes, **theirs.options)
         theirs = replace(theirs, options=defaults.info.options)
-    for what in ("architecture", "stage", "classes", "options"):
+    for what in ("architecture", "stage", "options"):
         if getattr(theirs, what) != getattr(ours, what):
             raise UserError(
                 f"{path_or_name} has {what} {getattr(theirs, what)!r}, the network to train "
                 f"{getattr(ours, what)!r}; give both the same"
             )
-    fill(model, read_state(path_or_name), str(path_or_name))
+    state, own = read_state(path_or_name), model.state_dict()
+    fresh: list[str] = []
+    if theirs.classes != ours.classes:
+        fresh = [k for k in own if k in state and own[k].shape != state[k].shape]
+    fill(model, state | {name: own[name] for name in fresh}, str(path_or_name))
+    return fresh
 
 
 def load_encoder(model: Network, path_or_name: str | Path) -> None:

@@ -171,7 +171,7 @@ def run_stage(
         log(f"stage {number} is finished: validation Dice {summary['best']['val_dice']:.4f}")
         return float(summary["seconds"])
     folder.mkdir(parents=True, exist_ok=True)
-    network, info = build(config, number, out)
+    network, info = build(config, number, out, log)
     module = SegmentationModule(network, objective(config, number), config, number, data, seconds)
     if config.hardware.compile:
         module.network.compile()
@@ -192,7 +192,9 @@ def run_stage(
     return module.elapsed
 
 
-def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Checkpoint]:
+def build(
+    config: TrainConfig, number: int, out: Path, log: Callable[[str], None] = print
+) -> tuple[nn.Module, Checkpoint]:
     """Return the stage's network, its weights from what came before, and its header."""
     torch.manual_seed(config.seed)
     packaged = config.start_from is not None and config.encoder_weights == "imagenet"
@@ -204,7 +206,9 @@ def build(config: TrainConfig, number: int, out: Path) -> tuple[nn.Module, Check
         **config.options,
     )
     if config.start_from is not None:
-        load_network(network, config.start_from)
+        fresh = load_network(network, config.start_from)
+        if fresh:
+            log(f"{config.start_from} has other classes: {', '.join(fresh)} start anew")
     ours = out / "stage1" / f"{config.stage_one_epoch}.safetensors"
     before = ours if 1 in config.stages else config.stage_one
     if number == 2 and before is not None:

@@ -14,7 +14,7 @@ from medisseg.model.blocks import upsample
 from medisseg.model.create import create_model
 from medisseg.model.decoder import OutputBlock, PaperDecoder
 from medisseg.model.inference import for_inference
-from medisseg.model.loading import load_encoder, load_network
+from medisseg.model.loading import load_checkpoint, load_encoder, load_network
 
 SMALL = {"width": 8, "heads": 2, "decouple_width": 8, "aux_widths": (8,) * 4, "head_width": 8}
 
@@ -88,6 +88,17 @@ def test_a_checkpoint_from_before_an_option_is_trained_further(tmp_path: Path) -
     path = save_checkpoint(tmp_path / "other.safetensors", model, info)
     with pytest.raises(UserError, match="has options"):
         load_network(create_model("edge"), path)
+
+
+def test_other_classes_keep_all_but_the_last_convolution() -> None:
+    """A network of three classes goes on from one class; what was copied is the checkpoint's."""
+    model, source = create_model("edge-lite", classes=3), load_checkpoint("edge-polyp")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fresh = load_network(model, "edge-polyp")
+    assert fresh == ["output.logits.weight", "output.logits.bias"]
+    for name, value in model.state_dict().items():
+        want = before[name] if name in fresh else source.state_dict()[name]
+        torch.testing.assert_close(value, want, rtol=0, atol=0, msg=name)
 
 
 @pytest.mark.parametrize(
