@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from deploy.engine.supervisor import EngineSupervisor
     from deploy.options import Options
+    from deploy.outputs.score import VideoScore
+
+FROC_TEXT = "lesions found against false regions a frame, over thresholds; the square is 0.5"
 
 
 def summarize(
@@ -108,6 +111,8 @@ def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
         if stream.timing.latency.count:
             figure = histogram(stream.timing.latency)
             page.figure(figure, "latency from arrival to shown, every frame after the warm-up")
+        if stream.score is not None and stream.score.raw:
+            page.figure(write_froc(stream.score, folder / "froc.png"), FROC_TEXT)
         facts = {
             "endoscopic picture": place(part["picture"]),
             "quality gate": part["quality"] or "every frame good",
@@ -126,6 +131,16 @@ def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
         ],
     )
     page.save(folder / "report.html")
+
+
+def write_froc(score: VideoScore, path: Path) -> Figure:
+    """Draw lesions found against false regions a frame, as PNG too."""
+    from medisseg.evaluation.detection import froc
+
+    figure = froc(score.sweeps())
+    with replacing(path) as tmp_path:
+        figure.savefig(tmp_path, dpi=110, format="png")
+    return figure
 
 
 def place(picture: list[int] | None) -> str:
@@ -185,7 +200,10 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     if report.get("dice_video") is not None:
         shown.append(("Dice", f"{report['dice_video']:.3f}"))
         shown.append(("Dice of what the hold-off shows", f"{report['dice_video_shown']:.3f}"))
-        alarms = report["alarms_against_truth"]
+        regions, alarms = report["detection"], report["alarms_against_truth"]
+        shown.append(("lesions found, frame by frame", "{found} of {lesions}".format(**regions)))
+        false = regions["by_least_area"]["0.0005"]["false_regions_per_frame"]
+        shown.append(("false regions a frame, of 0.05 % of it or more", f"{false:.3f}"))
         wait = alarms["median_seconds_to_first_alarm"]
         often = alarms["false_alarms_per_minute"]
         appeared = f"{alarms['alarmed']} of {alarms['appearances']} appearances"

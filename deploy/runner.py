@@ -18,7 +18,7 @@ from deploy.audit import identity, utc_now
 from deploy.engine.supervisor import EngineSupervisor
 from deploy.options import Options
 from deploy.outputs.recording import VideoRecorder
-from deploy.outputs.results import Results, Truth, VideoScore
+from deploy.outputs.results import Results, Truth
 from deploy.pipeline.accounting import END
 from deploy.pipeline.live import Controls, Live
 from deploy.pipeline.pipeline import Pipeline
@@ -99,7 +99,11 @@ def run(
                 results = stack.enter_context(contextlib.closing(Results(folder)))
                 controls.on_change = partial(note_change, results, began)
             for stream in streams:
-                equip(stream, options, folder, results, truth)
+                equip(stream, options, folder, results)
+                if truth is not None:
+                    from deploy.outputs.score import VideoScore
+
+                    stream.score = VideoScore(truth, supervisor.convention)
             pipeline = make_pipeline(streams, supervisor, options, live, results)
             ended = follow(pipeline, watchers, options)
     audit = {"started": started, "ended": utc_now(), **known}
@@ -156,11 +160,9 @@ def equip(
     options: Options,
     folder: Path | None,
     results: Results | None,
-    truth: Truth | None,
 ) -> None:
-    """Give a stream its recorders and its score."""
+    """Give a stream its recorders."""
     stream.results = results
-    stream.score = VideoScore(truth) if truth else None
     if folder is None:
         return
     number = f"-{stream.index + 1}" if len(options.sources) > 1 else ""

@@ -1,4 +1,4 @@
-"""The results of a run: one JSON line a frame, events, and Dice against reference masks."""
+"""The results of a run: one JSON line a frame, events, and the reference masks of ``--truth``."""
 
 from __future__ import annotations
 
@@ -137,46 +137,3 @@ class Truth:
         if mask.shape != size:
             mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8)
         return mask > 0
-
-
-class VideoScore:
-    """Mean Dice of raw and shown masks, and the alarms' score, over frames with a reference."""
-
-    def __init__(self, truth: Truth) -> None:
-        from deploy.analysis.alarms import AlarmScore
-        from medisseg.evaluation.metrics import dice  # loads SciPy, which only a truth needs
-
-        self.alarms = AlarmScore()
-        self._dice = dice
-        self.truth = truth
-        self.raw: list[float] = []
-        self.shown: list[float] = []
-
-    def add(
-        self,
-        frame_id: int,
-        size: tuple[int, int],
-        raw: npt.NDArray[np.uint8] | None,
-        shown: npt.NDArray[np.uint8] | None,
-        moment: float,
-    ) -> float | None:
-        """Compare the masks (None: empty) of a frame at ``moment`` s; return the raw one's Dice."""
-        true = self.truth.mask(frame_id, size)
-        if true is None:
-            return None
-        empty = np.zeros(size, bool)
-        self.raw.append(self._dice(empty if raw is None else raw > 0, true))
-        drawn = empty if shown is None else shown > 0
-        self.shown.append(self._dice(drawn, true))
-        self.alarms.add(moment, drawn, true)
-        return self.raw[-1]
-
-    def summary(self) -> dict[str, Any]:
-        """Return ``dice_video``, ``dice_video_shown``, the numbers of masks behind them, and
-        ``alarms_against_truth``."""
-        return {
-            "dice_video": float(np.mean(self.raw)) if self.raw else None,
-            "dice_video_shown": float(np.mean(self.shown)) if self.shown else None,
-            "truth": {"masks": len(self.truth.paths), "compared": len(self.raw)},
-            "alarms_against_truth": self.alarms.summary(),
-        }

@@ -305,9 +305,10 @@ class Stages:
                     stream.missing("overlay", frame, error)
             if stream.score is not None:
                 raw = frame.mask.mask if frame.mask else None
-                shown = frame.shown_mask
+                masks = raw, frame.shown_mask
+                network = frame.logits, frame.place
                 try:
-                    dice = stream.score.add(frame.id, frame.size, raw, shown, frame.time_s)
+                    dice = stream.score.add(frame.id, frame.size, *masks, frame.time_s, *network)
                 except Exception as error:
                     stream.score = None
                     stream.faults["truth"] = f"comparison with the truth stopped: {describe(error)}"

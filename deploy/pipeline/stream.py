@@ -17,7 +17,7 @@ from deploy.analysis.quality import GOOD
 from deploy.analysis.tracking import TemporalFilter, TrackingResult
 from deploy.audit import utc_of
 from deploy.outputs.recording import VideoRecorder
-from deploy.outputs.results import Results, VideoScore
+from deploy.outputs.results import Results
 from deploy.pipeline.state import Change, FrameCounter, StreamState
 from deploy.pipeline.timing import Timing
 from deploy.sources.source import SQUARE, Source
@@ -30,6 +30,7 @@ from medisseg.picture_tracker import PictureTracker
 if TYPE_CHECKING:
     import av
 
+    from deploy.outputs.score import VideoScore
     from kernels.frames import Mask
 
 log = logging.getLogger(__name__)

@@ -57,13 +57,20 @@ def detect(
         >>> detect(np.ones((4, 4), bool), np.zeros((4, 4), bool)).false_regions()
         1
     """
+    # Only where there is something: 16 ms for a lesion at 1080 x 1920, 64 over the whole frame.
+    frame, marked = true.size, predicted | true
+    rows, columns = np.flatnonzero(marked.any(1)), np.flatnonzero(marked.any(0))
+    if not rows.size:
+        return Detection(0, 0, ())
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    predicted, true = predicted[window], true[window]
     lesions, count = ndimage.label(true, NEIGHBOURS)
     regions, number = ndimage.label(predicted, NEIGHBOURS)
     areas = np.bincount(regions.ravel(), minlength=number + 1)
     touching = np.zeros(number + 1, bool)
     touching[np.unique(regions[true])] = True
-    false = areas[1:][~touching[1:]] / true.size
-    shown = areas >= least * true.size
+    false = areas[1:][~touching[1:]] / frame
+    shown = areas >= least * frame
     shown[0] = False
     covered = np.bincount(lesions[shown[regions]], minlength=count + 1)[1:]
     sizes = np.bincount(lesions.ravel(), minlength=count + 1)[1:]

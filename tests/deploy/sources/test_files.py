@@ -250,11 +250,18 @@ def test_the_truth_is_compared_frame_by_frame(play: Any, lab: Any, tmp_path: Pat
         # Half the size: the truth may come at another size than the frames.
         Image.fromarray(mask[::2, ::2]).save(masks / f"{number}.png")
     video = lab.write_video(tmp_path / "v.mp4", map(lab.numbered_frame, range(12)))
-    report = play(video, "--truth", masks, "--hold-off", 3).report
+    run = play(video, "--truth", masks, "--hold-off", 3)
+    report = run.report
     assert report["dice_video"] > 0.93
     # Nothing is shown on the first three frames of twelve: they score 0.
     assert report["dice_video_shown"] == pytest.approx(report["dice_video"] * 9 / 12, abs=0.02)
     assert report["truth"] == {"masks": 12, "compared": 12}
+    regions = report["detection"]  # of the raw masks: those of the first three frames count
+    assert (regions["images"], regions["lesions"], regions["found"]) == (12, 12, 12)
+    assert regions["by_least_area"]["0.0005"]["false_regions_per_frame"] == 0
+    assert (run.folder / "froc.png").read_bytes().startswith(b"\x89PNG")
+    page = (run.folder / "report.html").read_text()
+    assert "12 of 12" in page and "lesions found against false regions a frame" in page
     alarms = report["alarms_against_truth"]
     assert (alarms["appearances"], alarms["alarmed"], alarms["false_alarms"]) == (1, 1, 0)
     assert alarms["median_seconds_to_first_alarm"] == pytest.approx(3 / 25, abs=0.02)
