@@ -239,7 +239,7 @@ def _verify(
     finally:
         if engine is not None:
             engine.close()
-    wrong = checked.failures(options.tolerance or 0.0)
+    wrong = checked.failures(options.tolerance or 0.0, options.precision)
     if wrong:
         raise verify.Diverged(
             f"{options.precision} in {by} is not the network: {'; '.join(wrong)} on "

@@ -54,7 +54,8 @@ def main(argv: Sequence[str]) -> int:
 
         with replacing(args.out) as temporary:
             temporary.write_text(json.dumps(checked.to_dict(), indent=2) + "\n")
-    wrong = checked.failures(args.tolerance or bundle.manifest["tolerance"])
+    told = bundle.manifest
+    wrong = checked.failures(args.tolerance or told["tolerance"], told["precision"])
     if wrong:
         raise UserError(f"{bundle.path} is not the network: {'; '.join(wrong)}; {bundle.rebuild}")
     return 0

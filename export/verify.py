@@ -32,9 +32,10 @@ class Progress(Protocol):
 
 
 # Mean Dice between the masks may fall short of 1 by this much; the 99.9th percentile of the
-# probability difference may be P999 times as large. bfloat16 has 8 bits of mantissa, int8 fewer.
-TOLERANCES = {"fp32": 0.002, "fp16": 0.002, "bf16": 0.01, "int8": 0.02}
-P999 = 10.0
+# probability difference may be P999 times as large, in int8 P999_INT8 times: edge-kvasir's masks
+# agree to 0.9935 in OpenVINO where that percentile is 0.162. bfloat16 has 8 bits of mantissa.
+TOLERANCES = {"fp32": 0.002, "fp16": 0.002, "bf16": 0.01, "int8": 0.01}
+P999, P999_INT8 = 10.0, 20.0
 
 
 class Diverged(UserError):
@@ -74,15 +75,14 @@ class Verification:
         """Return the fields as JSON-ready values."""
         return asdict(self)
 
-    def failures(self, tolerance: float) -> list[str]:
+    def failures(self, tolerance: float, precision: str = "fp32") -> list[str]:
         """Return what is beyond ``tolerance``, in words; empty when all is well."""
         found = []
+        most = (P999_INT8 if precision == "int8" else P999) * tolerance
         if not self.dice_agreement >= 1 - tolerance:
             found.append(f"Dice between the masks {self.dice_agreement:.4f} < {1 - tolerance:.4f}")
-        if not self.p999_abs <= P999 * tolerance:
-            found.append(
-                f"p99.9 of probability off by {self.p999_abs:.4f} > {P999 * tolerance:.4f}"
-            )
+        if not self.p999_abs <= most:
+            found.append(f"p99.9 of probability off by {self.p999_abs:.4f} > {most:.4f}")
         if self.dice_change is not None and not self.dice_change >= -tolerance:
             found.append(f"Dice against truth falls by {-self.dice_change:.4f} > {tolerance:.4f}")
         return found

@@ -79,6 +79,25 @@ def test_another_input_size_stands_beside_the_one_that_was_trained_at(
     assert "trained at: " in summary(checked)
 
 
+@pytest.mark.parametrize(
+    ("precision", "dice", "p999", "wrong"),
+    [
+        ("int8", 0.9901, 0.199, 0),
+        ("int8", 0.9899, 0.199, 1),
+        ("int8", 0.9901, 0.201, 1),
+        ("bf16", 0.9901, 0.199, 1),
+        ("bf16", 0.9901, 0.099, 0),
+        ("fp16", 0.9979, 0.021, 2),
+        ("fp16", 0.9981, 0.019, 0),
+    ],
+)
+def test_how_far_each_precision_may_be_off(
+    precision: str, dice: float, p999: float, wrong: int
+) -> None:
+    checked = verify.Verification(0.5, p999, dice, 1.0, 8, "frames", "engine", 0.9, -0.001)
+    assert len(checked.failures(verify.TOLERANCES[precision], precision)) == wrong
+
+
 def test_int8_and_raw_frames_are_built_and_run(
     checkpoint: Path, frames: Path, tmp_path: Path
 ) -> None:
