@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deploy.pipeline.state import OUTCOMES
 from deploy.pipeline.timing import Timing
-from deploy.status import STATES, StreamStatus
+from deploy.status import STATES, StreamStatus, fault_of
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -41,6 +41,7 @@ def _families(statuses: list[StreamStatus], timings: list[Timing]) -> Iterator[M
     gauges = {
         "fps": "Shown frames a second",
         "frame_age_seconds": "Seconds since the newest frame",
+        "fault": "1 where frames are not segmented by a fault; 0 where a person turned it off",
         "alarm": "Whether a polyp is shown",
         "recording": "Whether both videos are written",
         "in_flight": "Frames in the pipeline",
@@ -60,6 +61,7 @@ def _families(statuses: list[StreamStatus], timings: list[Timing]) -> Iterator[M
         values = (
             status.fps,
             status.age_s if status.age_s is not None else math.nan,
+            float(bool(fault_of(status))),
             float(status.alarm),
             float(status.recording),
             status.frames.get("in_flight", 0),

@@ -35,6 +35,27 @@ STATES = {
 def test_a_fault_is_what_a_person_must_look_at(name: str) -> None:
     status, fault = STATES[name]
     assert fault_of(status) == fault
+    text = prometheus_text([status], [Timing()]).decode()
+    value = float(bool(fault))
+    assert f'medisseg_fault{{stream="{status.stream}"}} {value}' in text.splitlines()
+
+
+def test_a_person_who_turns_it_off_raises_no_alarm() -> None:
+    """The rule, read as it is written: both metrics are 1 for the same stream."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    (rule,) = [expr for expr in expressions()["alarms"] if "AI-OFF" in expr]
+    form = r'\((\w+){state="(.+)"} == 1\) and on \(instance, stream\) \((\w+) == 1\)'
+    metric, wanted, fault = re.fullmatch(form, rule).groups()
+    for name, fires in (("turned off", False), ("engine away", True), ("segmented", False)):
+        text = prometheus_text([STATES[name][0]], [Timing()]).decode()
+        ones = {
+            (sample.name, sample.labels.get("state"))
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.value == 1
+        }
+        assert ({(metric, wanted), (fault, None)} <= ones) == fires
 
 
 def ask(url: str) -> tuple[int, str]:
