@@ -111,12 +111,14 @@ def corruptions() -> dict[str, Change]:
             lambda image: degrade.white_balance(image, np.array([1.2, 1.0, 0.8]))
         ),
         "hue +14 degrees": _pixels(lambda image: hue(image, 14)),
+        "hue -14 degrees": _pixels(lambda image: hue(image, -14)),
         "contrast 0.5": _pixels(contrast),
         "rotation 45 degrees": lambda image, mask: (rotate(image, 45), rotate(mask, 45)),
         "rotation 90 degrees": lambda image, mask: (np.rot90(image).copy(), np.rot90(mask).copy()),
         "interlaced, 4 px a field": _pixels(lambda image: degrade.interlace(image, 4)),
         "interlaced, 10 px a field": _pixels(lambda image: degrade.interlace(image, 10)),
         "interlaced, 20 px a field": _pixels(lambda image: degrade.interlace(image, 20)),
+        "one field doubled": _pixels(double_field),
         **SCREENS,
     }
 
@@ -152,6 +154,14 @@ def contrast(image: Pixels, factor: float = 0.5) -> Pixels:
     mean = image.mean()
     drawn: Pixels = np.clip(np.rint(mean + factor * (image - mean)), 0, 255).astype(np.uint8)
     return drawn
+
+
+def double_field(image: Pixels) -> Pixels:
+    """Put every even row of [H, W, 3] in the place of the odd one below it, as a deinterlacer does
+    that keeps one field: the mask stays, since a pan moves all of one field alike."""
+    doubled = image.copy()
+    doubled[1::2] = image[: len(image) // 2 * 2 : 2]
+    return doubled
 
 
 def rotate(picture: Pixels, degrees: float) -> Pixels:

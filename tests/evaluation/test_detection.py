@@ -74,3 +74,16 @@ def test_screens_keep_the_lesion_inside_and_the_rest_background(shared) -> None:
             assert (name == "clean") == bool((seen == image).all()), name
     again = corruptions.corruptions()["noise, sigma 20"]
     assert (again(image, whole)[0] == again(image, whole)[0]).all()
+
+
+def test_a_doubled_field_and_hues_by_value() -> None:
+    changes = corruptions.corruptions()
+    labels = np.arange(5, dtype=np.uint8)[:, None].repeat(4, 1)
+    image = labels[..., None].repeat(3, 2) * 10
+    seen, kept = changes["one field doubled"](image, labels)
+    assert seen[:, 0, 0].tolist() == [0, 0, 20, 20, 40] and (kept == labels).all()
+    red = np.full((2, 2, 3), (255, 0, 0), np.uint8)
+    orange, pink = (changes[f"hue {sign}14 degrees"](red, labels[:2, :2])[0][0, 0] for sign in "+-")
+    step = round(255 * 14 / 60)
+    assert np.abs(orange.astype(int) - (255, step, 0)).max() <= 1
+    assert np.abs(pink.astype(int) - (255, 0, step)).max() <= 1
