@@ -1,7 +1,7 @@
 """A real Triton Inference Server with a bundle of ours in its Python backend.
 
 The environment is made by ``make triton`` (``.triton`` beside the checkout's other environment);
-without it the tests skip and say so.
+without it the tests skip and say so, or fail where ``MEDISSEG_REQUIRE`` names ``triton``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from needs import lacking
 
 from benchmarks.triton_server import NAME, SERVER, Server
 from export.build_engine import build
@@ -28,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def real() -> Path:
     """The environment of the real server."""
     if not (SERVER / "ready").is_file():
-        pytest.skip("no Triton Inference Server here; make triton fetches one")
+        lacking("triton", "no Triton Inference Server here; make triton fetches one")
     return SERVER
 
 

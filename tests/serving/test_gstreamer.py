@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import lacking
 
 from deploy.engine import device
 from deploy.outputs.drawing import draw_mask
@@ -33,9 +34,11 @@ def launch(tmp_path_factory: pytest.TempPathFactory):
         )
 
     if shutil.which("gst-inspect-1.0") is None:
-        pytest.skip("no gst-inspect-1.0: apt install gstreamer1.0-tools")
+        lacking("gstreamer", "no gst-inspect-1.0: apt install gstreamer1.0-tools")
     if run("gst-inspect-1.0", "python").returncode:
-        pytest.skip("no Python plugin loader: apt install gstreamer1.0-python3-plugin-loader")
+        lacking(
+            "gstreamer", "no Python plugin loader: apt install gstreamer1.0-python3-plugin-loader"
+        )
     known = run("gst-inspect-1.0", "medisseg")
     assert known.returncode == 0, known.stderr
     return run
