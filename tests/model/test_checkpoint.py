@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medisseg import checkpoint
-from medisseg.checkpoint import read_header, resolve, save_checkpoint
+from medisseg.checkpoint import WEIGHTS, read_header, resolve, save_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.labels import make_labels
@@ -142,3 +142,31 @@ def test_a_full_disk_is_said_in_one_line_and_the_file_before_it_stays(
     with pytest.raises(UserError, match="no space left"):
         save_checkpoint(path, model, model.info)
     assert path.read_bytes() == before
+
+
+def test_the_card_says_how_the_packaged_file_is_written(tmp_path: Path) -> None:
+    import re
+    import subprocess
+    import sys
+
+    card, packaged = (WEIGHTS / f"edge-polyp.{kind}" for kind in ("md", "safetensors"))
+    found = re.search(r'^python -c "(.*)"$', card.read_text("utf-8"), re.MULTILINE)
+    assert found is not None
+    code = found[1].replace("runs/second/best.safetensors", "edge-polyp")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert (tmp_path / packaged.name).read_bytes() == packaged.read_bytes()
+
+
+def test_the_card_trains_with_settings_that_exist() -> None:
+    import re
+    import shlex
+
+    from medisseg.config import load_config
+
+    text = (WEIGHTS / "edge-polyp.md").read_text("utf-8")
+    first, second = re.findall(r"^medisseg train (.*)$", text, re.MULTILINE)
+    for line, weight in ((first, 0.5), (second, 0.35)):
+        name, *overrides = shlex.split(line)
+        config = load_config(name, overrides)
+        assert [source.weight for source in config.negatives] == [weight]
+    assert config.stage2.lr == 6e-4 and config.stage_one is None and config.budget_minutes == 95
