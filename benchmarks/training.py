@@ -35,7 +35,8 @@ from medisseg.errors import UserError, command
 from medisseg.training.ablations import ABLATIONS
 
 STUDY = "Does the dispersive loss matter? (edge, 160 x 160, 12 epochs, Kvasir-SEG)"
-FORMS = dict(zip(("none", "published", "image", "pixel"), ABLATIONS["dispersive"], strict=True))
+KEYS = ("none", "published", "image", "pixel", "unit-image", "unit-pixel")
+FORMS = dict(zip(KEYS, ABLATIONS["dispersive"], strict=True))
 SHORT = (
     "input.size=[160,160]", "stage1.epochs=3", "stage2.epochs=9", "stage1.ema=0.98",
     "stage2.ema=0.98", "stage2.validate_every=2",

@@ -27,10 +27,6 @@ from medisseg.predictor import Prediction, Predictor
 from medisseg.schema import Json
 
 METRICS = {"mdsc": "dice", "miou": "iou", "hd95": "hd95"}
-PROTOCOL = (
-    "Per image, then averaged, at the network's resolution. Differences are from the first row, "
-    "with their bootstrap 95 % interval and the p value of a Wilcoxon signed-rank test."
-)
 SIDE = 192  # pixels of a picture's longer side
 
 
@@ -41,10 +37,22 @@ class System:
     label: str
     evaluation: Evaluation
     predict: Callable[[Sample], Prediction]
+    native: bool = False  # scored at the images' own size, not at the network's resolution
 
     def values(self, metric: str) -> list[float]:
-        """Return a metric of every image at the network's resolution, the papers' protocol."""
-        return [row.network.values[metric] for row in self.evaluation.rows]
+        """Return a metric of every image."""
+        rows = self.evaluation.rows
+        return [(row.native if self.native else row.network).values[metric] for row in rows]
+
+
+def protocol(resolution: str, groups: Sequence[str] | None) -> str:
+    """Say how the table's figures came about: at what size, and what p takes as independent."""
+    units = "images" if groups is None else f"{len(set(groups))} sequences or patients, drawn whole"
+    return (
+        f"Per image, then averaged, at {resolution}. Differences are from the first row, with "
+        "their bootstrap 95 % interval and the p value of a Wilcoxon signed-rank test; both take "
+        f"as independent the {units}."
+    )
 
 
 def answering(predictor: Predictor) -> Callable[[Sample], Prediction]:
@@ -54,14 +62,15 @@ def answering(predictor: Predictor) -> Callable[[Sample], Prediction]:
 
 def table(systems: Sequence[System]) -> list[Json]:
     """Return a row a system: means, and per metric the paired test against the first system."""
-    rows = []
+    rows, groups = [], systems[0].evaluation.groups()
     for system in systems:
         row: Json = {"system": system.label, "images": len(system.evaluation.rows)}
         for key, metric in METRICS.items():
             values = system.values(metric)
             row[key] = float(np.mean(values))
             if system is not systems[0]:
-                row[f"{key}_test"] = paired_test(systems[0].values(metric), values)
+                first = systems[0].values(metric)
+                row[f"{key}_test"] = paired_test(first, values, groups=groups)
         rows.append(row)
     return rows
 
@@ -129,7 +138,7 @@ def write(
     with replacing(out / "side_by_side.png") as temporary:
         Image.fromarray(stack(pictures[:8])).save(temporary, format="PNG")
     page = Page(f"{len(systems)} systems on {about['data']}", f"split {about['split']}")
-    page.table(*shown(rows), PROTOCOL)
+    page.table(*shown(rows), protocol(about["resolution"], systems[0].evaluation.groups()))
     page.heading("Images on which they differ most").keys(COLORS)
     page.text(f"From the left: image, reference, {', '.join(s.label for s in systems)}.")
     captions = [

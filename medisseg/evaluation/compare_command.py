@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.predictor import Predictor
     from medisseg.progress import progress
 
+    for option in ("batch", "cases"):
+        if getattr(args, option) < 1:
+            raise UserError(f"--{option} is {getattr(args, option)}; expected 1 or more")
     if len(args.systems) < 2:
         raise UserError("got one system; expected at least two to compare")
     if len(set(args.systems)) < len(args.systems):
@@ -57,8 +60,15 @@ def run(args: argparse.Namespace) -> int:
     if len(classes) > 1:
         raise UserError(f"the systems have {sorted(classes)} classes; expected the same number")
     count = classes.pop()
-    size = own[0].convention.size if own else (256, 256)
+    sizes = {predictor.convention.size for predictor in own} or {(256, 256)}
+    size, native = min(sizes), len(sizes) > 1
+    resolution = "the images' own size" if native else f"{size[0]} x {size[1]}"
     samples = SegmentationFolder(args.data, args.split, classes=count)
+    if any(samples.files[name].slice for name in samples.names):
+        raise UserError(
+            f"{args.data} holds slices of volumes, which are scored by case: medisseg evaluate "
+            "SYSTEM (or --predictions DIR) writes per_volume.csv for each system"
+        )
     groups = group_table(samples.root, None, samples.names)
     systems = []
     for name, label, predictor in zip(args.systems, labels(args.systems), predictors, strict=True):
@@ -67,13 +77,14 @@ def run(args: argparse.Namespace) -> int:
             masks.check(samples.names)
             with progress(label, len(samples)) as advance:
                 result = masks.evaluate(samples, groups, args.seed, advance)
-            systems.append(compare.System(label, result, masks.predict))
+            systems.append(compare.System(label, result, masks.predict, native))
             continue
         with progress(label, len(samples)) as advance:
             result = evaluate(predictor, samples, groups, args.batch, args.seed, advance)
-        systems.append(compare.System(label, result, compare.answering(predictor)))
+        systems.append(compare.System(label, result, compare.answering(predictor), native))
     headers, cells = compare.shown(compare.table(systems))
     shown = Table(title=f"{len(samples)} images of {samples.root.resolve().name}, {args.split}")
+    shown.caption = compare.protocol(resolution, systems[0].evaluation.groups())
     for header in headers:
         shown.add_column(header)
     for line in cells:
@@ -83,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
         "data": samples.root.resolve().name,
         "split": args.split,
         "images": len(samples),
+        "resolution": resolution,
+        "groups": len(set(systems[0].evaluation.groups() or ())) or None,
         "seed": args.seed,
         "version": medisseg.__version__,
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import medisseg
 from medisseg.data.options import UNMASKED
 from medisseg.errors import UserError
+from medisseg.labels import make_labels
 from medisseg.schema import Json
 
 if TYPE_CHECKING:
@@ -178,11 +179,16 @@ def run_stored(args: argparse.Namespace) -> int:
             f"--size is {args.size!r}, --classes {args.classes}; expected such as 352x352 and 1"
         )
     height, width = map(int, sides)
-    stored = StoredMasks(args.predictions, args.classes, (height, width), args.threshold or 0.5)
+    named = [name.strip() for name in args.class_names.split(",") if name.strip()]
+    try:
+        chosen = make_labels(args.classes, named)
+    except ValueError as error:
+        raise UserError(f"--class-names: {error}") from error
+    threshold = 0.5 if args.threshold is None else args.threshold
+    stored = StoredMasks(args.predictions, args.classes, (height, width), threshold)
     samples = SegmentationFolder(
         args.data, args.split, classes=args.classes, unmasked=args.unmasked
     )
-    named = [name.strip() for name in args.class_names.split(",") if name.strip()]
     volumes = find_volumes(samples, args.classes, args.spacing, named)
     stored.check(samples.names)
     groups = group_table(samples.root, None, samples.names)
@@ -195,7 +201,7 @@ def run_stored(args: argparse.Namespace) -> int:
         "split": args.split,
         "size": args.size,
         "threshold": stored.threshold,
-        "labels": [],
+        "labels": [dataclasses.asdict(label) for label in chosen],
         "seed": args.seed,
         "version": medisseg.__version__,
     }

@@ -206,12 +206,22 @@ def intervals(
     }
 
 
-def paired_test(one: Sequence[float], two: Sequence[float], seed: int = 0) -> dict[str, float]:
+def paired_test(
+    one: Sequence[float],
+    two: Sequence[float],
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> dict[str, float]:
     """Compare two methods on the same images: Wilcoxon signed-rank test, two-sided.
+
+    The test takes its values as independent, which the frames of one video are not: with groups it
+    is over the groups' mean differences, and the interval draws whole groups.
 
     Args:
         one: One value per image of the first method.
         two: The second method's values, in the same order.
+        seed: Of the bootstrap.
+        groups: Sequence or patient of each image; None: every image is independent.
 
     Returns:
         ``difference`` (mean of two - one) with its bootstrap interval ``low`` and ``high``,
@@ -223,8 +233,12 @@ def paired_test(one: Sequence[float], two: Sequence[float], seed: int = 0) -> di
             f"values are {first.shape} and {second.shape}; expected one per image, same images"
         )
     change = second - first
-    low, high = intervals({"change": change.tolist()}, seed=seed)["change"]
-    p_value = float(stats.wilcoxon(change).pvalue) if change.any() else 1.0
+    low, high = intervals({"change": change.tolist()}, groups=groups, seed=seed)["change"]
+    tested = change
+    if groups is not None:
+        labels = np.unique(groups, return_inverse=True)[1]
+        tested = np.bincount(labels, change) / np.bincount(labels)
+    p_value = float(stats.wilcoxon(tested).pvalue) if tested.any() else 1.0
     return {
         "difference": float(change.mean()),
         "low": low,

@@ -47,7 +47,7 @@ class StoredMasks:
         threshold: Probability above which a pixel is foreground.
 
     Raises:
-        UserError: No such folder, or no images in it.
+        UserError: No such folder, no images in it, or a threshold or size that is none.
 
     Example:
         >>> stored = StoredMasks("sam3-on-kvasir", size=(256, 256))
@@ -66,6 +66,8 @@ class StoredMasks:
             self.convention = InputConvention(size=size)
         except ValueError as error:
             raise UserError(str(error)) from error
+        if not 0 < threshold < 1:
+            raise UserError(f"threshold is {threshold}; expected a probability within (0, 1)")
         self.name = f"masks in {self.folder.name}"
         if not self.folder.is_dir():
             raise UserError(f"{folder} is no folder of masks")
@@ -74,11 +76,8 @@ class StoredMasks:
             for path in sorted(self.folder.rglob("*"))
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         ]
-        self.files = {ENDINGS.sub("", path.stem): path for path in found}
-        self.files |= {path.stem: path for path in found}
         volumes = sorted(p for p in self.folder.rglob("*") if NIFTI.search(p.name))
-        self.volumes = {ENDINGS.sub("", NIFTI.sub("", path.name)): path for path in volumes}
-        self.volumes |= {NIFTI.sub("", path.name): path for path in volumes}
+        self.files, self.volumes = _by_name(found), _by_name(volumes)
         self._volume: tuple[Path, npt.NDArray[np.float32]] | None = None  # the last one read
         if not found and not volumes:
             raise UserError(f"{folder} holds no masks; expected files {', '.join(IMAGE_SUFFIXES)}")
@@ -87,34 +86,65 @@ class StoredMasks:
         """Refuse a folder that lacks an image's mask: a missing mask is no empty one.
 
         Raises:
-            UserError: Masks are missing; the first is named, with the file that is nearest.
+            UserError: Masks are missing (the first is named, with the file that is nearest), or one
+            file would be that of two images, or two files that of one.
         """
-        missing = [name for name in names if self._source(name) is None]
+        sources = {name: self._source(name) for name in names}
+        missing = [name for name, source in sources.items() if source is None]
         if missing:
             near = difflib.get_close_matches(missing[0], self.files, n=1)
-            hint = f" (nearest: {self.files[near[0]].name})" if near else ""
+            hint = f" (nearest: {self.files[near[0]][0].name})" if near else ""
             raise UserError(
                 f"{self.folder} has no mask of {len(missing)} of {len(names)} images, such as "
                 f"{missing[0]}{hint}; give one file an image, or the split that was predicted"
             )
+        of: dict[object, str] = {}
+        for name, source in sources.items():
+            if (other := of.setdefault(source, name)) != name:
+                assert source is not None
+                raise UserError(
+                    f"{source[0]} would be the mask of {other} and of {name}; expected one file an "
+                    "image, in folders as the images'"
+                )
 
     @cached_property
     def top(self) -> float:
         """The value that means certainty: 1, 255 or 65535, by the folder's largest value."""
         reads = ((_read, self.files), (nifti_volume, self.volumes))
         largest = max(
-            int(read(path).max()) for read, table in reads for path in dict.fromkeys(table.values())
+            int(read(path).max())
+            for read, table in reads
+            for path in dict.fromkeys(path for paths in table.values() for path in paths)
         )
         return 1.0 if largest <= 1 else 255.0 if largest <= 255 else 65535.0
 
     def _source(self, name: str) -> tuple[Path, int | None] | None:
         """Return the file that an image's mask is in, and its place in a volume."""
-        short = name.rsplit("/", 1)[-1]
+        folders, _, short = name.rpartition("/")
         if short in self.files:
-            return self.files[short], None
+            return self._one(name, folders, self.files[short]), None
         match = SLICE.match(short)
-        path = self.volumes.get(match["case"]) if match else None
-        return (path, int(match["number"])) if match and path else None
+        if match is None or match["case"] not in self.volumes:
+            return None
+        return self._one(name, folders, self.volumes[match["case"]]), int(match["number"])
+
+    def _one(self, name: str, folders: str, paths: Sequence[Path]) -> Path:
+        """Return the file of an image: of several, the one in folders named as the image's."""
+        wanted = folders.split("/")[::-1] if folders else []
+
+        def agreeing(path: Path) -> int:
+            there = iter(path.relative_to(self.folder).parent.parts[::-1])
+            return sum(part in there for part in wanted)  # the iterator moves on: in their order
+
+        most = max(map(agreeing, paths))
+        left = [path for path in paths if agreeing(path) == most]
+        if len(left) > 1:
+            one, two = (path.relative_to(self.folder) for path in left[:2])
+            raise UserError(
+                f"{self.folder} has {len(left)} masks of {name}: {one} and {two}; expected one "
+                "file an image, or folders as the images'"
+            )
+        return left[0]
 
     def _values(self, name: str) -> tuple[Path, npt.NDArray[np.number]]:
         source = self._source(name)
@@ -200,6 +230,20 @@ class _Answer:
     ) -> Prediction:
         """Return the mask as it was stored, whatever was made of it at the network's size."""
         return self.native
+
+
+def _by_name(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return every image's name, its file's with or without such as ``_pred``, with its files."""
+    table: dict[str, list[Path]] = {}
+    shortened: set[str] = set()  # a file of an image's very name goes before NAME_pred
+    for path in paths:
+        name = NIFTI.sub("", path.name) if NIFTI.search(path.name) else path.stem
+        table.setdefault(name, []).append(path)
+    for name, exact in list(table.items()):
+        if (short := ENDINGS.sub("", name)) not in table or short in shortened:
+            table.setdefault(short, []).extend(exact)
+            shortened.add(short)
+    return table
 
 
 def resize(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -24,10 +24,11 @@ from medisseg.errors import UserError
 from medisseg.evaluation.metrics import paired_test
 from medisseg.files import replacing
 from medisseg.losses import PLACEMENTS
+from medisseg.losses.mask import without_void
 from medisseg.model.loading import load_checkpoint
 from medisseg.schema import merge
 from medisseg.training.batches import Arrays, read_data
-from medisseg.training.modules import image_scores
+from medisseg.training.modules import dice_and_iou, overlaps
 from medisseg.training.recorder import write_json
 from medisseg.training.run import first_process, printer, train
 
@@ -99,8 +100,10 @@ ABLATIONS: dict[str, tuple[Row, ...]] = {
     "dispersive": (
         Row("none", _loss(dispersive=[0, 0])),
         Row("published form", _loss(variant="published")),
-        Row("per dimension, image", _loss(granularity="image")),
-        Row("per dimension, pixel", _loss(granularity="pixel")),
+        Row("per dimension, image", _loss(granularity="image", normalize="none")),
+        Row("per dimension, pixel", _loss(granularity="pixel", normalize="none")),
+        Row("unit length, image", _loss(granularity="image")),
+        Row("unit length, pixel", _loss(granularity="pixel")),
     ),
     "placement": tuple(Row(p, _loss(placement=p)) for p in PLACEMENTS),
     "tau": tuple(Row(f"tau = {value}", _loss(tau=value)) for value in SWEEP),
@@ -192,17 +195,24 @@ def reported(config: TrainConfig, validation: Arrays) -> tuple[str, Arrays]:
 
 @torch.no_grad()
 def write_scores(checkpoint: Path, arrays: Arrays, path: Path, batch: int = 8) -> None:
-    """Write IoU and Dice of every image, at the network's resolution, as CSV."""
+    """Write IoU and Dice of every image, or volume, at the network's resolution, as CSV."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_checkpoint(checkpoint, device)
-    lines = ["name,iou,dice"]
+    scored = []
     for start in range(0, len(arrays), batch):
         chosen = range(start, min(start + batch, len(arrays)))
         part = arrays[list(chosen)]
         inputs = augment.normalize(part["image"].to(device).float() / 255, model.info.convention)
-        scores = image_scores(model(inputs).float(), part["mask"].to(device).long()).cpu()
-        for index, (_, dice, iou) in zip(chosen, scores.tolist(), strict=True):
-            lines.append(f"{arrays.names[index]},{iou:.6f},{dice:.6f}")
+        logits, target = without_void(model(inputs).float(), part["mask"].to(device).long())
+        scored.append(overlaps(logits, target).cpu())
+    pixels, names = torch.cat(scored), arrays.names
+    if arrays.case_names and arrays.cases:  # a volume is scored once, from all its slices
+        names = tuple(dict.fromkeys(arrays.case_names))
+        whole = pixels.new_zeros(len(names), *pixels.shape[1:])
+        pixels = whole.index_add_(0, torch.tensor(arrays.cases), pixels)
+    dice, iou = dice_and_iou(pixels)
+    rows = zip(names, iou.tolist(), dice.tolist(), strict=True)
+    lines = ["name,iou,dice", *(f"{name},{one:.6f},{two:.6f}" for name, one, two in rows)]
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 

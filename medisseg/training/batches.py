@@ -60,14 +60,18 @@ class Arrays(Dataset[dict[str, Tensor]]):
         return len(self.images)
 
     @cached_property
+    def case_names(self) -> tuple[str, ...] | None:
+        """The volume of each slice; None unless all are slices of volumes."""
+        matches = [SLICE.match(name.rsplit("/", 1)[-1]) for name in self.names]
+        return tuple(match["case"] for match in matches if match) if all(matches) else None
+
+    @cached_property
     def cases(self) -> tuple[int, ...] | None:
         """The number of each slice's volume, from 0; None unless all are slices of volumes."""
-        matches = [SLICE.match(name.rsplit("/", 1)[-1]) for name in self.names]
-        if not all(matches):
+        if self.case_names is None:
             return None
-        cases = [match["case"] for match in matches if match]
-        order = {case: index for index, case in enumerate(dict.fromkeys(cases))}
-        return tuple(order[case] for case in cases)
+        order = {case: index for index, case in enumerate(dict.fromkeys(self.case_names))}
+        return tuple(order[case] for case in self.case_names)
 
     @property
     def drawn(self) -> int:

@@ -132,6 +132,15 @@ def test_interval_of_the_calibration_error_surrounds_it() -> None:
     assert metrics.calibration_error(tables) == pytest.approx(1 / 6, abs=0.02)  # mean of p - p^2
 
 
+def test_a_paired_test_of_groups_takes_their_means_as_independent() -> None:
+    change = [0.1, 0.3, 0.1, 0.1, -0.2, 0.0]
+    got = metrics.paired_test([0.0] * 6, change, groups=["a", "a", "b", "b", "c", "c"])
+    alone = metrics.paired_test([0.0] * 3, [0.2, 0.1, -0.1])
+    assert got["p_value"] == alone["p_value"]
+    assert got["difference"] == pytest.approx(alone["difference"])
+    assert (got["low"], got["high"]) == pytest.approx((alone["low"], alone["high"]))
+
+
 def test_paired_test() -> None:
     generator = np.random.default_rng(3)
     one = generator.random(60)

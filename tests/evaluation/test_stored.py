@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,99 @@ def test_evaluate_scores_a_folder_of_masks(polyps: Path, tmp_path: Path) -> None
     ):
         with pytest.raises(UserError, match=message):
             main(["evaluate", *given, *wrong])
+
+
+def test_folders_tell_files_of_one_name_apart(tmp_path: Path) -> None:
+    one, two = np.zeros((16, 16), np.uint8), np.full((16, 16), 255, np.uint8)
+    save(tmp_path / "train" / "masks" / "7_pred.png", one)
+    save(tmp_path / "test" / "masks" / "7_pred.png", two)
+    stored = StoredMasks(tmp_path, size=(16, 16))
+    stored.check(["train/7", "test/7"])
+    for name, mask in (("train/7", one), ("test/7", two)):
+        sample = Sample(np.zeros((16, 16, 3), np.uint8), mask, name)
+        assert np.array_equal(stored.predict(sample).mask, mask // 255)
+    with pytest.raises(UserError, match=r"2 masks of 7: test.masks.7_pred\.png and train.masks"):
+        stored.check(["7"])
+
+
+def test_two_files_of_an_image_and_two_images_of_a_file(tmp_path: Path) -> None:
+    grey = np.full((16, 16), 255, np.uint8)
+    save(tmp_path / "p0_mask.png", grey)
+    save(tmp_path / "p0_prob.png", grey // 2)
+    with pytest.raises(UserError, match=r"2 masks of p0: p0_mask\.png and p0_prob\.png"):
+        StoredMasks(tmp_path).check(["p0"])
+    save(tmp_path / "p0.png", grey)  # the very name goes before
+    stored = StoredMasks(tmp_path, size=(16, 16))
+    stored.check(["p0"])
+    assert stored.predict(Sample(np.zeros((16, 16, 3), np.uint8), grey, "p0")).mask.all()
+    with pytest.raises(UserError, match=r"p0\.png would be the mask of a/p0 and of b/p0"):
+        stored.check(["a/p0", "b/p0"])
+
+
+def test_wrong_numbers_of_evaluate_and_compare(polyps: Path) -> None:
+    data = ["--data", str(polyps / "data"), "--split", "all"]
+    both = [str(polyps / "exact"), str(polyps / "half")]
+    theirs = ["evaluate", "--predictions", both[0], *data]
+    for command, message in (
+        ([*theirs, "--threshold", "0"], r"threshold is 0\.0; expected a probability within"),
+        ([*theirs, "--threshold", "1"], r"threshold is 1\.0; expected a probability within"),
+        ([*theirs, "--threshold", "2"], r"threshold is 2\.0; expected a probability within"),
+        ([*theirs, "--class-names", "a,b"], "class_names has 2 entries for 1 classes"),
+        (["compare", *both, *data, "--out", "c", "--cases", "0"], "--cases is 0; expected 1"),
+        (["compare", *both, *data, "--out", "c", "--batch", "0"], "--batch is 0; expected 1"),
+        (["compare", *both, *data, "--out", "c", "--batch", "-1"], "--batch is -1; expected 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main(command)
+
+
+def test_class_names_of_stored_masks_reach_page_and_results(tmp_path: Path) -> None:
+    labels = np.arange(256).reshape(16, 16).astype(np.uint8) % 3
+    save(tmp_path / "data" / "images" / "a.png", np.stack([labels * 80] * 3, 2))
+    save(tmp_path / "data" / "masks" / "a.png", labels)
+    save(tmp_path / "theirs" / "a.png", labels)
+    command = ["evaluate", "--predictions", str(tmp_path / "theirs"), "--data",
+               str(tmp_path / "data"), "--split", "all", "--classes", "3", "--size", "16x16",
+               "--class-names", "benign, malign", "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(command) == 0
+    told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [row["name"] for row in told["classes"].values()] == ["benign", "malign"]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "benign" in page and "malign" in page
+
+
+def test_systems_of_other_sizes_are_compared_at_the_images_own(polyps: Path) -> None:
+    """At 32 x 32 and at 64 x 64: the scores and tests are those of the stored pixels."""
+    folder = samples(polyps)
+    systems = []
+    for name, size in (("exact", (32, 32)), ("half", SIZE)):
+        stored = StoredMasks(polyps / name, size=size)
+        systems.append(compare.System(name, stored.evaluate(folder), stored.predict, native=True))
+    native = [row.native.values["dice"] for row in systems[1].evaluation.rows]
+    assert systems[1].values("dice") == native == pytest.approx([2 / 3] * 6)
+
+
+def test_compare_says_its_resolution_and_groups(
+    polyps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(polyps / "data", tmp_path / "data")
+    lines = [f"p{index},{'abc'[index // 2]}" for index in range(6)]
+    (tmp_path / "data" / "groups.csv").write_text("name,group\n" + "\n".join(lines) + "\n")
+    both = [str(polyps / "exact"), str(polyps / "half")]
+    data = ["--data", str(tmp_path / "data"), "--split", "all"]
+    assert main(["compare", *both, *data, "--out", str(tmp_path / "c")]) == 0
+    told = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert told["resolution"] == "256 x 256" and told["groups"] == 3
+    assert told["systems"][1]["mdsc_test"]["p_value"] == 0.25  # of three sequences, all worse
+    assert "3 sequences or patients" in " ".join(capsys.readouterr().out.split())
+
+
+def test_compare_refuses_slices_of_volumes(tmp_path: Path) -> None:
+    volume = np.zeros((4, 16, 16), np.float32)
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "case1.npz", image=volume, label=volume.astype(np.uint8))
+    for name in ("one", "two"):
+        save(tmp_path / name / "case1_slice000.png", np.zeros((16, 16), np.uint8))
+    with pytest.raises(UserError, match="slices of volumes, which are scored by case"):
+        main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--data",
+              str(tmp_path / "data"), "--split", "all", "--out", str(tmp_path / "c")])  # fmt: skip

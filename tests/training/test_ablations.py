@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from medisseg.config import LossConfig, TrainConfig, from_dict
+from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.schema import merge
 from medisseg.training import ablations, command
+from medisseg.training.batches import Arrays
 
 
 def scores(folder: Path, dice: list[float]) -> None:
@@ -135,6 +137,34 @@ def test_a_study_stopped_between_runs_goes_on(
     assert trained[2].startswith("telu 1") and trained[-1].endswith("relu/seed1")
 
 
+def test_volumes_are_scored_once_each(tmp_path: Path) -> None:
+    """Of a slice where the network is right and one where it is wrong, not the mean of two."""
+    from medisseg.checkpoint import save_checkpoint
+    from medisseg.model.create import create_model
+    from medisseg.training.batches import Arrays
+
+    torch.manual_seed(0)
+    model = create_model("unet", width=4).eval()
+    path = save_checkpoint(tmp_path / "unet.safetensors", model, model.info)
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    masks = torch.randint(0, 2, (3, 32, 32), dtype=torch.uint8)
+    masks[1] = 0
+    names = ["a_slice000", "a_slice001", "b_slice000"]
+    ablations.write_scores(path, Arrays(images, masks, names), tmp_path / "scores.csv", batch=2)
+    with open(tmp_path / "scores.csv") as file:
+        got = {row["name"]: float(row["dice"]) for row in csv.DictReader(file)}
+    ablations.write_scores(path, Arrays(images, masks, ["x", "y", "z"]), tmp_path / "alone.csv")
+    with open(tmp_path / "alone.csv") as file:
+        alone = [float(row["dice"]) for row in csv.DictReader(file)]
+    found = ablations.load_checkpoint(path)(
+        ablations.augment.normalize(images.float() / 255, model.info.convention)
+    )[:, 0] > 0  # fmt: skip
+    both = (found[:2] & (masks[:2] > 0)).sum().item()
+    whole = 2 * both / (found[:2].sum() + masks[:2].sum()).item()
+    assert got == pytest.approx({"a": whole, "b": alone[2]}, abs=1e-6)
+    assert abs(whole - (alone[0] + alone[1]) / 2) > 0.05
+
+
 def test_seeds() -> None:
     assert ablations.parse_seeds("3") == [0, 1, 2]
     assert ablations.parse_seeds("4,7") == [4, 7]
@@ -153,3 +183,39 @@ def test_a_study_of_the_dispersive_loss_has_it_on(study: str) -> None:
     for row in ablations.ABLATIONS[study]:
         weights = from_dict(merge(off, dict(row.changes))).loss.dispersive
         assert (max(weights) > 0) is (row.label != "none"), row.label
+
+
+def test_scores_are_one_a_volume_or_one_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One stray pixel in an empty slice: the slice has Dice 0, its volume loses next to nothing."""
+    masks = torch.zeros(4, 8, 8, dtype=torch.uint8)
+    masks[0, :4] = masks[2, :, :4] = masks[3, :2] = 1  # slice 1 is empty
+    logits = torch.where(masks[:, None] > 0, 9.0, -9.0)
+    logits[1, 0, 7, 7] = 9.0
+    answers = iter([logits, logits])
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        return next(answers)
+
+    model.info = type("Info", (), {"convention": InputConvention(size=(16, 16))})  # type: ignore[attr-defined]
+    monkeypatch.setattr(ablations, "load_checkpoint", lambda path, device: model)
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    found = {}
+    for kind, names in (
+        ("images", ["p", "q", "r", "s"]),
+        ("slices", [f"{case}_slice{k:03d}" for case, k in zip("aabb", (0, 1, 0, 1), strict=True)]),
+    ):
+        path = tmp_path / f"{kind}.csv"
+        ablations.write_scores(tmp_path, Arrays(images, masks, names), path)
+        with open(path) as file:
+            found[kind] = {row["name"]: float(row["dice"]) for row in csv.DictReader(file)}
+    assert found["images"] == {"p": 1, "q": 0, "r": 1, "s": 1}
+    assert found["slices"] == {"a": pytest.approx(64 / 65, abs=1e-6), "b": 1}
+
+
+def test_rows_called_per_dimension_take_features_as_they_are() -> None:
+    rows = {row.label: row.changes["loss"] for row in ablations.ABLATIONS["dispersive"]}
+    assert rows["per dimension, image"]["normalize"] == "none"  # type: ignore[index]
+    assert rows["per dimension, pixel"]["normalize"] == "none"  # type: ignore[index]
+    assert LossConfig(**rows["unit length, image"]).normalize == "unit"  # type: ignore[arg-type]
