@@ -102,6 +102,8 @@ def write(folder: Path, report: dict[str, Any], streams: list[Stream]) -> None:
 
     page = Page("Video run", "Not a medical device: for research and engineering only.")
     page.tiles(dict(rows(report)))
+    if len(labels := streams[0].labels) > 1:
+        page.heading("Classes").keys({label.name: label.color for label in labels})
     for stream, part in zip(streams, report["streams"], strict=True):
         page.heading(part["source"])
         page.table(

@@ -13,7 +13,7 @@ from medisseg.data.folder import Sample
 from medisseg.evaluation.detection import LEAST_AREA, froc
 from medisseg.evaluation.evaluate import Evaluation
 from medisseg.evaluation.pictures import COLORS, compare, shrink, side_by_side
-from medisseg.evaluation.report import Page
+from medisseg.evaluation.report import Key, Page
 from medisseg.files import replacing
 from medisseg.predictor import Prediction
 from medisseg.schema import Json
@@ -54,6 +54,7 @@ REGIONS_TEXT = (
 )
 
 
+CLASSES_TEXT = "Over the images where the class occurs, at the network's resolution."
 VOLUMES_TEXT = (
     "Slices are put together again and each class is scored once a volume, in 3D at the slices' "
     "own size; the means are over the volumes, and of these over the classes."
@@ -82,6 +83,17 @@ def region_rows(evaluation: Evaluation, negatives: Evaluation | None) -> list[li
             ]
         )
     return rows
+
+
+def class_rows(evaluation: Evaluation, about: Json) -> tuple[list[str], list[list[object]]]:
+    """Return headers and a line for each class, with its name and colour where it has them."""
+    labels = about.get("labels", ())
+    rows = []
+    for index, values in evaluation.classes().items():
+        label = labels[int(index) - 1] if int(index) <= len(labels) else None
+        name = Key(label["name"], label["color"]) if label else index
+        rows.append([name, int(values["images"]), *(values[k] for k in LABELS if k in values)])
+    return ["class", "images", *(t for k, t in LABELS.items() if k != "calibration_error")], rows
 
 
 def volume_rows(told: Json) -> tuple[list[str], list[list[str]]]:
@@ -137,17 +149,8 @@ def write_page(
     page.text(PROTOCOL)
     if groups := evaluation.groups():
         page.text(f"Intervals draw whole sequences or patients: {len(set(groups))} of them.")
-    if len(classes := evaluation.classes()) > 1:
-        rows = [
-            [
-                _name(index, about),
-                int(values["images"]),
-                *(values[k] for k in LABELS if k in values),
-            ]
-            for index, values in classes.items()
-        ]
-        headers = ["class", "images", *(t for k, t in LABELS.items() if k != "calibration_error")]
-        page.heading("Classes").table(headers, rows, "Over the images where the class occurs.")
+    if len(evaluation.classes()) > 1:
+        page.heading("Classes").table(*class_rows(evaluation, about), CLASSES_TEXT)
     if evaluation.volumes is not None:
         headers, lines = volume_rows(evaluation.volumes.summary())
         page.heading("Whole volumes").table(headers, lines, VOLUMES_TEXT)
@@ -162,11 +165,6 @@ def write_page(
     page.text("Left the image, right the same with the prediction compared to the reference.")
     page.images(pictures(evaluation, predict, samples, cases), columns=3)
     page.save(path)
-
-
-def _name(index: str, about: Json) -> str:
-    labels = about.get("labels", ())
-    return str(labels[int(index) - 1]["name"]) if int(index) <= len(labels) else index
 
 
 def pictures(

@@ -11,6 +11,7 @@ import html
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,14 @@ _HEAD = """<!doctype html>
 <title>{title}</title><style>{style}</style></head>
 <body><main><h1>{title}</h1>
 """
+
+
+@dataclass(frozen=True)
+class Key:
+    """Text behind a square of a colour, RGB in [0, 255]."""
+
+    text: str
+    color: tuple[int, int, int]
 
 
 class Page:
@@ -74,7 +83,10 @@ class Page:
     def table(
         self, headers: Sequence[str], rows: Iterable[Sequence[object]], caption: str = ""
     ) -> Page:
-        """Add a table. Columns of numbers stand on the right; floats get three decimals."""
+        """Add a table. Columns of numbers stand on the right; floats get three decimals.
+
+        A :class:`Key` is a cell with a square of its colour.
+        """
         listed = [list(row) for row in rows]
         numeric = [
             bool(listed) and all(_is_number(row[i]) for row in listed if i < len(row))
@@ -84,7 +96,7 @@ class Page:
         def row(cells: Sequence[object], tag: str) -> str:
             kinds = (' class="number"' if right else "" for right in numeric)
             return "".join(
-                f"<{tag}{kind}>{html.escape(_shown(cell))}</{tag}>"
+                f"<{tag}{kind}>{_cell(cell)}</{tag}>"
                 for cell, kind in zip(cells, kinds, strict=True)
             )
 
@@ -123,8 +135,7 @@ class Page:
     def keys(self, colors: Mapping[str, tuple[int, int, int]]) -> Page:
         """Add a legend: label to RGB colour in [0, 255]."""
         shown = "".join(
-            f'<span><i class="key" style="background:rgb{color}"></i>{html.escape(label)}</span>'
-            for label, color in colors.items()
+            f"<span>{_cell(Key(label, color))}</span>" for label, color in colors.items()
         )
         return self._add(f'<p class="keys">{shown}</p>')
 
@@ -175,6 +186,13 @@ def _svg(figure: Figure) -> str:
 
 def _caption(text: str) -> str:
     return f"<figcaption>{html.escape(text)}</figcaption>" if text else ""
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Key):
+        color = tuple(map(int, value.color))
+        return f'<i class="key" style="background:rgb{color}"></i>{html.escape(value.text)}'
+    return html.escape(_shown(value))
 
 
 def _is_number(value: object) -> bool:

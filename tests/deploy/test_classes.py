@@ -34,6 +34,9 @@ def test_classes_reach_the_screen_and_the_files(
     video = lab.write_video(tmp_path / "two.mp4", [still] * 12)
     run = play(video, "--hold-off", 2, "--opacity", 1, engine=TwoClasses)
     assert run.report["classes"] == ["neoplastic", "non-neoplastic"]
+    page = (run.folder / "report.html").read_text()
+    for label in TWO:
+        assert f'style="background:rgb{label.color}"></i>{label.name}<' in page
     last = run.processed()[-1]
     names = {track["label"]["name"]: track["box"][0] for track in last["tracks"]}
     assert abs(names["neoplastic"] - 40) < 8 and abs(names["non-neoplastic"] - 220) < 8

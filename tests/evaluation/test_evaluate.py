@@ -17,6 +17,7 @@ from medisseg.errors import UserError
 from medisseg.evaluation import evaluate_command
 from medisseg.evaluation.evaluate import evaluate, write_results
 from medisseg.evaluation.evaluate_page import distributions, write_page
+from medisseg.labels import Label
 from medisseg.predictor import Predictor
 
 KEYS = {"miou", "mdsc", "recall", "precision", "hd95", "boundary_iou", "calibration_error"}
@@ -147,6 +148,34 @@ def test_page_shows_the_worst_first(tmp_path: Path) -> None:
     assert captions == sorted(captions)
     assert "nothing: Dice" not in text
     assert distributions(result).axes[0].get_xlabel() == "Dice"
+
+
+def test_named_classes_are_in_the_page_and_the_files(tmp_path: Path) -> None:
+    """Columns of 50 and of 100 are the classes 1 and 2; half of the second one is missed."""
+    names = (Label("neoplastic", (230, 159, 0)), Label("non-neoplastic", (0, 158, 115)))
+    model = predictor(3)
+    model.labels = model.engine.labels = names
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    image[:, :16, 0], image[:, 32:40, 0] = 50, 100
+    mask[:, :16], mask[:, 32:48] = 1, 2
+    samples = [Sample(image, mask, "both")]
+    result = evaluate(model, samples)
+    assert result.classes()["1"]["mdsc"] == 1
+    assert result.classes()["2"]["mdsc"] == pytest.approx(2 / 3)
+    metadata = evaluate_command.about(arguments(tmp_path), model)
+    write_results(result, metadata, tmp_path)
+    told = json.loads((tmp_path / "evaluation.json").read_text())
+    assert told["labels"] == [
+        {"name": "neoplastic", "color": [230, 159, 0]},
+        {"name": "non-neoplastic", "color": [0, 158, 115]},
+    ]
+    page = tmp_path / "index.html"
+    write_page(result, metadata, lambda one: model(one.image), samples, 1, page)
+    text = page.read_text()
+    for label, dice in zip(names, ("1.000", "0.667"), strict=True):
+        key = f'<i class="key" style="background:rgb{label.color}"></i>{label.name}</td>'
+        line = text[text.index(key) :].partition("</tr>")[0]
+        assert f">{dice}<" in line
 
 
 def write_folder(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -25,8 +26,13 @@ from export.options import BuildOptions
 from export.runtime import load_engine
 from export.samples import frames_from
 from export.steps import Steps
+from medisseg.checkpoint import save_checkpoint
+from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.files import sha256
+from medisseg.labels import Label
+from medisseg.model.create import create_model
+from medisseg.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -353,3 +359,18 @@ def test_wrong_values_from_python_say_what_was_expected(
     with pytest.raises(UserError) as caught:
         build(checkpoint, tmp_path / "x", **values)
     assert str(caught.value).startswith(said) and not (tmp_path / "x").exists()
+
+
+def test_labels_travel_with_a_bundle(tmp_path: Path) -> None:
+    labels = (Label("neoplastic", (230, 159, 0)), Label("non-neoplastic", (0, 158, 115)))
+    model = create_model("edge", stage=1, classes=3).eval()
+    info = dataclasses.replace(model.info, convention=InputConvention(size=(64, 96)), labels=labels)
+    path = save_checkpoint(tmp_path / "three.safetensors", model, info)
+    made = build(path, tmp_path / "three.mdsg", backend="onnx", precision="fp32", quiet=True,
+                 images=2)  # fmt: skip
+    with load_engine(made.path) as engine:
+        assert engine.labels == labels and engine.classes == 3
+    predictor = Predictor(made.path)
+    assert predictor.labels == labels
+    mask = predictor(np.zeros((80, 120, 3), np.uint8)).mask
+    assert mask.shape == (80, 120) and mask.max() <= 2

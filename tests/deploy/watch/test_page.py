@@ -27,6 +27,7 @@ from deploy.status import AI_OFF, LIVE, OFFLINE, STATE_COLORS, STATES, StreamSta
 from deploy.watch.page import serve
 from deploy.watch.page.gate import Address, Gate
 from medisseg.errors import UserError
+from medisseg.labels import Label
 
 TOKEN = "a-token-of-24-characters"
 
@@ -689,6 +690,23 @@ def test_in_a_browser(browser: Any, fake: Any) -> None:
     # The page asks again and again, as it should: while the runner closes, and after.
     expected = ("ERR_CONNECTION_REFUSED", "Connection closed before receiving a handshake response")
     assert not [said for said in complaints(browser) if not any(part in said for part in expected)]
+
+
+def test_the_browser_names_the_class_of_a_track(browser: Any, fake: Any) -> None:
+    class Named(fake.FakeEngine):
+        labels = (Label("<b>neoplastic", (230, 159, 0)),)
+
+    source = LoopbackSource(scene)
+    source.start()
+    run = Watched(browser, [source.url, "--timeout-s", "1", "--hold-off", "0"], Named)
+    try:
+        line = "const line = document.querySelector('#tracks li'); return line && "
+        text = until(lambda: run.run(line + "line.textContent"), "a track")
+        assert re.match(r"#\d+ · <b>neoplastic · 100 % sure · ", text)
+        assert run.run(line + "line.style.borderLeftColor") == "rgb(230, 159, 0)"
+    finally:
+        source.kill()
+        run.stop()
 
 
 def complaints(browser: Any) -> list[str]:
