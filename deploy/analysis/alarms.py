@@ -14,6 +14,11 @@ APART_S = 1.0
 class AlarmScore:
     """Counts the alarms of one video, frame after frame, as they are shown (after the hold-off).
 
+    The rule is that of images (:func:`medisseg.evaluation.detection.detect`): what is shown raises
+    the alarm of an appearance in the first frame in which it covers a tenth of a lesion, and a
+    region that touches no lesion is false. Each frame with more false regions than the frame before
+    has that many false alarms; one that stays, or moves, is one.
+
     Example:
         >>> score = AlarmScore()
         >>> score.add(0.04, shown, true)
@@ -23,8 +28,7 @@ class AlarmScore:
     def __init__(self) -> None:
         self._waits: list[float | None] = []  # seconds from each appearance to its first alarm
         self._appeared = self._seen = -np.inf
-        self._false_alarms = 0
-        self._was_false = False
+        self._false_alarms = self._false = 0
         self._first: float | None = None
         self._last = 0.0
         self._frames = 0
@@ -35,16 +39,16 @@ class AlarmScore:
 
         self._first = moment if self._first is None else self._first
         self._last, self._frames = moment, self._frames + 1
-        if true.any():
+        one = detect(shown, true)
+        if one.lesions:
             if moment - self._seen > APART_S:
                 self._appeared = moment
                 self._waits.append(None)
             self._seen = moment
-            if self._waits[-1] is None and (shown & true).any():
+            if self._waits[-1] is None and one.found:
                 self._waits[-1] = moment - self._appeared
-        false = bool(detect(shown, true, least=0.0).false_areas)
-        self._false_alarms += false and not self._was_false
-        self._was_false = false
+        before, self._false = self._false, one.false_regions()
+        self._false_alarms += max(0, self._false - before)
 
     def summary(self) -> dict[str, Any]:
         """Return the counts as JSON-ready values.
@@ -60,6 +64,6 @@ class AlarmScore:
             "alarmed": len(waits),
             "seconds_to_first_alarm": [None if w is None else round(w, 3) for w in self._waits],
             "median_seconds_to_first_alarm": float(np.median(waits)) if waits else None,
-            "false_alarms": int(self._false_alarms),
+            "false_alarms": self._false_alarms,
             "false_alarms_per_minute": self._false_alarms / minutes if minutes else None,
         }

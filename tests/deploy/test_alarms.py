@@ -41,6 +41,33 @@ def test_waits_and_false_alarms_are_counted() -> None:
     assert reported["false_alarms_per_minute"] == pytest.approx(3 / (151 / 25 / 60))
 
 
+def test_the_rule_is_that_of_images() -> None:
+    """A tenth of the lesion is an alarm and less is none; each false region is one more."""
+    lesion = np.zeros((100, 100), bool)
+    lesion[:10, :20] = True  # 200 pixels
+    score = AlarmScore()
+
+    def add(*shown: tuple[slice, slice]) -> None:
+        drawn = np.zeros_like(lesion)
+        for window in shown:
+            drawn[window] = True
+        score.add(next(moments), drawn, lesion)
+
+    moments = iter(np.arange(8) / 10)
+    add()
+    add(np.s_[9:15, 0:19])  # 19 of its 200 pixels: not found, and not false, since it touches
+    first, second = np.s_[40:50, 0:10], np.s_[60:70, 0:10]
+    add(first)  # false
+    add(first, second)  # one more while the first shows
+    add(second)
+    add(first, second)  # again
+    add(np.s_[9:15, 0:20])  # 20 of 200, at 0.6 s
+    add(np.s_[90:92, 0:2])  # 4 pixels of 10,000, below what the runner draws
+    reported = score.summary()
+    assert reported["seconds_to_first_alarm"] == [pytest.approx(0.6)]
+    assert reported["false_alarms"] == 3
+
+
 def test_an_empty_film_says_nothing() -> None:
     reported = AlarmScore().summary()
     assert reported["appearances"] == 0 and reported["false_alarms_per_minute"] is None

@@ -28,6 +28,7 @@ gi.require_version("GstVideo", "1.0")
 from gi.repository import GLib, GObject, Gst, GstBase, GstVideo  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
+LEAST_AREA = 0.0005  # of a region, as a share of the frame: the runner's
 OUTPUTS = ("overlay", "mask", "metadata")
 SIZES = "width=[1,16384], height=[1,16384], framerate=[0/1,2147483647/1]"
 RGB, GRAY = (f"video/x-raw, format={form}, {SIZES}" for form in ("RGB", "GRAY8"))
@@ -62,7 +63,8 @@ def _property(kind: Any, default: Any, text: str, *limits: Any) -> GObject.Prope
 
 
 class MedisSeg(GstBase.BaseTransform):
-    """The element. With ``output=mask`` it gives GRAY8 (255: polyp), else RGB."""
+    """The element. With ``output=mask`` it gives GRAY8 (255: polyp; of a network with several
+    classes their indices), else RGB."""
 
     __gstmetadata__ = (
         "Med-DisSeg", "Filter/Analyzer/Video", "Segments polyps in endoscopic video", "Med-DisSeg",
@@ -80,7 +82,7 @@ class MedisSeg(GstBase.BaseTransform):
     threshold = _property(float, 0.0, "probability above which a pixel is polyp (0: the model's)",
                           0.0, 1.0)  # fmt: skip
     opacity = _property(float, 0.4, "of the overlay", 0.0, 1.0)
-    output = _property(str, "overlay", "overlay, mask (a GRAY8 stream) or metadata (regions alone)")
+    output = _property(str, "overlay", "overlay, mask (a GRAY8 stream) or metadata alone")
     too_slow_ms = _property(float, 0.0, "after so long a frame goes on raw (0: 30 s)", 0.0, 1e6)
 
     def __init__(self) -> None:
@@ -153,20 +155,22 @@ class MedisSeg(GstBase.BaseTransform):
         access = Gst.MapFlags.READ | Gst.MapFlags.WRITE
         with buffer.map(access) as mapped:
             rgb = self._pixels(mapped.data, 3)
-            mask, answered = self._segment(rgb)
-            if answered and self.output == "overlay":
-                draw_mask(rgb, mask, self.opacity, self._supervisor.labels)
+            mask, found = self._segment(rgb)
+            if mask is not None and self.output == "overlay":
+                draw_mask(rgb, mask.mask, self.opacity, self._supervisor.labels)
             del rgb
-        self._attach(buffer, mask)
+        self._attach(buffer, mask, found)
 
     def _as_mask(self, given: Gst.Buffer, made: Gst.Buffer) -> None:
         with given.map(Gst.MapFlags.READ) as mapped:
-            mask, answered = self._segment(self._pixels(mapped.data, 3).copy())
+            mask, found = self._segment(self._pixels(mapped.data, 3).copy())
         with made.map(Gst.MapFlags.WRITE) as mapped:
-            self._pixels(mapped.data, 1)[..., 0] = (mask > 0) * 255
-        if not answered:  # black, and marked as holding nothing
+            pixels = self._pixels(mapped.data, 1)[..., 0]
+            several = len(self._supervisor.labels) > 1
+            pixels[:] = 0 if mask is None else mask.mask * (1 if several else 255)
+        if mask is None:  # black, and marked as holding nothing
             made.set_flags(Gst.BufferFlags.GAP)
-        self._attach(made, mask)
+        self._attach(made, mask, found)
 
     def _pixels(self, memory: Any, channels: int) -> Any:
         """Return a view [H, W, channels] of a buffer, whose rows are padded to 4 bytes."""
@@ -178,35 +182,47 @@ class MedisSeg(GstBase.BaseTransform):
         flat = np.frombuffer(memory, np.uint8)[: height * row].reshape(height, row)
         return flat[:, : width * channels].reshape(height, width, channels)
 
-    def _segment(self, rgb: Any) -> tuple[Any, bool]:
-        """Return the frame's mask, and whether there was an answer; without one it is empty."""
+    def _segment(self, rgb: Any) -> tuple[Any, list[Any]]:
+        """Return the frame's mask and its regions; None and none without an answer."""
         import numpy as np
 
+        from deploy.analysis.regions import regions
         from deploy.engine.supervisor import EngineOff
 
-        engine = self._supervisor
+        engine, size = self._supervisor, rgb.shape[:2]
         prepared = self._processor.prepare(np.ascontiguousarray(rgb))
         try:
             answer = engine.infer(self._processor.stack([prepared]))[0]
         except EngineOff as error:
             self._say(str(error))
-            return np.zeros(rgb.shape[:2], np.uint8), False
+            return None, []
         self._say("")
         threshold = self.threshold or engine.threshold
-        mask, _ = self._processor.finish(answer, rgb.shape[:2], threshold)
-        return mask.mask, True
+        mask, logits = self._processor.finish(answer, size, threshold)
+        found = regions(mask, logits, size, threshold, engine.convention, LEAST_AREA, engine.labels)
+        return mask, found
 
-    def _attach(self, buffer: Gst.Buffer, mask: Any) -> None:
-        """Attach each region's box as GstVideoRegionOfInterestMeta of type "polyp"."""
-        import cv2
+    def _attach(self, buffer: Gst.Buffer, mask: Any, found: list[Any]) -> None:
+        """Attach each region as GstVideoRegionOfInterestMeta: box, class, and its mask in it."""
         import numpy as np
 
-        count, _, stats, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8))
-        for left, top, width, height, area in stats[1:count].tolist():
-            if area >= 0.0005 * mask.size:
-                GstVideo.buffer_add_video_region_of_interest_meta(
-                    buffer, "polyp", left, top, width, height
-                )
+        from deploy.analysis.regions import shown_part
+        from kernels.frames import encode_rle
+
+        for number, region in enumerate(found):
+            x, y, width, height = region.box
+            name = region.label.name if region.label else "polyp"
+            meta = GstVideo.buffer_add_video_region_of_interest_meta(
+                buffer, name, x, y, width, height
+            )
+            meta.id = number
+            part = shown_part(mask, [region.box])[y : y + height, x : x + width]
+            counts = encode_rle(np.ascontiguousarray(part > 0, np.uint8))["counts"]
+            values = Gst.Structure.new_empty("segmentation")
+            values.set_value("area", region.area)
+            values.set_value("confidence", region.confidence)
+            values.set_value("counts", " ".join(map(str, counts)))
+            meta.add_param(values)
 
     def _say(self, reason: str) -> None:
         """Post a message when the engine stops answering, and when it answers again."""
