@@ -222,7 +222,8 @@ class TrainConfig:
             with another number of classes its last convolution starts anew.
         second_view: Stage 1's second view of an image is the first after this change.
         preset: Architecture, ``create_model``'s first argument; ``options`` its others.
-        encoder_weights: "imagenet" (packaged), the path of a weights file, or None.
+        encoder_weights: "imagenet" (packaged for the edge presets; of a ResNet torchvision's file
+            in the hub's cache), the path of a weights file, or None.
         class_names: Of the classes but the background, in the order of their indices; they go
             with the checkpoint to every picture of it. ``class_colors``: theirs, "#e69f00".
         labels: "auto" (binary or instance masks become 0 and 1), "classes" (indices kept), or
