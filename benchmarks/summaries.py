@@ -23,14 +23,17 @@ PROTOCOLS = {
     "paper": "the epoch is the best one on the images that are reported, as in the papers",
     "held-out": "a part of the training images chooses the epoch; the reported images, or a data "
     "set never trained on, choose nothing. How often they were measured stands below each table",
-    "fixed": "the last epoch is reported; no image chooses an epoch. Where a time budget ended the "
-    "run, the epochs done are fewer than the schedule's: the network was not trained to its end",
+    "fixed": "the last epoch is reported; no image chooses an epoch",
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One summary: its name, where it is shown, its averages, each image's Dice, its settings."""
+    """One summary: its name, where it is shown, its averages, each image's Dice, its settings.
+
+    ``epochs`` and ``validations`` are those of its curve, the last stage's; ``reported`` is the
+    list that was evaluated.
+    """
 
     name: str
     about: dict[str, Any]
@@ -39,6 +42,8 @@ class Run:
     config: dict[str, Any]
     collapse: dict[str, Any] | None
     epochs: int = 0
+    validations: int = 0
+    reported: str = ""
 
     @property
     def row(self) -> tuple[str, str, str]:
@@ -65,9 +70,12 @@ def _read(path: Path) -> Run:
         explained = path / "explain.json"
         collapse = json.loads(explained.read_text()) if explained.is_file() else None
         with open(path / "curves.csv", newline="") as file:
-            epochs = sum(1 for _ in csv.DictReader(file))
+            curve = list(csv.DictReader(file))
+        validated = sum(bool(row.get("val_dice")) for row in curve)
+        reported = json.loads((path / "evaluation.json").read_text()).get("split", "")
         _check(about)
-        return Run(path.name, about, metrics, dice, config, collapse, epochs)
+        measured = (metrics, dice, config, collapse, len(curve), validated, reported)
+        return Run(path.name, about, *measured)
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         raise UserError(f"{path} is no whole run summary ({error}); add it again") from error
 
@@ -99,18 +107,25 @@ def add(run: Path, evaluation: Path, name: str, about: dict[str, Any], runs: Pat
             shutil.copyfile(path, temporary / path.name)
         _forget_places(temporary / "config.yaml")
         metadata = {key: value for key, value in about.items() if value}
+        if (run / "stage1" / "summary.json").is_file():
+            done = json.loads((run / "stage1" / "summary.json").read_text())
+            metadata.setdefault("stage1_epochs", done["epochs"])
         (temporary / "run.json").write_text(json.dumps(metadata, indent=2) + "\n")
         _read(temporary)
     return runs / name
 
 
 def _forget_places(path: Path) -> None:
-    """Keep of the folders in a configuration only their names: the rest is one machine's."""
+    """Keep of the folders in a configuration only their names: the rest is one machine's.
+
+    Of a checkpoint its folder's name stays too: every run's is called best.safetensors.
+    """
     config = yaml.safe_load(path.read_text())
     for key in PLACES:
         value = config.get(key)
         if isinstance(value, list):  # several data folders, each a table
             config[key] = [{**part, "path": Path(part["path"]).name} for part in value]
         elif value:
-            config[key] = Path(value).name
+            kept = 2 if Path(value).suffix == ".safetensors" else 1
+            config[key] = "/".join(Path(value).parts[-kept:])
     path.write_text(yaml.safe_dump(config, sort_keys=False))

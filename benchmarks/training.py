@@ -1,4 +1,4 @@
-"""Every training run of docs/measurements/results.md, side by side on one GPU, within a budget.
+"""The GPU's runs of docs/measurements/results.md, side by side on one GPU, within a budget.
 
     python -m benchmarks.training DATA --out FOLDER [--minutes 20] [--device cuda] [--only edge]
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import json
 import signal
 import subprocess
@@ -71,7 +72,7 @@ class Job:
     config: str
     settings: tuple[str, ...]
     table: str
-    label: str = "Med-DisSeg"
+    label: str = "Med-DisSeg, short recipe"
     reported: str = "val"
     epochs: tuple[tuple[str, str], ...] = PAPER_AND_FIXED
     against: str | None = None
@@ -187,6 +188,7 @@ class Runner:
             "protocol": protocol,
             "paper": None if job.against else "Med-DisSeg",
             "against": job.against,
+            "looks": looks(job, folder),
             "note": f"{self._told(job, folder)} {job.note}".strip(),
         }
         name = job.name if len(job.epochs) == 1 else f"{job.name}-{protocol}"
@@ -202,6 +204,16 @@ class Runner:
         if not job.share:
             return f"Equal, fixed epochs {how}"
         return f"{job.label}: at most {settings['budget_minutes']} minutes {how}"
+
+
+def looks(job: Job, folder: Path) -> int:
+    """Return how often a run measured the reported images: to choose epochs, and for the report."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    if config["split"]["validation"] != job.reported:
+        return len(job.epochs)
+    curves = [path.read_text() for path in folder.glob("stage[12]/curves.csv")]
+    rows = [row for text in curves for row in csv.DictReader(text.splitlines())]
+    return len(job.epochs) + sum(bool(row.get("val_dice")) for row in rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -60,10 +60,10 @@ def test_seeds_share_a_row_beside_the_papers_number(tmp_path: Path) -> None:
     reported = text.partition("What each run was:")[2]
     assert cells(reported, "Med-DisSeg")[2:] == [
         "infonce_l2, image, early, unit length",
-        "encoder_weights imagenet",
+        "imagenet (encoder)",
         "adam, lr 0.0001, batch 4",
-        "cosine, 300 epochs or 5 minutes",
-        "1 / 1 / 1",
+        "cosine fitted to 5 minutes; 1 of at most 300 epochs, "
+        "after a number not recorded of at most 300 in stage 1",
         "not recorded",
     ]
     table = text.partition("### Table 1")[2]
@@ -73,6 +73,47 @@ def test_seeds_share_a_row_beside_the_papers_number(tmp_path: Path) -> None:
     assert cells(text.partition("### Table 2")[2], "**ours: not run**")[1:] == ["–"] * 4
     assert text == page(summaries.read_runs(tmp_path / "runs"))
     assert "[full-1](../../benchmarks/results/runs/full-1)" in text
+
+
+def test_a_row_says_its_epochs_its_start_and_how_often_its_images_were_measured(
+    tmp_path: Path,
+) -> None:
+    run, evaluation = write_run(tmp_path / "made", 0.9, 0)
+    config = TrainConfig(
+        stages=(2,), start_from="/home/me/runs/first-run/best.safetensors", budget_minutes=None
+    ).to_dict()
+    config["split"]["validation"] = "test"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "curves.csv").write_text("epoch,val_dice\n1,0.5\n2,\n3,0.6\n")
+    (evaluation / "evaluation.json").write_text('{"split": "test"}')
+    about = {"table": "T", "label": "L", "protocol": "paper"}
+    summaries.add(run, evaluation, "a", about, tmp_path / "runs")
+    row = cells(page(summaries.read_runs(tmp_path / "runs")).partition("each run was:")[2], "L")
+    assert row[3] == "first-run/best.safetensors (whole network)"
+    assert row[5:] == ["cosine; 3 of 300 epochs", "at least 3 times, with stage 2's validations"]
+    config |= {"stages": [1, 2], "start_from": None, "budget_minutes": 2.0}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "stage1").mkdir()
+    (run / "stage1" / "summary.json").write_text('{"stage": 1, "epochs": 7}')
+    summaries.add(run, evaluation, "b", {**about, "label": "M", "looks": 1}, tmp_path / "runs")
+    row = cells(page(summaries.read_runs(tmp_path / "runs")).partition("each run was:")[2], "M")
+    assert row[5:] == [
+        "cosine fitted to 2 minutes; 3 of at most 300 epochs, after 7 of at most 300 in stage 1",
+        "once",
+    ]
+
+
+def test_looks_of_a_gpu_run_are_its_validations_and_its_reports(tmp_path: Path) -> None:
+    from benchmarks.training import Job, looks
+
+    job = Job("a", "glas", "short", (), "GlaS", reported="test")
+    for number, column in ((1, "1,0.5\n2,\n"), (2, "1,\n2,0.5\n3,0.6\n")):
+        (tmp_path / f"stage{number}").mkdir()
+        (tmp_path / f"stage{number}" / "curves.csv").write_text("epoch,val_dice\n" + column)
+    for validation, times in (("test", 3 + 2), (None, 2)):
+        settings = {"split": {"validation": validation}}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+        assert looks(job, tmp_path) == times
 
 
 def test_one_seed_shows_the_interval_and_an_unknown_row_no_paper(tmp_path: Path) -> None:
