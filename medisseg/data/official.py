@@ -10,7 +10,9 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from medisseg.data.layout import split_word
 from medisseg.errors import UserError
 
 
@@ -31,6 +33,7 @@ class DataSet:
     name: str
     parts: dict[str, Part]
     source: str
+    form: str = r".+"  # of every image's name, a pattern
 
 
 SETS = {
@@ -59,11 +62,13 @@ SETS = {
         "ISIC-2016",
         {"train": Part(900), "test": Part(379)},
         "the folders Training_Data and Test_Data as downloaded, or lists of their names",
+        r"ISIC_\d{7}",
     ),
     "isic2017": DataSet(
         "ISIC-2017",
         {"train": Part(2000), "val": Part(150), "test": Part(600)},
         "the folders Training_Data, Validation_Data and Test_v2_Data, or lists of their names",
+        r"ISIC_\d{7}",
     ),
 }
 
@@ -85,7 +90,7 @@ def names(
     data = SETS[key]
     known = "; split.official= (empty) says that you know, and takes what there is"
     found = find()
-    part = data.parts.get(split)
+    part = data.parts.get(split) or data.parts.get(split_word(Path(split).stem) or "")
     if found is None and part is not None and part.pattern:
         found = [name for name in images if re.fullmatch(part.pattern, name, re.I)]
     if found is None:
@@ -93,17 +98,25 @@ def names(
             f"no list {split} of {data.name}: its official split is not drawn at random; put there "
             f"{data.source}{known}"
         )
-    hashed = digest(found)
-    if not any(
-        len(found) == one.count and hashed.startswith(one.digest or "")
-        for one in data.parts.values()
-    ):
+    if other := next((n for n in found if not re.fullmatch(data.form, n.split("/")[-1])), None):
+        raise UserError(
+            f"list {split} holds {other}, which is no name of {data.name} ({data.form}){known}"
+        )
+    candidates = data.parts.values() if part is None else (part,)
+    if not any(_is(one, found) for one in candidates):
         sizes = ", ".join(f"{name} {one.count}" for name, one in data.parts.items())
         raise UserError(
-            f"list {split} has {len(found)} names and is none of {data.name}'s official lists "
-            f"({sizes}); expected {data.source}{known}"
+            f"list {split} has {len(found)} names and is not {data.name}'s official list of that "
+            f"name ({sizes}); expected {data.source}{known}"
         )
     return list(found)
+
+
+def _is(part: Part, found: Sequence[str]) -> bool:
+    """Whether names are those of a part, as far as we know them."""
+    form = re.compile(part.pattern or ".+", re.I)
+    fitting = all(form.fullmatch(name.split("/")[-1]) for name in found)
+    return fitting and len(found) == part.count and digest(found).startswith(part.digest or "")
 
 
 def digest(found: Sequence[str]) -> str:

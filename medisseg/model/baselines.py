@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from medisseg.checkpoint import Checkpoint, new_checkpoint
 from medisseg.errors import UserError
 from medisseg.model.output import TrainingOutput
-from medisseg.model.pretrained import load_encoder_weights
+from medisseg.model.pretrained import find_weights, load_encoder_weights
 
 # Name -> channels of the first level; None: as the encoder's.
 BASELINES: dict[str, int | None] = {
@@ -38,13 +38,15 @@ class Baseline(nn.Module):
         network: [N, 3, H, W] -> logits [N, K, H, W], or a list whose first entry they are.
         classes: Logit maps K.
         multiple: Sides that are no multiple of this many pixels are padded and cropped back.
+        encoder: Dotted name of the network's encoder, which trains at a rate of its own; "": none.
     """
 
     stage = 2
 
-    def __init__(self, network: nn.Module, classes: int, multiple: int) -> None:
+    def __init__(self, network: nn.Module, classes: int, multiple: int, encoder: str = "") -> None:
         super().__init__()
         self.network, self.classes, self.multiple = network, classes, multiple
+        self.encoder_prefix = f"network.{encoder}." if encoder else ""
         self.info: Checkpoint | None = None
 
     def forward(self, x: Tensor) -> Tensor | TrainingOutput:
@@ -83,13 +85,12 @@ def create_baseline(
     if width is None:
         if options:
             raise UserError(f"{name} has no options; got {', '.join(options)}")
-        model = Baseline(_unet_r50(classes), classes, 32)
+        model = Baseline(_unet_r50(classes), classes, 32, "encoder")
         if encoder_weights is not None:
             encoder = model.network.get_submodule("encoder")
             load_encoder_weights(encoder, "r50", encoder_weights)
     else:
-        if encoder_weights is not None:
-            raise UserError(f"{name} starts from random weights; leave encoder_weights out")
+        check_weights(name, encoder_weights)
         width = options.pop("width", width)
         if options:
             raise UserError(f"{name} has the option width alone; got {', '.join(options)}")
@@ -99,6 +100,15 @@ def create_baseline(
         model = Baseline(_network(name, classes, width), classes, 128 if name == "dynunet" else 16)
     model.info = new_checkpoint(name, stage, classes, options)
     return model
+
+
+def check_weights(name: str, encoder_weights: str | Path | None) -> None:
+    """Refuse encoder weights that a baseline does not take, or that are not there."""
+    if encoder_weights is None:
+        return
+    if BASELINES[name] is not None:
+        raise UserError(f"{name} starts from random weights; leave encoder_weights out")
+    find_weights("r50", encoder_weights)
 
 
 def _network(name: str, classes: int, width: int) -> nn.Module:

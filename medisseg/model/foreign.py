@@ -6,7 +6,8 @@ path and calls it with the configuration's ``options``. Options of ours say how 
     maps           how many maps of its answer are trained and which is the mask's: the index of the
                    mask's (default 0, the first; -1 the last); the others are deep supervision
     probabilities  true where the maps are sigmoid's or softmax's answers rather than logits
-    encoder        dotted name of the part that ``encoder_weights=FILE`` is loaded into
+    encoder        dotted name of the part that ``encoder_weights=FILE`` is loaded into, and that
+                   trains at ``encoder_lr`` times the rate
 
 A checkpoint names the class, and running it runs that class's code: loading one asks for the
 user's word, which a configuration that names the class gives, or ``MEDISSEG_ALLOW_MODULES``.
@@ -84,12 +85,19 @@ class Foreign(Baseline):
         main: Index of the mask's map in the answer.
         probabilities: Whether its maps are probabilities.
         label: What errors call it.
+        encoder: Dotted name of the part that is its encoder; "": none.
     """
 
     def __init__(
-        self, network: nn.Module, classes: int, main: int, probabilities: bool, label: str
+        self,
+        network: nn.Module,
+        classes: int,
+        main: int,
+        probabilities: bool,
+        label: str,
+        encoder: str = "",
     ) -> None:
-        super().__init__(network, classes, MULTIPLE)
+        super().__init__(network, classes, MULTIPLE, encoder)
         self.main, self.probabilities, self.label = main, probabilities, label
 
     def maps(self, x: Tensor) -> list[Tensor]:
@@ -156,11 +164,18 @@ def create_foreign(
     kind = _find(module, name, label)
     try:
         network = kind(**theirs)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{label} cannot be made with options {theirs}: {error}") from error
+    except Exception as error:  # the class's own code, which may raise anything
+        wrap = "; a class that opens files of its authors' needs a wrapper (docs/guide/compare.md)"
+        raise UserError(
+            f"{label} cannot be made with options {theirs}: {said(error)}"
+            f"{wrap if isinstance(error, OSError) else ''}"
+        ) from error
+    encoder = options.get("encoder", "")
+    if encoder != "":
+        _part(network, encoder, label)
     if encoder_weights is not None:
-        _load_encoder(network, options.get("encoder"), Path(encoder_weights), label)
-    model = Foreign(network, classes, main, probabilities, label)
+        _load_encoder(network, encoder, Path(encoder_weights), label)
+    model = Foreign(network, classes, main, probabilities, label, encoder)
     model.info = new_checkpoint(label, stage, classes, options)
     return model
 
@@ -189,18 +204,27 @@ def _find(module: str, name: str, label: str) -> type[nn.Module]:
     return kind
 
 
+def said(error: Exception) -> str:
+    """Return the kind and the first line of somebody else's error."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _part(network: nn.Module, part: object, label: str) -> nn.Module:
+    try:
+        return network.get_submodule(str(part))
+    except AttributeError as error:
+        names = ", ".join(name for name, _ in network.named_children())
+        raise UserError(f"{label} has no part {part!r}; its parts are: {names}") from error
+
+
 def _load_encoder(network: nn.Module, part: object, path: Path, label: str) -> None:
     """Fill a part of the network with a plain state dict; its other entries are left out."""
-    if not isinstance(part, str):
+    if part == "":
         raise UserError(
             f"encoder_weights of {label} need options.encoder=NAME, the part that they belong to, "
             "or leave encoder_weights empty where the class loads its own"
         )
-    try:
-        encoder = network.get_submodule(part)
-    except AttributeError as error:
-        names = ", ".join(name for name, _ in network.named_children())
-        raise UserError(f"{label} has no part {part!r}; its parts are: {names}") from error
+    encoder = _part(network, part, label)
     if not path.is_file():
         raise UserError(f"encoder weights {path} are no file; give a state dict as a path")
     state, wanted = read_pickle(path), encoder.state_dict()

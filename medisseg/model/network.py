@@ -60,6 +60,7 @@ class Network(nn.Module):
     """What both stages share: padding, the encoder, and what travels in a checkpoint."""
 
     stage: int
+    encoder_prefix = "encoder."  # of its parameters' names
     info: Checkpoint  # set by create_model and load_checkpoint
 
     def __init__(self, options: NetworkOptions, classes: int) -> None:

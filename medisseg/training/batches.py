@@ -129,7 +129,33 @@ def read_data(config: TrainConfig) -> Data:
              for note in folder.notes()]  # fmt: skip
     notes += [f"{part}: {foreground_line(s)}" for part, s in zip(arrays, shares, strict=True)]
     warnings += doubts(np.concatenate(shares))
+    if arrays["train"].cases is not None:
+        warnings += mixing(config)
     return Data(arrays["train"], arrays["validation"], tuple(warnings), tuple(notes))
+
+
+def mixing(config: TrainConfig) -> list[str]:
+    """Return a warning about augmentation that slices of volumes do not bear.
+
+    Their channels are neighbouring slices, which changes of saturation and hue and grey mix, and a
+    flip makes a left organ a right one.
+    """
+    colors = {"second_view": config.second_view} if 1 in config.stages else {}
+    keys = []
+    for number in config.stages:
+        augment = config.stage(number).augment
+        colors[f"stage{number}.augment.color"] = augment.color
+        flips = ("flip_horizontal_p", "flip_vertical_p")
+        keys += [f"stage{number}.augment.{name}" for name in flips if getattr(augment, name)]
+    for where, color in colors.items():
+        keys += [f"{where}.jitter"] if color.jitter_p and any(color.jitter[2:]) else []
+        keys += [f"{where}.gray_p"] if color.gray_p else []
+    if not keys:
+        return []
+    return [
+        "slices of volumes: flips exchange left and right, saturation, hue and grey mix the "
+        f"neighbouring slices; set to 0 as synapse.yaml does: {', '.join(keys)}"
+    ]
 
 
 def foreground(masks: Tensor) -> np.ndarray:
@@ -227,6 +253,12 @@ def folder_names(
     absent = [name for name in split.held_out if own and not splits.find(root, name, images)]
     warnings = [f"{root} comes without {name!r}, which is to be held out" for name in absent]
     held = {name: listed(name) for name in split.held_out if name not in absent}
+    if train is None and split.official is not None:
+        raise UserError(
+            f"split.official={split.official} with split.train={split.train or 'null'} would train "
+            "on whatever is there, its test images too; name the list: split.train=train, or set "
+            "split.official= (empty), which says that you know"
+        )
     if train is None:
         chosen = {split.validation, *split.held_out}
         others = [p.names for name, p in there.items() if splits.is_held(name) or name in chosen]

@@ -357,9 +357,11 @@ class SegmentationModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser with the encoder's own rate; norms and biases do not decay."""
         groups: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
+        prefix = str(getattr(self.network, "encoder_prefix", ""))  # "": it has no encoder
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
-                groups[name.startswith("encoder."), parameter.ndim > 1].append(parameter)
+                encoder = bool(prefix) and name.startswith(prefix)
+                groups[encoder, parameter.ndim > 1].append(parameter)
         stage = self.stage
         kind = torch.optim.AdamW if stage.optimizer == "adamw" else torch.optim.Adam
         return kind(

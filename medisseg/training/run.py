@@ -28,8 +28,9 @@ from medisseg.device import pick_device
 from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.labels import make_labels
+from medisseg.model.baselines import BASELINES, check_weights
 from medisseg.model.create import create_model
-from medisseg.model.foreign import allow, is_foreign
+from medisseg.model.foreign import allow, is_foreign, said
 from medisseg.model.loading import load_encoder, load_network
 from medisseg.model.network import Network
 from medisseg.model.pretrained import find_weights
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 # What a resumed run may change: where it runs, not what it computes.
 FREE = ("hardware", "out")
+# Settings of the dispersive term beside its weights.
+DISPERSIVE = ("variant", "placement", "granularity", "tau", "margin", "normalize", "epsilon")
 
 
 def train(config: TrainConfig, data: Data | None = None) -> Path:
@@ -109,25 +112,83 @@ def check(config: TrainConfig) -> list[str]:
     Raises:
         UserError: As :func:`train`.
     """
-    stage, classes = config.stages[0], config.classes
+    stage, classes, weights = config.stages[0], config.classes, starting_weights(config)
     if is_foreign(config.preset):
         allow(config.preset)
-        network = create_model(config.preset, stage, classes, **config.options)
-        with torch.no_grad():  # its answer's shape is its own
-            network.eval()(torch.zeros(1, 3, *config.input.size))
+        network = create_model(config.preset, stage, classes, weights, **config.options)
+        try_answer(network, config)
     else:
+        if config.preset in BASELINES:
+            check_weights(config.preset, weights)
         with torch.device("meta"):
             network = create_model(config.preset, stage, classes, **config.options)
     for path in (config.start_from, config.stage_one):
         if path is not None:
             check_convention(path, config.input)
-    if not isinstance(network, Network):
-        unused = differences(dataclasses.asdict(LossConfig()), dataclasses.asdict(config.loss))
-        return [f"{config.preset} has the mask loss alone; not used: loss.{', loss.'.join(unused)}"
-                for _ in unused[:1]]  # fmt: skip
-    if config.encoder_weights is not None and config.start_from is None:
-        find_weights(network.options.encoder, config.encoder_weights)
-    return []
+    if isinstance(network, Network) and weights is not None:
+        find_weights(network.options.encoder, weights)
+    return unused_settings(config, network)
+
+
+def starting_weights(config: TrainConfig) -> str | None:
+    """Return the encoder's weights to load; none where ``start_from`` replaces packaged ones."""
+    packaged = config.start_from is not None and config.encoder_weights == "imagenet"
+    return None if packaged else config.encoder_weights
+
+
+def try_answer(network: nn.Module, config: TrainConfig) -> None:
+    """Let somebody else's network answer an image: its errors and its answer's shape are its own.
+
+    Raises:
+        UserError: It fails, or answers something else than a map a class.
+    """
+    height, width = config.input.size
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, height, width))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{config.preset} fails on an image of {height} x {width}: {said(error)}; expected a "
+            "class that takes [N, 3, H, W], at this input.size"
+        ) from error
+
+
+def unused_settings(config: TrainConfig, network: nn.Module) -> list[str]:
+    """Return warnings about settings that were changed and have no effect here."""
+    loss, ours = config.loss, isinstance(network, Network)
+    idle: dict[str, str] = {}
+    weights = [config.dispersive_weights()[number - 1] for number in config.stages]
+    if not ours:
+        reason = f"{config.preset} has the mask loss alone"
+        idle = dict.fromkeys((*DISPERSIVE, "consistency"), reason)
+        if any(loss.dispersive or ()):
+            idle["dispersive"] = reason
+    elif not any(weights):
+        idle = dict.fromkeys(DISPERSIVE, "the weights of the dispersive loss are 0")
+    else:
+        if loss.variant != "hinge":
+            idle["margin"] = f"loss.variant is {loss.variant}"
+        if loss.variant in ("hinge", "covariance"):
+            idle |= dict.fromkeys(("tau", "epsilon"), f"loss.variant is {loss.variant}")
+    if loss.mask != "focal_dice":
+        idle["gamma"] = f"loss.mask is {loss.mask}"
+    if loss.mask != "tversky":
+        idle["tversky"] = f"loss.mask is {loss.mask}"
+    set_here = differences(dataclasses.asdict(LossConfig()), dataclasses.asdict(loss))
+    unused: dict[str, list[str]] = {}
+    for key in set_here:
+        if key in idle:
+            unused.setdefault(idle[key], []).append(f"loss.{key}")
+    warnings = [f"{reason}; not used: {', '.join(keys)}" for reason, keys in unused.items()]
+    rates = [n for n in config.stages if config.stage(n).encoder_lr != 1]
+    if rates and is_foreign(config.preset) and not getattr(network, "encoder_prefix", ""):
+        keys = ", ".join(f"stage{number}.encoder_lr" for number in rates)
+        warnings.append(
+            f"{config.preset} names no encoder (options.encoder=NAME); not used: {keys}"
+        )
+    return warnings
 
 
 def check_convention(path: str, ours: InputConvention) -> None:
@@ -197,12 +258,11 @@ def build(
 ) -> tuple[nn.Module, Checkpoint]:
     """Return the stage's network, its weights from what came before, and its header."""
     torch.manual_seed(config.seed)
-    packaged = config.start_from is not None and config.encoder_weights == "imagenet"
     network = create_model(
         config.preset,
         stage=number,
         classes=config.classes,
-        encoder_weights=None if packaged else config.encoder_weights,  # replaced just below
+        encoder_weights=starting_weights(config),
         **config.options,
     )
     if config.start_from is not None:

@@ -46,12 +46,50 @@ def test_nothing_is_drawn_over_an_official_set(tmp_path: Path) -> None:
 
 def test_another_list_of_the_same_length_is_refused() -> None:
     there = [f"image{k}" for k in range(880)]
-    with pytest.raises(UserError, match="880 names and is none of Kvasir-SEG's official lists"):
+    with pytest.raises(UserError, match="880 names and is not Kvasir-SEG's official list of that"):
         names("kvasir-seg", "train", there, lambda: there)
-    # Of ISIC only the numbers of names are known.
-    assert names("isic2016", "mine.txt", there, lambda: there + ["more"] * 20)[879] == "image879"
+    # Of ISIC the numbers of names and their form are known.
+    skin = [f"ISIC_{k:07d}" for k in range(900)]
+    assert names("isic2016", "mine.txt", skin, lambda: skin) == skin
+    assert names("isic2016", "train", skin, lambda: skin) == skin
     with pytest.raises(UserError, match="880 names"):
-        names("isic2016", "train", there, lambda: there)
+        names("isic2016", "train", skin, lambda: skin[:880])
+    with pytest.raises(UserError, match=r"holds image0, which is no name of ISIC-2016 \(ISIC_"):
+        names("isic2016", "train", there, lambda: [*there, *["more"] * 20])
+
+
+def test_a_list_of_another_part_is_refused() -> None:
+    skin = [f"ISIC_{k:07d}" for k in range(900)]
+    for split in ("train", "lists/training.txt"):
+        with pytest.raises(UserError, match="has 379 names and is not ISIC-2016's official list"):
+            names("isic2016", split, skin, lambda: skin[:379])
+    with pytest.raises(UserError, match="has 900 names"):
+        names("isic2016", "test", skin, lambda: skin)
+    glas = [f"test{part}_{k}" for part, count in (("A", 60), ("B", 25)) for k in range(count)]
+    with pytest.raises(UserError, match="has 85 names and is not GlaS's"):
+        names("glas", "train", glas, lambda: glas)
+
+
+def test_training_on_all_there_is_of_an_official_set_is_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path, [f"p{k}" for k in range(20)])
+    for train in ("null", "auto"):
+        given = [f"data={root}", f"split.train={train}", "split.validation=null"]
+        with pytest.raises(UserError, match="would train on whatever is there, its test images"):
+            choose_names(load_config("kvasir-seg", given))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real Kvasir-SEG is not here")
+def test_the_packaged_recipes_know_the_official_880() -> None:
+    for name in ("edge-kvasir", "edge-kvasir-further"):
+        parts, _ = choose_names(load_config(name, [f"data={SHARED}"]))
+        assert [len(parts[part][0]) for part in ("train", "validation")] == [792, 88]
+
+
+def test_the_packaged_recipes_refuse_other_lists(tmp_path: Path) -> None:
+    root = folder(tmp_path, [f"p{k}" for k in range(20)])
+    for name in ("edge-kvasir", "edge-kvasir-further"):
+        with pytest.raises(UserError, match="no list train of Kvasir-SEG"):
+            choose_names(load_config(name, [f"data={root}"]))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real Kvasir-SEG is not here")

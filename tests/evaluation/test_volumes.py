@@ -14,13 +14,14 @@ import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance
 
 from medisseg.cli import main
+from medisseg.config import load_config
 from medisseg.convention import InputConvention
 from medisseg.data.folder import SegmentationFolder
 from medisseg.errors import UserError
 from medisseg.evaluation.evaluate import evaluate
 from medisseg.evaluation.volumes import find_volumes, hd95, summarize, volume_metrics
 from medisseg.predictor import Predictor
-from medisseg.training.batches import Arrays
+from medisseg.training.batches import Arrays, mixing, read_data
 from medisseg.training.modules import dice_and_iou, image_scores, overlaps
 
 
@@ -228,3 +229,16 @@ def test_some_volumes_with_a_spacing_and_some_without(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other says no spacing, but others do"):
         find_volumes(folder, 3, None)
     assert find_volumes(folder, 3, "1,1,1").unit == "mm"
+
+
+def test_augmentation_that_slices_do_not_bear_is_said(tmp_path: Path) -> None:
+    write_set(tmp_path / "data", "npz")
+    given = [f"data={tmp_path / 'data'}", "classes=3", "labels=classes", "split.train=null",
+             "split.validation=null", "split.held_out=[]", "input.size=[64,64]"]  # fmt: skip
+    (warning,) = read_data(load_config("edge", [*given, "stages=[2]"])).warnings
+    assert warning.endswith(
+        "set to 0 as synapse.yaml does: stage2.augment.flip_horizontal_p, "
+        "stage2.augment.flip_vertical_p, stage2.augment.color.jitter, stage2.augment.color.gray_p"
+    )
+    assert "second_view.jitter, second_view.gray_p" in mixing(load_config("edge"))[0]
+    assert read_data(load_config("synapse", given)).warnings == ()

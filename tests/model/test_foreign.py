@@ -16,6 +16,7 @@ from medisseg.model import foreign
 from medisseg.model.create import create_model
 from medisseg.model.inference import for_inference
 from medisseg.model.loading import load_checkpoint
+from medisseg.training.modules import SegmentationModule
 from medisseg.training.run import check
 
 CODE = """
@@ -43,6 +44,17 @@ class Stated(Side):  # probabilities in a table, as some releases answer
 class Wide(nn.Module):
     def forward(self, x):
         return x
+
+
+class Loads(nn.Module):  # as PraNet, from a path of its authors' machine
+    def __init__(self):
+        super().__init__()
+        open("/media/nobody/res2net50.pth")
+
+
+class Fixed(nn.Module):  # as Swin-Unet, for one size of input
+    def forward(self, x):
+        return x.reshape(len(x), 3, 224, 224)[:, :1]
 
 
 class NoNetwork:
@@ -119,9 +131,16 @@ def test_a_configuration_that_names_a_class_is_the_users_word(clone: str) -> Non
     [
         ("module:Side", {}, "expected module:package.file.Class"),
         ("no_such_clone:Side", {}, "No module named 'no_such_clone'; put the folder .* PYTHONPATH"),
-        ("CLONE:Sid", {}, "no network class Sid; its nn.Module classes are: Side, Stated, Wide"),
+        (
+            "CLONE:Sid",
+            {},
+            "no network class Sid; its nn.Module classes are: Side, Stated, Wide, Loads",
+        ),
         ("CLONE:NoNetwork", {}, "no network class NoNetwork"),
         ("CLONE:Side", {"depth": 3}, "cannot be made with options .*depth"),
+        ("CLONE:Loads", {}, "FileNotFoundError: .*res2net50.pth'; a class that opens files"),
+        ("CLONE:Fixed", {}, "fails on an image of 32 x 32: RuntimeError: shape .* is invalid"),
+        ("CLONE:Side", {"encoder": "body"}, "has no part 'body'; its parts are: encoder, heads"),
         ("CLONE:Side", {"maps": 7}, "answers 4 maps; options.maps=7 is none of them"),
         ("CLONE:Side", {"maps": "last"}, "expected the index of a map"),
         ("CLONE:Wide", {}, r"a map of shape \[1, 3, 32, 32\] .*expected \[1, 1, H, W\]"),
@@ -139,3 +158,52 @@ def test_what_a_class_has_not(clone: str) -> None:
         create_model(f"{clone}:Side", stage=1)
     with pytest.raises(UserError, match="need options.encoder=NAME"):
         create_model(f"{clone}:Side", encoder_weights="w.pth")
+
+
+def test_encoder_weights_are_looked_at_before_any_image(clone: str, tmp_path: Path) -> None:
+    base = {"stages": [2], "input": {"size": [32, 32]}, "encoder_weights": str(tmp_path / "w.pth")}
+    foreign_one = {"preset": f"{clone}:Side", "options": {"encoder": "encoder"}}
+    for settings, message in (
+        (foreign_one, "w.pth are no file"),
+        ({"preset": f"{clone}:Side"}, "need options.encoder=NAME"),
+        ({"preset": "unet-r50"}, "w.pth are no file"),
+        ({"preset": "unet"}, "unet starts from random weights"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check(from_dict(base | settings))
+    torch.save({"weight": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="2 of 2 entries are missing"):
+        check(from_dict(base | foreign_one))
+
+
+def rates(network: torch.nn.Module, weights: list[torch.nn.Parameter]) -> set[float]:
+    """The peak rates of some of a network's weights, at lr 1e-3 and encoder_lr 0.1."""
+    data = type("Data", (), {})()
+    config = from_dict({"stages": [2], "stage2": {"lr": 1e-3, "encoder_lr": 0.1}})
+    module = SegmentationModule(network, StageTwoObjective(), config, 2, data)
+    chosen = set(map(id, weights))
+    return {
+        group["peak"]
+        for group in module.configure_optimizers().param_groups
+        for parameter in group["params"]
+        if id(parameter) in chosen
+    }
+
+
+def test_the_encoder_has_a_rate_of_its_own_wherever_it_is(clone: str) -> None:
+    for network, encoder in (
+        (create_model(f"{clone}:Side", encoder="encoder"), "network.encoder."),
+        (create_model("unet-r50"), "network.encoder."),
+        (create_model("edge"), "encoder."),
+    ):
+        inside = [p for name, p in network.named_parameters() if name.startswith(encoder)]
+        outside = [p for name, p in network.named_parameters() if not name.startswith(encoder)]
+        assert list(rates(network, inside)) == [pytest.approx(1e-4)]
+        assert rates(network, outside) == {1e-3}
+    network = create_model(f"{clone}:Side")
+    assert rates(network, list(network.parameters())) == {1e-3}
+    told = from_dict({"preset": f"{clone}:Side", "stages": [2], "input": {"size": [32, 32]},
+                      "stage2": {"encoder_lr": 0.1}})  # fmt: skip
+    assert check(told) == [
+        f"{clone}:Side names no encoder (options.encoder=NAME); not used: stage2.encoder_lr"
+    ]

@@ -10,9 +10,12 @@ from PIL import Image
 
 from medisseg.config import CONFIGS, TrainConfig, from_dict, load_config
 from medisseg.errors import UserError
+from medisseg.model.create import create_model
+from medisseg.training.run import check, strategy, unused_settings
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 SMALL = "{encoder: r18, width: 8, heads: 2, decouple_width: 8, aux_widths: [8, 8, 8, 8, 8]}"
+ZERO = "the weights of the dispersive loss are 0"
 SMALL_EDGE = "{width: 8, heads: 2, decouple_width: 8, aux_widths: [8, 8, 8, 8]}"
 
 
@@ -175,17 +178,56 @@ def test_condseg_and_baselines_are_not_dispersed() -> None:
 
 
 def test_settings_that_a_baseline_does_not_use_are_said() -> None:
-    from medisseg.training.run import check
-
     small = ["preset=unet", "stages=[2]", "encoder_weights=", "options={width: 4}"]
     assert check(load_config("paper", small)) == []
     (warning,) = check(load_config("paper", [*small, "loss.tau=0.5", "loss.dispersive=[0,1]"]))
     assert warning == "unet has the mask loss alone; not used: loss.dispersive, loss.tau"
 
 
-def test_a_checkpoint_of_other_inputs_is_not_trained_on() -> None:
-    from medisseg.training.run import check
+def test_a_baseline_uses_the_loss_of_the_masks() -> None:
+    small = ["preset=unet", "stages=[2]", "encoder_weights=", "options={width: 4}"]
+    masks = [
+        "loss.boundary=0.5",
+        "loss.mask=focal_dice",
+        "loss.gamma=3",
+        "loss.class_weights=[1,3]",
+    ]
+    assert check(load_config("paper", [*small, *masks])) == []
+    assert check(load_config("paper", [*small, "loss.mask=tversky", "loss.tversky=[1,2]"])) == []
+    (warning,) = check(load_config("paper", [*small, "loss.gamma=3"]))
+    assert warning == "loss.mask is cross_entropy_dice; not used: loss.gamma"
 
+
+@pytest.mark.parametrize(
+    ("given", "warning"),
+    [
+        (["loss.dispersive=[0,0]", "loss.tau=0.5", "loss.placement=late", "loss.variant=hinge"],
+         f"{ZERO}; not used: loss.variant, loss.placement, loss.tau"),
+        (["loss.dispersive=[0.2,0]", "stages=[2]", "loss.tau=0.5"],
+         f"{ZERO}; not used: loss.tau"),
+        (["loss.margin=1"], "loss.variant is infonce_l2; not used: loss.margin"),
+        (["loss.variant=hinge", "loss.tau=0.5", "loss.epsilon=0", "loss.margin=1"],
+         "loss.variant is hinge; not used: loss.tau, loss.epsilon"),
+        (["loss.variant=covariance", "loss.tau=0.5"],
+         "loss.variant is covariance; not used: loss.tau"),
+    ],
+)  # fmt: skip
+def test_settings_of_the_loss_that_have_no_effect_are_said(given: list[str], warning: str) -> None:
+    assert check(load_config("edge", given)) == [warning]
+
+
+def test_every_configuration_uses_what_it_sets() -> None:
+    for path in CONFIGS.glob("*.yaml"):
+        config = load_config(path.stem, ["encoder_weights="])
+        assert unused_settings(config, create_model("edge", width=8)) == [], path.stem
+
+
+def test_unused_parameters_of_a_baseline_are_found_by_data_parallel_training() -> None:
+    assert strategy(create_model("unetpp", width=4)) == "ddp_find_unused_parameters_true"
+    assert strategy(create_model("edge", width=8)) == "ddp"
+
+
+def test_a_checkpoint_of_other_inputs_is_not_trained_on() -> None:
     go_on = ["stages=[2]", "start_from=edge-kvasir"]
     assert check(load_config("edge", go_on)) == []
     assert check(load_config("edge", [*go_on, "input.size=[320,320]"])) == []

@@ -70,6 +70,14 @@ def test_both_stages_leave_a_whole_run_folder(blobs: Path, tmp_path: Path) -> No
         assert (out / name).stat().st_size > 0
     assert list((out / "stage2" / "tensorboard").glob("events*"))
     assert not list(out.rglob("*.part")) and not list(out.rglob("resume.ckpt"))
+    for stage, terms in (
+        (1, {"mask", "consistency", "dispersive"}),
+        (2, {"mask", "foreground", "background", "complementary", "dispersive"}),
+    ):
+        for row in curve(out / f"stage{stage}"):
+            shares = {key: float(row[key]) for key in row if key.startswith("share_")}
+            assert set(shares) == {f"share_{term}" for term in terms}
+            assert sum(shares.values()) == pytest.approx(1, abs=1e-3) and min(shares.values()) >= 0
     assert load_config(out / "config.yaml").to_dict() == tiny(blobs, out).to_dict()
 
     model = load_checkpoint(best)
