@@ -2,6 +2,7 @@
 
     python -m benchmarks.costs --out benchmarks/results/cpu --count-only
     python -m benchmarks.costs --out FOLDER [--device cuda] [--size 256x256]
+    python -m benchmarks.costs --out FOLDER --count-only --preset module:pranet.PraNet
 
 Parameters as trained and as run (auxiliary head left out, BatchNorm folded), and FLOP of one image,
 a multiply-add being two; with time, images a second at batch 1 in eager PyTorch. Time is worth
@@ -32,8 +33,13 @@ from medisseg.model.options import PRESETS
 QUIET = 0.5  # load average of the last minute
 
 
-def networks(quick: bool) -> Iterator[tuple[str, str, str, nn.Module]]:
+def networks(quick: bool, chosen: Sequence[str] = ()) -> Iterator[tuple[str, str, str, nn.Module]]:
     """Yield table, row, attention unit and network of stage II, one at a time."""
+    for name in chosen:
+        unit = PRESETS[name].attention if name in PRESETS else ""
+        yield "presets", name, unit, create_model(name)
+    if chosen:
+        return
     for name in ("edge-lite",) if quick else (*PRESETS, *BASELINES):
         unit = PRESETS[name].attention if name in PRESETS else ""
         yield "presets", name, unit, create_model(name)
@@ -70,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--size", type=side, default=(256, 256), metavar="HxW")
     options.add_argument("--count-only", action="store_true", help="parameters and FLOP, no times")
     options.add_argument("--busy", action="store_true", help="time although the machine is busy")
+    options.add_argument(
+        "--preset", nargs="+", default=[], help="these alone; a class as module:package.Class"
+    )
     args = options.parse_args(argv)
     load = os.getloadavg()[0]
     if load > QUIET and not (args.count_only or args.busy or args.quick):
@@ -79,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     about = machine(args.device) | {"timed": not args.count_only, "busy": load > QUIET}
     rows: list[dict[str, Any]] = []
-    for table, name, unit, model in networks(args.quick):
+    for table, name, unit, model in networks(args.quick, args.preset):
         told = {"table": table, "network": name, "attention": unit}
         rows.append(told | {"size": "{}x{}".format(*args.size)} | cost(model, args))
         write(args.out, "costs", about, rows)

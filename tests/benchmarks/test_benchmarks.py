@@ -50,6 +50,16 @@ def test_quick_run(name: str, tmp_path: Path) -> None:
         assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_costs_of_a_chosen_preset(tmp_path: Path) -> None:
+    from benchmarks import costs
+
+    chosen = ["--preset", "unet", "--count-only", "--size", "64x64", "--out", str(tmp_path)]
+    assert not costs.main(chosen)
+    (row,) = json.loads((tmp_path / "costs.json").read_text())["rows"]
+    assert row["network"] == "unet" and row["trained_parameters"] == 31_113_217
+    assert row["p50_ms"] is None
+
+
 def test_networks_side_by_side(tmp_path: Path) -> None:
     from benchmarks import inference
     from benchmarks.summaries import RUNS
