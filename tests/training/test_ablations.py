@@ -63,7 +63,14 @@ def test_every_row_builds_its_network_and_objective(study: str, tmp_path: Path) 
     assert len(seen) == len(ablations.ABLATIONS[study])
 
 
-@pytest.mark.parametrize("row", ablations.ABLATIONS["variants"], ids=lambda row: row.label)
+FORMS = [
+    *ablations.ABLATIONS["variants"],
+    *(row for row in ablations.ABLATIONS["dispersive"] if row.label.endswith(("form", "pixel"))),
+    *(row for row in ablations.ABLATIONS["placement"] if row.label in ("middle", "late")),
+]
+
+
+@pytest.mark.parametrize("row", FORMS, ids=lambda row: row.label)
 def test_a_short_training_of_every_variant_raises_dice(row: ablations.Row, tmp_path: Path) -> None:
     """Covariance once swamped the mask loss, and hinge had no gradient: training stood still."""
     from medisseg.training.run import build, objective

@@ -282,3 +282,27 @@ def test_patience_ends_a_stage(blobs: Path, tmp_path: Path) -> None:
     rows = [float(row["val_dice"]) for row in curve(tmp_path / "run")]
     assert len(rows) < 30
     assert max(rows[:-2]) >= max(rows[-2:])
+
+
+def test_curves_draw_the_shares_of_the_gradient(tmp_path: Path) -> None:
+    """In a third panel: other shares change it and nothing else; without any it is not there."""
+    from PIL import Image
+
+    from medisseg.training.pictures import curves
+
+    def drawn(*shares: float) -> np.ndarray:
+        history = [
+            {"epoch": 1.0, "train_loss": 1.0, "share_mask": 0.5, "share_dispersive": 0.5},
+            {"epoch": 2.0, "train_loss": 0.5, "share_mask": 0.6, "share_dispersive": 0.4},
+        ]
+        history[1] |= dict(zip(("share_mask", "share_dispersive"), shares, strict=False))
+        if not shares:
+            history = [{"epoch": row["epoch"], "train_loss": row["train_loss"]} for row in history]
+        curves(history, tmp_path / "curves.png")
+        return np.asarray(Image.open(tmp_path / "curves.png"))
+
+    one, two, none = drawn(0.6, 0.4), drawn(0.9, 0.1), drawn()
+    third = one.shape[1] * 2 // 3
+    assert np.array_equal(one[:, :third], two[:, :third])
+    assert not np.array_equal(one[:, third:], two[:, third:])
+    assert (one.shape[1], none.shape[1]) == (1350, 900)
