@@ -29,7 +29,7 @@ DEPLOY = {
     "options": {"status"},
     "analysis": {"status"},
     "engine": set(),
-    "gstreamer": {"engine", "outputs"},
+    "gstreamer": {"analysis", "engine", "outputs"},
     "sources": {"options"},
     "outputs": {"analysis", "audit", "sources", "status"},
     "pipeline": {"analysis", "audit", "engine", "options", "outputs", "sources", "status"},
