@@ -137,7 +137,7 @@ def starting_weights(config: TrainConfig) -> str | None:
 
 
 def try_answer(network: nn.Module, config: TrainConfig) -> None:
-    """Let somebody else's network answer an image: its errors and its answer's shape are its own.
+    """Let somebody else's network answer: its errors and its answers' shapes are its own.
 
     Raises:
         UserError: It fails, or answers something else than a map a class.
@@ -146,11 +146,12 @@ def try_answer(network: nn.Module, config: TrainConfig) -> None:
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, height, width))
+            network.train()(torch.zeros(2, 3, height, width))  # other maps, often
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{config.preset} fails on an image of {height} x {width}: {said(error)}; expected a "
+            f"{config.preset} fails on images of {height} x {width}: {said(error)}; expected a "
             "class that takes [N, 3, H, W], at this input.size"
         ) from error
 

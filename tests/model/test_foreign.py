@@ -57,6 +57,11 @@ class Fixed(nn.Module):  # as Swin-Unet, for one size of input
         return x.reshape(len(x), 3, 224, 224)[:, :1]
 
 
+class Trains(nn.Module):  # answers of another kind in training
+    def forward(self, x):
+        return [x[:, :1], x] if self.training else x[:, :1]
+
+
 class NoNetwork:
     pass
 """
@@ -139,7 +144,8 @@ def test_a_configuration_that_names_a_class_is_the_users_word(clone: str) -> Non
         ("CLONE:NoNetwork", {}, "no network class NoNetwork"),
         ("CLONE:Side", {"depth": 3}, "cannot be made with options .*depth"),
         ("CLONE:Loads", {}, "FileNotFoundError: .*res2net50.pth'; a class that opens files"),
-        ("CLONE:Fixed", {}, "fails on an image of 32 x 32: RuntimeError: shape .* is invalid"),
+        ("CLONE:Fixed", {}, "fails on images of 32 x 32: RuntimeError: shape .* is invalid"),
+        ("CLONE:Trains", {}, r"a map of shape \[2, 3, 32, 32\] .*expected \[2, 1, H, W\]"),
         ("CLONE:Side", {"encoder": "body"}, "has no part 'body'; its parts are: encoder, heads"),
         ("CLONE:Side", {"maps": 7}, "answers 4 maps; options.maps=7 is none of them"),
         ("CLONE:Side", {"maps": "last"}, "expected the index of a map"),
