@@ -49,6 +49,7 @@ SETS = {
         "Kvasir-Sessile",
         {"train": Part(156), "val": Part(20), "test": Part(20)},
         "the lists of the work that you compare with (156, 20 and 20 names)",
+        r"c[jk][0-9a-z]{23}",
     ),
     "glas": DataSet(
         "GlaS",

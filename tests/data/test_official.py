@@ -70,6 +70,13 @@ def test_a_list_of_another_part_is_refused() -> None:
         names("glas", "train", glas, lambda: glas)
 
 
+def test_sessile_lists_have_kvasirs_names() -> None:
+    kvasir = [f"cju0qkwl35piu0993l0d{k:05d}" for k in range(156)]
+    assert names("kvasir-sessile", "train", kvasir, lambda: kvasir) == kvasir
+    with pytest.raises(UserError, match="holds image0, which is no name of Kvasir-Sessile"):
+        names("kvasir-sessile", "train", kvasir, lambda: [f"image{k}" for k in range(156)])
+
+
 def test_training_on_all_there_is_of_an_official_set_is_refused(tmp_path: Path) -> None:
     root = folder(tmp_path, [f"p{k}" for k in range(20)])
     for train in ("null", "auto"):
