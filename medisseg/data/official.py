@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medisseg.data.layout import split_word
 from medisseg.errors import UserError
 
 
@@ -88,6 +87,8 @@ def names(
     Raises:
         UserError: There is none, and the names do not tell it; or it is another list.
     """
+    from medisseg.data.layout import split_word  # with numpy, which the help does without
+
     data = SETS[key]
     known = "; split.official= (empty) says that you know, and takes what there is"
     found = find()
