@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import medisseg
 from medisseg.data.options import UNMASKED
 from medisseg.errors import UserError
-from medisseg.labels import make_labels
 from medisseg.schema import Json
 
 if TYPE_CHECKING:
@@ -163,6 +162,7 @@ def run_stored(args: argparse.Namespace) -> int:
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
     from medisseg.evaluation.stored import StoredMasks
     from medisseg.evaluation.volumes import find_volumes
+    from medisseg.labels import make_labels
     from medisseg.progress import progress
     from medisseg.text import console as terminal
 
