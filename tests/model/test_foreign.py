@@ -16,8 +16,8 @@ from medisseg.model import foreign
 from medisseg.model.create import create_model
 from medisseg.model.inference import for_inference
 from medisseg.model.loading import load_checkpoint
+from medisseg.training.checks import check
 from medisseg.training.modules import SegmentationModule
-from medisseg.training.run import check
 
 CODE = """
 import torch

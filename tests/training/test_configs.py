@@ -11,7 +11,8 @@ from PIL import Image
 from medisseg.config import CONFIGS, TrainConfig, from_dict, load_config
 from medisseg.errors import UserError
 from medisseg.model.create import create_model
-from medisseg.training.run import check, strategy, unused_settings
+from medisseg.training.checks import check, unused_settings
+from medisseg.training.run import strategy
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 SMALL = "{encoder: r18, width: 8, heads: 2, decouple_width: 8, aux_widths: [8, 8, 8, 8, 8]}"
