@@ -116,14 +116,17 @@ class Truth:
         self.paths = natural_order(found)
         try:
             self._convention = masks.decide(self.paths)
-            self.mask(0, (16, 16))
+            self.read(0, (16, 16))
         except BadFile as error:
             raise UserError(f"--truth: {error}") from error
         for note in self._convention.notes:
             log.info("--truth: %s", note)
 
-    def mask(self, frame_id: int, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
-        """Return frame ``frame_id``'s mask at ``size`` (height, width); None beyond the last.
+    def read(
+        self, frame_id: int, size: tuple[int, int]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None:
+        """Return frame ``frame_id``'s mask at ``size`` (height, width) and the pixels that count
+        for nothing; None beyond the last.
 
         Raises:
             UserError: The file cannot be read, or its values are not the folder's.
@@ -133,7 +136,8 @@ class Truth:
         if frame_id >= len(self.paths):
             return None
         path = self.paths[frame_id]
-        mask, _ = masks.apply(masks.read_stored(path), self._convention, path=path)
+        mask, void = masks.apply(masks.read_stored(path), self._convention, path=path)
+        both = np.stack([mask, np.zeros_like(mask) if void is None else void], 2).astype(np.uint8)
         if mask.shape != size:
-            mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8)
-        return mask > 0
+            both = cv2.resize(both, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+        return both[..., 0] > 0, both[..., 1] > 0

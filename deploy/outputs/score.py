@@ -57,27 +57,37 @@ class VideoScore:
             logits: Those of the network [K, h, w]; None: it was not asked and found nothing.
             place: Where they stand on the frame; None: all of it.
         """
-        true = self.truth.mask(frame_id, size)
-        if true is None:
+        reference = self.truth.read(frame_id, size)
+        if reference is None:
             return None
-        found = np.zeros(size, bool) if raw is None else raw > 0
-        drawn = np.zeros(size, bool) if shown is None else shown > 0
+        true, void = reference
+        found = np.zeros(size, bool) if raw is None else (raw > 0) & ~void
+        drawn = np.zeros(size, bool) if shown is None else (shown > 0) & ~void
         self.raw.append(dice(found, true))
         self.shown.append(dice(drawn, true))
         self.detections.append(detect(found, true))
-        self._sweeps.append(self._sweep(true, logits, place or Picture.whole(size)))
+        self._sweeps.append(self._sweep(true, void, logits, place or Picture.whole(size)))
         self.alarms.add(moment, drawn, true)
         return self.raw[-1]
 
     def _sweep(
-        self, true: npt.NDArray[np.bool_], logits: npt.NDArray[np.float32] | None, place: Picture
+        self,
+        true: npt.NDArray[np.bool_],
+        void: npt.NDArray[np.bool_],
+        logits: npt.NDArray[np.float32] | None,
+        place: Picture,
     ) -> npt.NDArray[np.int64]:
         top, left, height, width = self.convention.content(place.size)
         inside = np.s_[top : top + height, left : left + width]
-        small = resize_mask(place.crop(true.astype(np.uint8)), self.convention)[inside] > 0
+
+        def shrink(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+            return resize_mask(place.crop(mask.astype(np.uint8)), self.convention)[inside] > 0
+
+        small = shrink(true)
         if logits is None:
             return sweep(np.zeros(small.shape, np.float32), small)
-        return sweep(Prediction(logits[:, inside[0], inside[1]]).foreground, small)
+        foreground = Prediction(logits[:, inside[0], inside[1]]).foreground
+        return sweep(foreground * ~shrink(void), small)
 
     def sweeps(self) -> npt.NDArray[np.int64]:
         """Return :func:`~medisseg.evaluation.detection.sweep` of every frame, [N, T, 3]."""

@@ -94,6 +94,18 @@ def test_classes_count_as_one_foreground(tmp_path: Path) -> None:
     assert curve[0.5] == [1, 1, 0] and curve[0.7] == [1, 0, 0]
 
 
+def test_void_pixels_count_for_nothing(tmp_path: Path) -> None:
+    """255 beside 1 is void: what is found there is neither in Dice nor a false region."""
+    Image.fromarray(mask(LESION) + 255 * mask(FALSE)).save(tmp_path / "0.png")
+    film = VideoScore(Truth(tmp_path), InputConvention(size=(48, 48)))
+    both = mask(LESION, FALSE)
+    assert film.add(0, (SIDE, SIDE), both, both, 0.0, logits(0.85, 0.85)) == 1
+    assert film.summary()["dice_video_shown"] == 1
+    assert film.summary()["detection"]["mean_false_area"] == 0
+    curve = dict(zip(THRESHOLDS, film.sweeps()[0].tolist(), strict=True))
+    assert curve[0.5] == [1, 1, 0]
+
+
 def test_no_frame_compared_says_nothing(tmp_path: Path) -> None:
     reported = score(tmp_path, mask(LESION)).summary()
     assert reported["detection"] is None and reported["dice_video"] is None

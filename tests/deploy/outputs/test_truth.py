@@ -59,12 +59,12 @@ def test_every_way_of_marking_foreground(store: Any, name: str, tmp_path: Path) 
         store(mask).save(tmp_path / f"{stem}{number}.{suffix}")
     truth = Truth(tmp_path)
     for number, mask in enumerate((DISC, np.roll(DISC, 9, 1), 0 * DISC)):
-        found = truth.mask(number, DISC.shape)
+        found = truth.read(number, DISC.shape)[0]
         assert found is not None
         assert (found != (mask > 0)).mean() < (0.02 if suffix == "jpg" else 1e-9)
-    larger = truth.mask(0, (96, 128))
+    larger = truth.read(0, (96, 128))[0]
     assert larger is not None and larger.sum() == pytest.approx(4 * DISC.sum(), rel=0.02)
-    assert truth.mask(3, DISC.shape) is None
+    assert truth.read(3, DISC.shape) is None
 
 
 def test_two_classes_are_both_foreground(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_two_classes_are_both_foreground(tmp_path: Path) -> None:
     both[both > 2] = 2
     colored(both, RED, GREEN).save(tmp_path / "0.png")
     colored(DISC, RED, GREEN).save(tmp_path / "1.png")
-    found = Truth(tmp_path).mask(0, DISC.shape)
+    found = Truth(tmp_path).read(0, DISC.shape)[0]
     np.testing.assert_array_equal(found, both > 0)
 
 
@@ -82,7 +82,7 @@ def test_the_case_of_coloured_masks(shared: Path) -> None:
     for number, path in enumerate(truth.paths):
         stored = cv2.imread(str(path))
         assert stored is not None and stored.max() > 127
-        np.testing.assert_array_equal(truth.mask(number, stored.shape[:2]), stored.max(2) > 127)
+        np.testing.assert_array_equal(truth.read(number, stored.shape[:2])[0], stored.max(2) > 127)
 
 
 def huge(path: Path) -> None:
