@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from medisseg.data.folder import Sample
+    from medisseg.evaluation.evaluate import Evaluation
     from medisseg.evaluation.volumes import VolumeScores
     from medisseg.predictor import Prediction, Predictor
 
@@ -132,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
     metadata = about(args, predictor)
     console = terminal()
     console.print(_table(metadata, result.summary(), result.groups()))
+    if len(result.classes()) > 1:
+        console.print(_classes(result, metadata))
     if volumes is not None:
         console.print(_volumes(volumes))
     console.print(_regions(result, clean))
@@ -207,6 +210,8 @@ def run_stored(args: argparse.Namespace) -> int:
     }
     console = terminal()
     console.print(_table(metadata, result.summary(), result.groups()))
+    if len(result.classes()) > 1:
+        console.print(_classes(result, metadata))
     if volumes is not None:
         console.print(_volumes(volumes))
     console.print(_regions(result, None))
@@ -266,6 +271,27 @@ def _table(metadata: Json, summary: Json, groups: list[str] | None) -> Any:
         table.add_row(*row)
     whole = f", drawing whole sequences or patients ({len(set(groups))})" if groups else ""
     table.caption = f"95 % bootstrap intervals in brackets{whole}"
+    return table
+
+
+def _classes(result: Evaluation, metadata: Json) -> RichTable:
+    from rich.style import Style
+    from rich.table import Table
+    from rich.text import Text
+
+    from medisseg.evaluation.evaluate_page import class_rows
+    from medisseg.evaluation.report import Key
+
+    headers, rows = class_rows(result, metadata)
+    table = Table(title="by class, at the network's size")
+    for header in headers:
+        table.add_column(header, no_wrap=header == "class")
+    for name, images, *scores in rows:
+        shown = Text(str(name))
+        if isinstance(name, Key):
+            color = Style(color="rgb({},{},{})".format(*name.color))
+            shown = Text.assemble(("■ ", color), name.text)
+        table.add_row(shown, str(images), *(f"{score:.4f}" for score in scores))
     return table
 
 

@@ -208,7 +208,7 @@ def test_wrong_numbers_of_evaluate_and_compare(polyps: Path) -> None:
             main(command)
 
 
-def test_class_names_of_stored_masks_reach_page_and_results(tmp_path: Path) -> None:
+def test_class_names_of_stored_masks_reach_page_and_results(tmp_path: Path, capsys) -> None:
     labels = np.arange(256).reshape(16, 16).astype(np.uint8) % 3
     save(tmp_path / "data" / "images" / "a.png", np.stack([labels * 80] * 3, 2))
     save(tmp_path / "data" / "masks" / "a.png", labels)
@@ -217,6 +217,10 @@ def test_class_names_of_stored_masks_reach_page_and_results(tmp_path: Path) -> N
                str(tmp_path / "data"), "--split", "all", "--classes", "3", "--size", "16x16",
                "--class-names", "benign, malign", "--out", str(tmp_path / "out")]  # fmt: skip
     assert main(command) == 0
+    shown = capsys.readouterr().out
+    for name in ("benign", "malign"):
+        (line,) = [line for line in shown.splitlines() if f"■ {name}" in line]
+        assert line.count("1.0000") >= 2  # Dice and IoU of a class that is right
     told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [row["name"] for row in told["classes"].values()] == ["benign", "malign"]
     page = (tmp_path / "out" / "index.html").read_text()

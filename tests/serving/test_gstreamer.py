@@ -310,5 +310,7 @@ def test_video_goes_on_without_its_server(
         server.go_on()
         until(answered=True)
         process.stdin.close()
-    assert [line.split(":")[0] for line in said] == ["warning AI-OFF", "info AI is back"] * 2
+    # Each break is said when it begins and when it ends; a busy machine may make further ones.
+    kinds = [line.split(":")[0] for line in said]
+    assert len(kinds) >= 4 and kinds == ["warning AI-OFF", "info AI is back"] * (len(kinds) // 2)
     assert "too slow: no answer in 4000 ms" in said[killed]
