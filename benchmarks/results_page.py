@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import yaml
 
@@ -83,7 +84,7 @@ def recipe(seeds: Sequence[Run]) -> list[str]:
     return [
         run.about["label"],
         run.about["protocol"],
-        _loss(config["loss"]),
+        _loss(config),
         _start(config),
         f"{stage['optimizer']}, lr {stage['lr']:g}, batch {stage['batch']}"
         + (f", EMA {stage['ema']:g}" if stage["ema"] else "")
@@ -116,8 +117,11 @@ def _looks(run: Run) -> str:
     return "not recorded"
 
 
-def _loss(loss: dict[str, object]) -> str:
+def _loss(config: dict[str, Any]) -> str:
+    loss: dict[str, object] = config["loss"]
     weights = loss.get("dispersive")
+    if weights is None and not str(config["preset"]).startswith(("medisseg", "edge")):
+        return "no dispersive loss"  # others were published without
     if isinstance(weights, list) and not any(weights):
         return "no dispersive loss"
     if loss["variant"] == "published":
