@@ -55,8 +55,11 @@ def test_several_data_sets_are_groups(tmp_path: Path) -> None:
     axes = figures.bars(sets).axes[1]
     places = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
     heights = [bar.get_height() for bar in axes.patches]
-    assert heights == pytest.approx([50.5 + 2 * k + s for s in (0, 10) for k in range(4)], abs=0.01)
-    assert max(places[:4]) < 0.5 < min(places[4:])
+    rows = len(ABLATIONS["dispersive"])
+    assert heights == pytest.approx(
+        [50.5 + 2 * k + s for s in (0, 10) for k in range(rows)], abs=0.01
+    )
+    assert max(places[:rows]) < 0.5 < min(places[rows:])
     assert [t.get_text() for t in axes.get_xticklabels()] == ["kvasir: on val", "glas: on val"]
     with pytest.raises(UserError, match="dispersive, tau: expected folders of one study"):
         figures.bars([sets[0], write_study(tmp_path, "tau")])
