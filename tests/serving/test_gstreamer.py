@@ -31,6 +31,8 @@ def launch(tmp_path_factory: pytest.TempPathFactory):
     environment = {
         **os.environ, "GST_PLUGIN_PATH": str(PLUGIN), "GST_REGISTRY": str(registry),
         "OMP_NUM_THREADS": "1",
+        # The loader takes the Python that is first on PATH, and only the system's has PyGObject.
+        "PATH": f"/usr/bin:{os.environ['PATH']}",
     }  # fmt: skip
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
