@@ -32,10 +32,11 @@ class Progress(Protocol):
 
 
 # Mean Dice between the masks may fall short of 1 by this much; the 99.9th percentile of the
-# probability difference may be P999 times as large, in int8 P999_INT8 times: edge-kvasir's masks
-# agree to 0.9935 in OpenVINO where that percentile is 0.162. bfloat16 has 8 bits of mantissa.
+# probability difference may be P999 times as large, in int8 twice that up to P999_INT8:
+# edge-kvasir's masks agree to 0.9935 in OpenVINO where that percentile is 0.162. bfloat16 has 8
+# bits of mantissa.
 TOLERANCES = {"fp32": 0.002, "fp16": 0.002, "bf16": 0.01, "int8": 0.01}
-P999, P999_INT8 = 10.0, 20.0
+P999, P999_INT8 = 10.0, 0.2
 
 
 class Diverged(UserError):
@@ -78,7 +79,9 @@ class Verification:
     def failures(self, tolerance: float, precision: str = "fp32") -> list[str]:
         """Return what is beyond ``tolerance``, in words; empty when all is well."""
         found = []
-        most = (P999_INT8 if precision == "int8" else P999) * tolerance
+        most = P999 * tolerance
+        if precision == "int8":
+            most = max(most, min(2 * most, P999_INT8))
         if not self.dice_agreement >= 1 - tolerance:
             found.append(f"Dice between the masks {self.dice_agreement:.4f} < {1 - tolerance:.4f}")
         if not self.p999_abs <= most:

@@ -104,6 +104,16 @@ def test_how_far_each_precision_may_be_off(
     assert len(checked.failures(verify.TOLERANCES[precision], precision)) == wrong
 
 
+@pytest.mark.parametrize(("tolerance", "most"), [(0.02, 0.2), (0.05, 0.5)])
+def test_a_larger_tolerance_of_int8_allows_no_more_than_elsewhere(
+    tolerance: float, most: float
+) -> None:
+    """A bundle from before has 0.02 in its manifest."""
+    for p999, wrong in ((most - 0.001, 0), (most + 0.001, 1)):
+        checked = verify.Verification(0.5, p999, 0.99, 1.0, 8, "frames", "engine", 0.9, -0.001)
+        assert len(checked.failures(tolerance, "int8")) == wrong
+
+
 def test_int8_and_raw_frames_are_built_and_run(
     checkpoint: Path, frames: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -200,12 +201,14 @@ def test_scores_are_one_a_volume_or_one_an_image(
     masks[0, :4] = masks[2, :, :4] = masks[3, :2] = 1  # slice 1 is empty
     logits = torch.where(masks[:, None] > 0, 9.0, -9.0)
     logits[1, 0, 7, 7] = 9.0
-    answers = iter([logits, logits])
 
-    def model(images: torch.Tensor) -> torch.Tensor:
-        return next(answers)
+    class Model:
+        info = SimpleNamespace(convention=InputConvention(size=(16, 16)))
 
-    model.info = type("Info", (), {"convention": InputConvention(size=(16, 16))})  # type: ignore[attr-defined]
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return logits
+
+    model = Model()
     monkeypatch.setattr(ablations, "load_checkpoint", lambda path, device: model)
     images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     found = {}
@@ -222,7 +225,10 @@ def test_scores_are_one_a_volume_or_one_an_image(
 
 
 def test_rows_called_per_dimension_take_features_as_they_are() -> None:
-    rows = {row.label: row.changes["loss"] for row in ablations.ABLATIONS["dispersive"]}
-    assert rows["per dimension, image"]["normalize"] == "none"  # type: ignore[index]
-    assert rows["per dimension, pixel"]["normalize"] == "none"  # type: ignore[index]
-    assert LossConfig(**rows["unit length, image"]).normalize == "unit"  # type: ignore[arg-type]
+    base = TrainConfig().to_dict()
+    normalize = {
+        row.label: from_dict(merge(base, dict(row.changes))).loss.normalize
+        for row in ablations.ABLATIONS["dispersive"]
+    }
+    assert normalize["per dimension, image"] == normalize["per dimension, pixel"] == "none"
+    assert normalize["unit length, image"] == normalize["unit length, pixel"] == "unit"
