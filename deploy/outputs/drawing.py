@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from deploy.status import STATE_COLORS, StreamStatus, accounts, notice
 from medisseg.colors import LESION, RIM, WHITE, Color
+from medisseg.text import plain
 
 if TYPE_CHECKING:
     from deploy.analysis.tracking import Track
@@ -72,7 +73,7 @@ def draw_status(rgb: Pixels, status: StreamStatus, tracks: tuple[Track, ...] = (
 
 def draw_tag(rgb: Pixels, text: str) -> None:
     """Write a word into the upper right corner of uint8 RGB [H, W, 3], in place."""
-    scale = text_scale(rgb)
+    scale, text = text_scale(rgb), plain(text)
     margin = round(34 * scale) // 2
     _label(rgb, text, (rgb.shape[1] - margin - _text_width(text, scale), margin), scale)
 
@@ -104,12 +105,14 @@ def _label(
     """Write a line at its upper left corner, on a plate (default: what is there, darkened).
 
     Without a plate a shadow would have to carry the letters: at 384 x 288 it blurs them. Text that
-    is too long for the picture becomes smaller. Returns the column right of it.
+    is too long for the picture becomes smaller, and what is not printable is written out: OpenCV
+    ends the process at half a surrogate pair. Returns the column right of it.
     """
     import cv2
 
     if not text:
         return place[0]
+    text = plain(text)
     height, width = rgb.shape[:2]
     line, available = round(34 * scale), width - place[0] - 2
     needed = _text_width(text, scale)
