@@ -1,10 +1,10 @@
 """Random degradations of endoscopic images, as light, camera, processor and codec cause them.
 
 On the CPU; images are uint8 RGB [H, W, 3], masks uint8 class indices [H, W]. In the order in which
-they arise: light (gamma, white balance), camera (motion blur, noise), interlaced fields of a moving
-camera, the round or octagonal picture, the processor's screen with text and a small second picture,
-the codec. The mask follows the geometry; the small second picture is background. With OpenCV and,
-for H.264, the real encoder (PyAV).
+they arise: the size of the source's picture, light (gamma, white balance), camera (motion blur,
+noise), interlaced fields of a moving camera, the round or octagonal picture, the processor's screen
+with text and a small second picture, the codec. The mask follows the geometry; the small second
+picture is background. With OpenCV and, for H.264, the real encoder (PyAV).
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ def degrade_one(
     def between(limits: tuple[float, float]) -> float:
         return random.uniform(*limits)
 
+    size = mask.shape
+    if happens(config.source_p):
+        height, width = (round(side * between(config.source)) for side in size)
+        image, mask = resized(image, mask, (height, width))
     whole = image
     if happens(config.gamma_p):
         low, high = config.gamma
@@ -91,7 +95,21 @@ def degrade_one(
         image = h264(image, round(between(config.h264)))
     if happens(config.jpeg_p):
         image = jpeg(image, round(between(config.jpeg)))
-    return image, mask
+    return resized(image, mask, size)
+
+
+def resized(image: Pixels, mask: Pixels, size: tuple[int, ...]) -> tuple[Pixels, Pixels]:
+    """Bring image [H, W, 3] and mask [H, W] to ``size`` (height, width); reduced without
+    antialiasing, as the network's input is."""
+    import cv2
+
+    if mask.shape == size:
+        return image, mask
+    how = cv2.INTER_CUBIC if size[0] > mask.shape[0] else cv2.INTER_LINEAR
+    height, width = size
+    pixels = np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
+    labels = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+    return pixels, np.asarray(labels, np.uint8)
 
 
 def gamma(image: Pixels, exponent: float) -> Pixels:

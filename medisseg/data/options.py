@@ -107,6 +107,9 @@ class DegradeConfig:
     """What cables, codecs, processors and light do (``medisseg.data.degrade``), per image.
 
     Attributes:
+        source: Height and width of the source's picture, each a factor of the network's input;
+            what follows happens at that size, so that a codec's blocks and the camera's noise
+            are as small in the input as those of a larger picture.
         gamma: Range of the exponent, drawn by its logarithm.
         white: Largest relative change of a colour channel's gain.
         motion: Length of motion blur, pixels.
@@ -120,6 +123,8 @@ class DegradeConfig:
         text_p: Lines of text at the border.
     """
 
+    source: tuple[float, float] = (1.0, 2.0)
+    source_p: float = 0.0
     gamma: tuple[float, float] = (0.5, 2.0)
     gamma_p: float = 0.0
     white: float = 0.2
@@ -144,8 +149,8 @@ class DegradeConfig:
         probabilities(self)
         require(0 <= self.white < 1, f"white is {self.white}; expected within [0, 1)")
         for name, low, high in (
-            ("gamma", 0.1, 10), ("motion", 1, 64), ("noise", 0, 255), ("interlace", 0, 64),
-            ("screen", 0.1, 1), ("h264", 0, 51), ("jpeg", 1, 100),
+            ("source", 0.5, 4), ("gamma", 0.1, 10), ("motion", 1, 64), ("noise", 0, 255),
+            ("interlace", 0, 64), ("screen", 0.1, 1), ("h264", 0, 51), ("jpeg", 1, 100),
         ):  # fmt: skip
             value = getattr(self, name)
             require(

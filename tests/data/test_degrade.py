@@ -138,6 +138,29 @@ def test_a_batch_is_drawn_by_image_and_not_by_its_company() -> None:
     assert whole[1].dtype == torch.uint8 and whole[0].min() >= 0 and whole[0].max() <= 1
 
 
+def test_a_larger_source_has_finer_noise_and_finer_blocks() -> None:
+    image, mask = picture()
+    gray, nothing = np.full((256, 256, 3), 128, np.uint8), np.zeros((256, 256), np.uint8)
+
+    def blocks(factor: float) -> float:
+        config = DegradeConfig(source=(factor, factor), source_p=1, jpeg=(10, 10), jpeg_p=1)
+        rough = d.noise(gray, 30, random())
+        seen = d.degrade_one(rough, nothing, config, random())[0].astype(float)
+        steps = np.abs(np.diff(seen[..., 1], axis=1)).mean(0)
+        return steps[7::8].mean() / steps.mean()  # edges of blocks of 8 stand out
+
+    def noise(factor: float) -> float:
+        config = DegradeConfig(source=(factor, factor), source_p=1, noise=(20, 20), noise_p=1)
+        return d.degrade_one(gray, nothing, config, random())[0].std()
+
+    assert blocks(1) > 1.3 > blocks(1.5)
+    assert noise(1) == pytest.approx(20, abs=0.5) and 9 < noise(2) < 12  # mean of four
+    alone = DegradeConfig(source=(1.4, 1.8), source_p=1)
+    seen, labels = d.degrade_one(image, mask, alone, random())
+    assert seen.shape == image.shape and np.abs(seen.astype(int) - image).mean() < 1
+    assert (labels != mask).mean() < 0.01
+
+
 def test_nothing_asked_changes_nothing() -> None:
     images, masks = torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
     assert d.degrade(images, masks, DegradeConfig(), (0,), torch.arange(2))[0] is images
