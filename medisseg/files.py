@@ -67,6 +67,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(own, ignore_errors=True)
 
 
+def in_utf8(path: Path) -> Path:
+    """Return a path if tables and lists can hold its name.
+
+    Raises:
+        UserError: It is in another encoding, as names from old Windows disks are.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path} is not named in UTF-8; rename it (of a whole folder: "
+            "convmv -r --notest -f latin1 -t utf8 FOLDER)"
+        ) from error
+    return path
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with open(path, "rb") as file:

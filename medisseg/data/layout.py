@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medisseg.data.reading import is_image
+from medisseg.files import in_utf8
 
 ENDING_WORDS = (
     "segmentation|segmented|seg|masks?|anno|annotations?|annot|gt|ground_?truth|labels?|"
@@ -103,7 +104,7 @@ def walk(root: Path) -> Iterator[Path]:
         below[:] = sorted((n for n in below if not LITTER_FOLDER.match(n)), key=natural)
         for name in sorted(files, key=natural):
             if not LITTER.search(name):
-                yield Path(folder, name)
+                yield in_utf8(Path(folder, name))
 
 
 def natural(name: str) -> list[tuple[int, str]]:

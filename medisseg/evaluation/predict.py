@@ -26,7 +26,7 @@ from medisseg.data.reading import (
 )
 from medisseg.errors import UserError
 from medisseg.evaluation.pictures import class_color, overlay
-from medisseg.files import replacing
+from medisseg.files import in_utf8, replacing
 from medisseg.labels import Label
 from medisseg.picture import Picture
 from medisseg.predictor import Prediction, Predictor
@@ -87,7 +87,7 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
 
 
 def _expand(text: str) -> list[Job]:
-    path = Path(text)
+    path = in_utf8(Path(text))
     if path.is_dir():
         top = _images(path)
         return [Job(p, p.relative_to(top).with_suffix("")) for p in find_images(top)]
@@ -96,7 +96,7 @@ def _expand(text: str) -> list[Job]:
     if not glob.has_magic(text):
         raise UserError(f"{text} does not exist; expected an image, a folder or a glob")
     files = sorted((Path(name) for name in glob.glob(text, recursive=True)), key=_by_name)
-    return [Job(p, Path(p.stem)) for p in files if p.is_file() and _is_image(p)]
+    return [Job(in_utf8(p), Path(p.stem)) for p in files if p.is_file() and _is_image(p)]
 
 
 def _frames(job: Job) -> list[Job]:

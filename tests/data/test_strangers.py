@@ -257,3 +257,14 @@ def test_a_bad_file_stops_no_other(
     reported = capsys.readouterr().out
     assert ("1 of 4 cannot be used" in reported) == (kind != "folder")
     assert "3 PNG" in reported
+
+
+def test_names_in_an_old_encoding_are_refused_by_folder_and_prediction(tmp_path: Path) -> None:
+    pairs(tmp_path, name="caf\udce9{}.png")  # the byte E9
+    message = r"caf\\udce90\.png is not named in UTF-8; rename it .*convmv"
+    with pytest.raises(UserError, match=message.replace(r"\\udce9", "\udce9")):
+        SegmentationFolder(tmp_path)
+    one = str(tmp_path / "images" / "caf\udce90.png")
+    for given in (str(tmp_path), one, str(tmp_path / "images" / "*.png")):
+        with pytest.raises(UserError, match="is not named in UTF-8"):
+            find_jobs([given], tmp_path / "out")

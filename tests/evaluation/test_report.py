@@ -83,10 +83,12 @@ def test_text_is_escaped_and_numbers_are_aligned() -> None:
 
 def test_control_characters_of_names_are_written_out(tmp_path: Path) -> None:
     page = (
-        Page("Run").heading("a\x1b[2J\x9b\u202eb").table(["name"], [["c\x07, \u5185\u8996\u93e1"]])
+        Page("Run")
+        .heading("a\x1b[2J\x9b\u202eb")
+        .table(["name"], [["c\x07\ud800, \u5185\u8996\u93e1"]])
     )
     text = page.save(tmp_path / "page.html").read_text("utf-8")
-    assert "<h2>a\\x1b[2J\\x9b\\u202eb</h2>" in text and "c\\x07, \u5185\u8996\u93e1" in text
+    assert "<h2>a\\x1b[2J\\x9b\\u202eb</h2>" in text and "c\\x07\\ud800, \u5185\u8996\u93e1" in text
 
 
 def test_same_content_gives_the_same_file() -> None:
