@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +62,28 @@ def _check_described(info: Checkpoint, state: Mapping[str, Tensor], source: str)
     _compare(model.state_dict(), state, source)
 
 
+def average(paths_or_names: Sequence[str | Path]) -> Network:
+    """Return the network whose weights are the mean of several checkpoints' (a model soup).
+
+    Of checkpoints that were trained on from one another; of any others the mean is no network.
+    Wortsman et al., Model soups, ICML 2022. The header is the first one's, without its metrics.
+
+    Raises:
+        UserError: A file is absent, damaged, or another architecture, stage, classes or options.
+
+    Example:
+        >>> model = average(["second/best.safetensors", "third/last.safetensors"])
+    """
+    first, *others = [load_checkpoint(path) for path in paths_or_names]
+    for path, other in zip(paths_or_names[1:], others, strict=True):
+        _check_same(other.info, first.info, str(path), str(paths_or_names[0]), "classes")
+    start, *rest = [model.double().state_dict() for model in (first, *others)]
+    sums = {k: sum((state[k] for state in rest), start=value) for k, value in start.items()}
+    first.load_state_dict({k: value / (1 + len(rest)) for k, value in sums.items()})
+    first.info = replace(first.info, metrics={})
+    return first.float()
+
+
 def load_network(model: Network, path_or_name: str | Path) -> list[str]:
     """Copy a checkpoint's weights into a network of the same architecture, to train it further.
 
@@ -77,18 +99,19 @@ def load_network(model: Network, path_or_name: str | Path) -> list[str]:
     if ours.options.keys() - theirs.options.keys():  # options that came later keep their defaults
         defaults = create_model(theirs.architecture, theirs.stage, theirs.classes, **theirs.options)
         theirs = replace(theirs, options=defaults.info.options)
-    for what in ("architecture", "stage", "options"):
-        if getattr(theirs, what) != getattr(ours, what):
-            raise UserError(
-                f"{path_or_name} has {what} {getattr(theirs, what)!r}, the network to train "
-                f"{getattr(ours, what)!r}; give both the same"
-            )
+    _check_same(theirs, ours, f"{path_or_name}", "the network to train")
     state, own = read_state(path_or_name), model.state_dict()
     fresh: list[str] = []
     if theirs.classes != ours.classes:
         fresh = [k for k in own if k in state and own[k].shape != state[k].shape]
     fill(model, state | {name: own[name] for name in fresh}, str(path_or_name))
     return fresh
+
+
+def _check_same(one: Checkpoint, other: Checkpoint, name: str, named: str, *more: str) -> None:
+    for what in ("architecture", "stage", "options", *more):
+        if (its := getattr(one, what)) != (theirs := getattr(other, what)):
+            raise UserError(f"{name} has {what} {its!r}, {named} {theirs!r}; give both the same")
 
 
 def load_encoder(model: Network, path_or_name: str | Path) -> None:

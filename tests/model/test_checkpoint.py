@@ -18,7 +18,7 @@ from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.labels import make_labels
 from medisseg.model.create import create_model
-from medisseg.model.loading import load_checkpoint, load_encoder
+from medisseg.model.loading import average, load_checkpoint, load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,24 @@ def test_a_full_disk_is_said_in_one_line_and_the_file_before_it_stays(
     assert path.read_bytes() == before
 
 
+def test_the_mean_of_checkpoints(saved: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
+    model, path = saved
+    torch.manual_seed(5)
+    other = create_model("edge", stage=1, classes=2, elat=False)
+    second = save_checkpoint(tmp_path / "second.safetensors", other, other.info)
+    mean = average([path, path, second])
+    assert mean.info == replace(model.info, metrics={}) and not mean.training
+    ours, theirs = model.state_dict(), other.state_dict()
+    for name, value in mean.state_dict().items():
+        if value.is_floating_point():
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, (2 * ours[name] + theirs[name]) / 3)
+    stranger = create_model("edge", stage=1, classes=1, elat=False)
+    third = save_checkpoint(tmp_path / "third.safetensors", stranger, stranger.info)
+    with pytest.raises(UserError, match=r"third.safetensors has classes 1, .* 2; give both"):
+        average([path, third])
+
+
 def test_the_card_says_how_the_packaged_file_is_written(tmp_path: Path) -> None:
     import re
     import subprocess
@@ -152,7 +170,9 @@ def test_the_card_says_how_the_packaged_file_is_written(tmp_path: Path) -> None:
     card, packaged = (WEIGHTS / f"edge-polyp.{kind}" for kind in ("md", "safetensors"))
     found = re.search(r'^python -c "(.*)"$', card.read_text("utf-8"), re.MULTILINE)
     assert found is not None
-    code = found[1].replace("runs/second/best.safetensors", "edge-polyp")
+    runs = "runs/second/best.safetensors", "runs/third/last.safetensors"
+    assert all(run in found[1] for run in runs)
+    code = found[1].replace(runs[0], "edge-polyp").replace(runs[1], "edge-polyp")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert (tmp_path / packaged.name).read_bytes() == packaged.read_bytes()
 
@@ -164,9 +184,12 @@ def test_the_card_trains_with_settings_that_exist() -> None:
     from medisseg.config import load_config
 
     text = (WEIGHTS / "edge-polyp.md").read_text("utf-8")
-    first, second = re.findall(r"^medisseg train (.*)$", text, re.MULTILINE)
-    for line, weight in ((first, 0.5), (second, 0.35)):
+    lines = re.findall(r"^medisseg train (.*)$", text, re.MULTILINE)
+    for line, weight, minutes in zip(lines, (0.5, 0.35, 0.35), (69, 95, 66), strict=True):
         name, *overrides = shlex.split(line)
         config = load_config(name, overrides)
         assert [source.weight for source in config.negatives] == [weight]
-    assert config.stage2.lr == 6e-4 and config.stage_one is None and config.budget_minutes == 95
+        assert config.budget_minutes == minutes
+    degrade = config.stage2.augment.degrade
+    assert config.stage2.lr == 6e-4 and config.stage_one is None
+    assert degrade.source_p == 0.6 and degrade.screen_p == 0.15
