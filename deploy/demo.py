@@ -181,7 +181,7 @@ def medisseg(*arguments: str) -> None:
 
 
 def train(data: Path, args: argparse.Namespace, out: Path) -> None:
-    """Train both stages; a run that was interrupted goes on."""
+    """Train as the configuration says; a run that was interrupted goes on."""
     budget = [f"budget_minutes={args.minutes}"] if args.minutes else []
     medisseg("train", args.config, f"data={data}", f"out={out}", *budget)
 

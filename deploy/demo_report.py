@@ -77,17 +77,17 @@ def write_page(out: Path, result: dict[str, Any], data: Path | None) -> None:
 
 
 def curves(folder: Path) -> Figure:
-    """Draw the loss and the validation Dice of both stages."""
+    """Draw the loss and the validation Dice of the stages that were run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")
     panels = figure.subplots(1, 2)
-    for stage in (1, 2):
-        with (folder / f"stage{stage}" / "curves.csv").open() as file:
+    for path in sorted(folder.glob("stage?/curves.csv")):
+        with path.open() as file:
             table = list(csv.DictReader(file))
         for axes, column in zip(panels, ("train_loss", "val_dice"), strict=True):
             points = [(int(row["epoch"]), float(row[column])) for row in table if row[column]]
-            axes.plot(*zip(*points, strict=True), marker=".", label=f"stage {stage}")
+            axes.plot(*zip(*points, strict=True), marker=".", label=path.parent.name)
     for axes, label in zip(panels, ("training loss", "validation Dice"), strict=True):
         axes.set_xlabel("epoch of the stage")
         axes.set_ylabel(label)
