@@ -5,9 +5,10 @@
 Every network, our encoder alone and, where the package ``ultralytics`` is installed, an untrained
 yolo11n-seg graph (speed alone, without its mask assembly) run as float32 graphs in OpenVINO and
 ONNX Runtime. The calls take turns, one of each case, so that what else the machine does falls on
-all alike; ``one_core_cpu_ms`` is the processor time of the same calls, which a busy machine
-lengthens less. A latency is from numpy to numpy. Dice is what benchmarks/results/runs/NAME holds
-for a packaged checkpoint of that name; an untrained network has none.
+all alike; ``one_core_cpu_ms`` is the processor time of the same calls, with that of other engines'
+threads that still wait for work. A latency is from numpy to numpy. Dice is what
+benchmarks/results/runs/NAME holds for a packaged checkpoint of that name; an untrained network has
+none.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def row_of(
         both = float(medians[peer.name, backend, 2][0])
         row |= {"two_cores_ms": round(both, 3), "two_cores_fps": round(1e3 / both, 1)}
     if len(alone) == 1:  # one encoder: everything is told in multiples of it
-        row["times_encoder"] = round(processor / float(medians[alone[0], backend, 1][1]), 2)
+        row["times_encoder"] = round(elapsed / float(medians[alone[0], backend, 1][0]), 2)
     return row | {"parameters": peer.parameters, "dice": peer.dice, "runs": runs}
 
 
@@ -196,9 +197,9 @@ def draw(rows: list[Row], on: Mapping[str, Any], target: Path) -> None:
     for index, row in enumerate(r for r in rows if r["backend"] == "openvino"):
         color = f"C{index}"
         if row["dice"] is None:
-            axes.axvline(row["one_core_cpu_ms"], color=color, linestyle="--", label=row["network"])
+            axes.axvline(row["one_core_ms"], color=color, linestyle="--", label=row["network"])
         else:
-            axes.plot(row["one_core_cpu_ms"], row["dice"], "o", color=color, label=row["network"])
+            axes.plot(row["one_core_ms"], row["dice"], "o", color=color, label=row["network"])
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds of one core, OpenVINO float32")
     axes.set_ylabel("Dice, 120 images of Kvasir-SEG")

@@ -68,6 +68,8 @@ def trace(
     import onnx_ir
     import torch
     from onnxscript import optimizer
+    from onnxscript.rewriter import rewrite
+    from onnxscript.rewriter.rules import common
 
     with torch.no_grad():
         network(torch.zeros(1, 3, 64, 64))  # constants made on first use must not become traced
@@ -89,6 +91,14 @@ def trace(
     folded = exported.model
     optimizer.fold_constants(folded, input_size_limit=1 << 26, output_size_limit=1 << 26)
     optimizer.remove_unused_nodes(folded)
+    if any(
+        node.op_type == "BatchNormalization" for node in folded.graph
+    ):  # somebody else's network
+        rules = [
+            common.fuse_batchnorm_into_conv_rule,
+            common.fuse_batchnorm_into_conv_transpose_rule,
+        ]
+        folded = rewrite(folded, pattern_rewrite_rules=rules)
     model = onnx_ir.serde.serialize_model(folded)
     tidy(model)
     free_batch(model)

@@ -17,8 +17,8 @@ def for_inference(model: nn.Module, uncertainty: bool = False, portable: bool = 
     """Return a stripped copy of a network in evaluation mode; its masks are the same.
 
     Args:
-        model: A Stage I or II network or a baseline, which has nothing to strip or fold; it is
-            left as it is.
+        model: A Stage I or II network or a baseline, which has nothing to strip and is left as it
+            is; the export folds its BatchNorm.
         uncertainty: Keep the uncertainty branch: forward then returns (logits [N, K, H, W],
             uncertainty logits [N, 1, H, W]). Stage II only.
         portable: Use PyTorch's own operators alone, which every exporter knows; False keeps the

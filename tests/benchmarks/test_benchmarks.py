@@ -73,7 +73,7 @@ def test_networks_side_by_side(tmp_path: Path) -> None:
     for backend in ("openvino", "onnx"):
         whole_row, encoder = rows[ours, backend], rows[alone, backend]
         assert whole_row["dice"] == dice and encoder["dice"] is None
-        ratio = whole_row["one_core_cpu_ms"] / encoder["one_core_cpu_ms"]
+        ratio = whole_row["one_core_ms"] / encoder["one_core_ms"]
         assert whole_row["times_encoder"] == pytest.approx(ratio, abs=0.02)
         assert whole_row["parameters"] > encoder["parameters"] == 2_939_120
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
@@ -85,7 +85,7 @@ def test_both_packaged_networks_stand_at_their_dice() -> None:
     found = {name: peers.known_dice(name) for name in peers.NETWORKS}
     assert found == {
         "edge-kvasir": pytest.approx(0.8806, abs=5e-5),
-        "edge-polyp": pytest.approx(0.8784, abs=5e-5),
+        "edge-polyp": pytest.approx(0.8838, abs=5e-5),
         "unet": None,
     }
 

@@ -20,6 +20,7 @@ from export.precision import typed
 from export.raw_frames import with_frames
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.model.create import create_model
 from medisseg.model.inference import for_inference
 from medisseg.model.loading import load_checkpoint
 
@@ -70,6 +71,24 @@ class Folded(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         windows = F.unfold(x, 3, padding=1)
         return F.fold(windows, x.shape[-2:], 3, padding=1).mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", ["unet", "attention-unet", "dynunet", "unet-r50"])
+def test_batch_norm_of_other_networks_is_folded(name: str) -> None:
+    torch.manual_seed(0)
+    network = create_model(name).eval()
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for values in (part.running_var, part.weight.data):
+                values.uniform_(0.5, 2)
+            for values in (part.running_mean, part.bias.data):
+                values.normal_()
+    exported = G.export_graph(for_inference(network), SIZE)
+    batch = images(2)
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(batch)).numpy()
+    difference = np.abs(infer_with(exported)(batch) - wanted).max()
+    assert difference < 1e-3 * wanted.std()
 
 
 def test_col2im_is_refused() -> None:
