@@ -54,11 +54,12 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_configuration_starts(
     name: str, pictures: Path, volumes: Path, tmp_path: Path
 ) -> None:
-    """One epoch of both stages, small in size and width, with the configuration's own recipe."""
+    """One epoch, small in size and (from no checkpoint) width, with the configuration's recipe."""
     from medisseg.checkpoint import read_header
     from medisseg.training.run import train
 
     edge = load_config(name).preset.startswith("edge")
+    whole = load_config(name).start_from is not None
     config = load_config(
         name,
         [
@@ -69,7 +70,7 @@ def test_every_configuration_starts(
             "batch=2",
             "validate_every=1",
             "input.size=[32,32]",
-            f"options={SMALL_EDGE if edge else SMALL}",
+            f"options={ {} if whole else SMALL_EDGE if edge else SMALL }",
             "encoder_weights=null",
             "split.official=",
             "hardware={threads: 1, progress: false}",
