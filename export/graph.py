@@ -91,9 +91,8 @@ def trace(
     folded = exported.model
     optimizer.fold_constants(folded, input_size_limit=1 << 26, output_size_limit=1 << 26)
     optimizer.remove_unused_nodes(folded)
-    if any(
-        node.op_type == "BatchNormalization" for node in folded.graph
-    ):  # somebody else's network
+    # Ours are folded before; somebody else's network has them still.
+    if any(node.op_type == "BatchNormalization" for node in folded.graph):
         rules = [
             common.fuse_batchnorm_into_conv_rule,
             common.fuse_batchnorm_into_conv_transpose_rule,
