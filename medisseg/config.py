@@ -122,6 +122,10 @@ class LossConfig:
         tversky: Weights of false positives and of false negatives.
         boundary: Weight of a boundary loss beside it; 0: none.
         class_weights: Of the classes, background first, in cross-entropy or focal loss.
+        dice_of_empty: Whether masks without foreground count in the Dice part; false where many
+            images have no lesion, whose gradient it is otherwise.
+        area_weight: Largest weight of stage 2's auxiliary foreground and background maps, which
+            is 1 / tanh of their mean area; 1: both weigh as much as the mask.
     """
 
     dispersive: tuple[float, float] | None = None
@@ -138,9 +142,16 @@ class LossConfig:
     tversky: tuple[float, float] = (0.3, 0.7)
     boundary: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    dice_of_empty: bool = True
+    area_weight: float = 5.0
 
     def __post_init__(self) -> None:
         one_of("mask", self.mask, MASKS)
+        require(
+            self.dice_of_empty or self.mask != "tversky",
+            "dice_of_empty has no effect with mask=tversky, which has no Dice part",
+        )
+        require(self.area_weight >= 1, f"area_weight is {self.area_weight}; expected >= 1")
         require(self.gamma >= 0, f"gamma is {self.gamma}; expected >= 0")
         require(min(self.tversky) > 0, f"tversky is {self.tversky}; expected two numbers > 0")
         require(self.boundary >= 0, f"boundary is {self.boundary}; expected >= 0")

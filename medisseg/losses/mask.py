@@ -46,6 +46,8 @@ class MaskLoss(nn.Module):
         tversky: Weights of false positives and false negatives.
         boundary: Weight of an added boundary loss (Kervadec et al. 2019); 0: none.
         class_weights: Of the classes in the cross-entropy or focal part, background first.
+        dice_of_empty: Whether the Dice part counts a mask without foreground, see
+            :func:`dice_loss`.
     """
 
     def __init__(
@@ -55,21 +57,25 @@ class MaskLoss(nn.Module):
         tversky: tuple[float, float] = (0.3, 0.7),
         boundary: float = 0.0,
         class_weights: tuple[float, ...] | None = None,
+        dice_of_empty: bool = True,
     ) -> None:
         super().__init__()
         self.kind, self.gamma, self.tversky, self.boundary = kind, gamma, tversky, boundary
-        self.class_weights = class_weights
+        self.class_weights, self.dice_of_empty = class_weights, dice_of_empty
 
     def unweighted(self) -> MaskLoss:
         """Return the same loss for maps of another meaning than the classes'."""
-        return MaskLoss(self.kind, self.gamma, self.tversky, self.boundary)
+        return MaskLoss(
+            self.kind, self.gamma, self.tversky, self.boundary, dice_of_empty=self.dice_of_empty
+        )
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss, a scalar, of logits [N, K, H, W] and class indices [N, (1,) H, W]."""
         if self.kind == "cross_entropy_dice":
-            total = cross_entropy(logits, target, self.class_weights) + dice_loss(logits, target)
+            total = cross_entropy(logits, target, self.class_weights)
+            total = total + dice_loss(logits, target, self.dice_of_empty)
         elif self.kind == "focal_dice":
-            total = self._focal(logits, target) + dice_loss(logits, target)
+            total = self._focal(logits, target) + dice_loss(logits, target, self.dice_of_empty)
         else:
             total = self._tversky(logits, target)
         return total + self.boundary * self._boundary(logits, target) if self.boundary else total
@@ -160,11 +166,19 @@ def cross_entropy(
     return each.mean() * scale
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, of_empty: bool = True) -> Tensor:
     """1 - soft Dice (Milletari et al. 2016), per image and foreground class, then the mean.
 
-    Logits [N, K, H, W], class indices [N, H, W] or [N, 1, H, W]. Of K classes the first is the
-    background, which is left out of the mean.
+    A mask without foreground costs nearly 1 until the probabilities of all its pixels together are
+    less than a pixel, and its gradient outweighs the lesions' of the same batch; the cross-entropy
+    alone silences it too.
+
+    Args:
+        logits: [N, K, H, W].
+        target: Class indices [N, H, W] or [N, 1, H, W]; of K classes the first is the background,
+            which is left out of the mean.
+        of_empty: Whether an image counts for a class that it does not hold; if not, and no image
+            holds any, the loss is 0.
     """
     logits, target = without_void(logits.float(), indices(target))
     if logits.shape[1] == 1:
@@ -174,7 +188,11 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
         truth = F.one_hot(target.long(), logits.shape[1]).permute(0, 3, 1, 2)[:, 1:].float()
     overlap = (probability * truth).sum((2, 3))
     total = probability.sum((2, 3)) + truth.sum((2, 3))
-    return (1 - (2 * overlap + SMOOTH) / (total + SMOOTH)).mean()
+    loss = 1 - (2 * overlap + SMOOTH) / (total + SMOOTH)
+    if of_empty:
+        return loss.mean()
+    there = truth.sum((2, 3)) > 0
+    return (loss * there).sum() / there.sum().clamp(min=1)
 
 
 def indices(target: Tensor) -> Tensor:

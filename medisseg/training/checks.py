@@ -81,7 +81,7 @@ def unused_settings(config: TrainConfig, network: nn.Module) -> list[str]:
     weights = [config.dispersive_weights()[number - 1] for number in config.stages]
     if not ours:
         reason = f"{config.preset} has the mask loss alone"
-        idle = dict.fromkeys((*DISPERSIVE, "consistency"), reason)
+        idle = dict.fromkeys((*DISPERSIVE, "consistency", "area_weight"), reason)
         if any(loss.dispersive or ()):
             idle["dispersive"] = reason
     elif not any(weights):

@@ -191,12 +191,19 @@ def objective(config: TrainConfig, number: int) -> StageOneObjective | StageTwoO
         loss.epsilon,
     )
     weight = config.dispersive_weights()[number - 1]
-    mask = MaskLoss(loss.mask, loss.gamma, loss.tversky, loss.boundary, loss.class_weights)
+    mask = MaskLoss(
+        loss.mask,
+        loss.gamma,
+        loss.tversky,
+        loss.boundary,
+        loss.class_weights,
+        loss.dice_of_empty,
+    )
     total: StageOneObjective | StageTwoObjective
     if number == 1:
         total = StageOneObjective(weight, dispersive, loss.consistency, mask)
     else:
-        total = StageTwoObjective(weight, dispersive, mask=mask)
+        total = StageTwoObjective(weight, dispersive, loss.area_weight, mask)
     if published:
         total.disperse = PublishedDispersiveTerm(loss.tau)  # type: ignore[assignment]
     return total

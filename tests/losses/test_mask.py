@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medisseg.losses.mask import VOID, MaskLoss, cross_entropy
+from medisseg.losses.mask import VOID, MaskLoss, cross_entropy, dice_loss
 from medisseg.losses.objective import StageTwoObjective
 from medisseg.model.output import TrainingOutput
 from medisseg.training.modules import image_scores
@@ -49,6 +49,37 @@ def test_tversky_of_equal_weights_is_dice() -> None:
     p, t = torch.sigmoid(logits[0, 0]), target[0].float()
     dice = (2 * (p * t).sum() + 2) / (p.sum() + t.sum() + 2)
     torch.testing.assert_close(MaskLoss("tversky", tversky=(0.5, 0.5))(logits, target), 1 - dice)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_dice_without_empty_masks_is_that_of_the_others(classes: int) -> None:
+    """An empty mask changes neither the loss nor its gradient; the cross-entropy still sees it."""
+    torch.manual_seed(4)
+    logits = torch.randn(3, classes, 6, 6, requires_grad=True)
+    target = torch.randint(0, max(classes, 2), (3, 6, 6))
+    target[1] = 0
+    kept = logits[[0, 2]], target[[0, 2]]
+    torch.testing.assert_close(dice_loss(logits, target, of_empty=False), dice_loss(*kept))
+    assert dice_loss(logits, target) > dice_loss(*kept) + 0.1
+    loss = MaskLoss(dice_of_empty=False)
+    assert loss.unweighted().dice_of_empty is False
+    dice = loss(logits, target) - cross_entropy(logits, target)
+    torch.testing.assert_close(dice, dice_loss(*kept))
+    (gradient,) = torch.autograd.grad(dice_loss(logits, target, of_empty=False), logits)
+    assert not gradient[1].any() and gradient[0].any()
+    nothing = torch.zeros(2, 6, 6)
+    assert dice_loss(logits[:2], nothing, of_empty=False) == 0
+
+
+def test_area_weight_bounds_the_auxiliary_maps() -> None:
+    torch.manual_seed(5)
+    maps = [torch.randn(2, 1, 8, 8) - 4 for _ in range(4)]
+    features = {name: torch.randn(2, 4, 3, 3) for name in ("early", "middle", "late")}
+    target = torch.randint(0, 2, (2, 8, 8))
+    for largest in (5.0, 1.0):
+        objective = StageTwoObjective(weight=0.0, max_area_weight=largest)
+        terms = objective.terms(TrainingOutput(*maps, features), target)
+        assert [float(terms[name][1]) for name in ("foreground", "background")] == [largest] * 2
 
 
 def test_class_weights_scale_their_class() -> None:

@@ -193,11 +193,21 @@ def test_a_baseline_uses_the_loss_of_the_masks() -> None:
         "loss.mask=focal_dice",
         "loss.gamma=3",
         "loss.class_weights=[1,3]",
+        "loss.dice_of_empty=false",
     ]
     assert check(load_config("paper", [*small, *masks])) == []
     assert check(load_config("paper", [*small, "loss.mask=tversky", "loss.tversky=[1,2]"])) == []
     (warning,) = check(load_config("paper", [*small, "loss.gamma=3"]))
     assert warning == "loss.mask is cross_entropy_dice; not used: loss.gamma"
+    (warning,) = check(load_config("paper", [*small, "loss.area_weight=1"]))
+    assert warning == "unet has the mask loss alone; not used: loss.area_weight"
+
+
+def test_losses_without_a_dice_part_refuse_settings_of_it() -> None:
+    with pytest.raises(UserError, match="dice_of_empty has no effect with mask=tversky"):
+        load_config("edge", ["loss.mask=tversky", "loss.dice_of_empty=false"])
+    with pytest.raises(UserError, match=r"area_weight is 0\.5; expected >= 1"):
+        load_config("edge", ["loss.area_weight=0.5"])
 
 
 @pytest.mark.parametrize(
