@@ -53,8 +53,11 @@ class OpenVinoEngine(BaseEngine):
             raise UserError(f"OpenVINO has no device {device}; it has {core.available_devices}")
         try:
             network = core.read_model(model, weights if weights is not None else b"")
+            chosen = options(core, precision, threads, device)
+            if device == "CPU" and chosen["INFERENCE_PRECISION_HINT"] == "f32":
+                exponential_tanh(network)
             self._compiled: openvino.CompiledModel | None = core.compile_model(
-                network, device, options(core, precision, threads, device)
+                network, device, chosen
             )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
@@ -93,6 +96,30 @@ class OpenVinoEngine(BaseEngine):
     def close(self) -> None:
         """Free the compiled network."""
         self._request = self._compiled = None
+
+
+def exponential_tanh(network: openvino.Model) -> int:
+    """Write TeLU's tanh(u) = 1 - 2 / (1 + exp(2 u)) of a float32 graph; return how many there were.
+
+    On AVX2 OpenVINO's tanh looks its polynomials up in memory and takes five times as long as an
+    exponential and a division. Where u = exp(x) is small the difference from 1 rounds: the absolute
+    error stays below 1e-7, TeLU's below 1e-6.
+    """
+    from openvino import opset13 as op
+
+    found = 0
+    for node in network.get_ordered_ops():
+        if node.get_type_name() != "Tanh" or node.get_element_type().get_type_name() != "f32":
+            continue
+        argument = node.input_value(0)
+        if argument.get_node().get_type_name() != "Exp":  # elsewhere tanh near 0 must be exact
+            continue
+        two, one = op.constant(np.float32(2)), op.constant(np.float32(1))
+        ratio = op.divide(two, op.add(op.exp(op.multiply(argument, two)), one))
+        for user in node.output(0).get_target_inputs():
+            user.replace_source_output(op.subtract(one, ratio).output(0))
+        found += 1
+    return found
 
 
 def options(

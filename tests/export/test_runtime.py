@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -42,6 +43,42 @@ def test_bundle_answers_as_the_network(
     np.testing.assert_array_equal(given, kept, "an answer must survive the next run")
     with pytest.raises(RuntimeError, match="closed"):
         engine.infer(batch)
+
+
+def test_openvino_computes_telu_without_tanh(graph: onnx.ModelProto) -> None:
+    """Within its rounding; a tanh of anything but an exponential stays."""
+    import openvino
+
+    from export.runtime.openvino_engine import exponential_tanh
+
+    core = openvino.Core()
+    plain, changed = (core.read_model(graph.SerializeToString(), b"") for _ in range(2))
+    count = sum(node.op_type == "Tanh" for node in graph.graph.node)
+    assert exponential_tanh(changed) == count > 0
+    assert "Tanh" not in {node.get_type_name() for node in changed.get_ops()}
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    wanted, given = (core.compile_model(m, "CPU", exact)([images(2)])[0] for m in (plain, changed))
+    np.testing.assert_allclose(given, wanted, atol=2e-4)
+    values = openvino.opset13.parameter([4], np.float32)
+    alone = openvino.Model([openvino.opset13.tanh(values)], [values])
+    assert exponential_tanh(alone) == 0
+
+
+@pytest.mark.parametrize("low", [-20, -3])
+def test_telu_by_exponentials_is_telu_to_a_millionth(low: int) -> None:
+    import openvino
+
+    from export.runtime.openvino_engine import exponential_tanh
+
+    op = openvino.opset13
+    x = np.linspace(low, 8, 4001, dtype=np.float32)
+    values = op.parameter([len(x)], np.float32)
+    held = op.exp(op.minimum(values, op.constant(np.float32(4))))
+    network = openvino.Model([op.multiply(values, op.tanh(held))], [values])
+    assert exponential_tanh(network) == 1
+    given = openvino.Core().compile_model(network, "CPU")([x])[0]
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(given, wide * np.tanh(np.exp(wide)), rtol=0, atol=2e-6)
 
 
 def test_each_place_in_a_batch_gives_the_same(bundle: Bundle) -> None:
