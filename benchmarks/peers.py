@@ -5,10 +5,10 @@
 Every network, our encoder alone and, where the package ``ultralytics`` is installed, an untrained
 yolo11n-seg graph (speed alone, without its mask assembly) run as float32 graphs in OpenVINO and
 ONNX Runtime. The calls take turns, one of each case, so that what else the machine does falls on
-all alike; ``one_core_cpu_ms`` is the processor time of the same calls, with that of other engines'
-threads that still wait for work. A latency is from numpy to numpy. Dice is what
-benchmarks/results/runs/NAME holds for a packaged checkpoint of that name; an untrained network has
-none.
+all alike, with a pause before each: an engine's threads look for more work for a while after a call
+and would take the next one's core. ``one_core_cpu_ms`` is the processor time of the same calls. A
+latency is from numpy to numpy. Dice is what benchmarks/results/runs/NAME holds for a packaged
+checkpoint of that name; an untrained network has none.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from medisseg.files import replacing
 from medisseg.model.inference import for_inference
 
 NETWORKS = ("edge-kvasir", "edge-polyp", "unet")
+PAUSE = 0.1  # seconds before each call: ONNX Runtime's threads look for work for 0.06
 ENGINES: dict[str, Callable[[bytes, ModelInfo, int], Any]] = {
     "openvino": lambda graph, model_info, threads: OpenVinoEngine(
         graph, None, model_info, "fp32", threads
@@ -122,7 +123,8 @@ def yolo(size: tuple[int, int]) -> Peer:
 def in_turn(
     calls: Mapping[Any, Callable[[], Any]], seconds: float
 ) -> dict[Any, list[tuple[float, float]]]:
-    """Return each call's (elapsed, processor) seconds; the calls take turns, ``seconds`` for each.
+    """Return each call's (elapsed, processor) seconds; the calls take turns, ``seconds`` for each,
+    pauses included.
 
     Every call is made at least five times, or twice for 0 seconds.
     """
@@ -133,6 +135,7 @@ def in_turn(
     rounds = 0
     while rounds < (5 if seconds else 2) or time.perf_counter() < end:
         for key, call in calls.items():
+            time.sleep(PAUSE)
             before = time.perf_counter(), time.process_time()
             call()
             after = time.perf_counter(), time.process_time()

@@ -97,10 +97,13 @@ def test_calls_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(1000))
     monkeypatch.setattr(peers.time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(peers.time, "process_time", lambda: 0.5)
+    pauses: list[float] = []
+    monkeypatch.setattr(peers.time, "sleep", pauses.append)
     times = peers.in_turn({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, 20)
     assert made == ["a", "b"] * (len(made) // 2)
     assert set(times["a"]) == set(times["b"]) == {(1, 0.0)}
     assert 5 <= len(times["a"]) == len(made) // 2 - 1 <= 12, "the first round warms up"
+    assert len(pauses) == len(made) - 2 and min(pauses) >= 0.02, "before every measured call"
 
 
 def test_clock_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
