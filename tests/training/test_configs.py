@@ -12,7 +12,7 @@ from medisseg.config import CONFIGS, TrainConfig, from_dict, load_config
 from medisseg.errors import UserError
 from medisseg.model.create import create_model
 from medisseg.training.checks import check, unused_settings
-from medisseg.training.run import strategy
+from medisseg.training.run import objective, strategy
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 SMALL = "{encoder: r18, width: 8, heads: 2, decouple_width: 8, aux_widths: [8, 8, 8, 8, 8]}"
@@ -201,6 +201,13 @@ def test_a_baseline_uses_the_loss_of_the_masks() -> None:
     assert warning == "loss.mask is cross_entropy_dice; not used: loss.gamma"
     (warning,) = check(load_config("paper", [*small, "loss.area_weight=1"]))
     assert warning == "unet has the mask loss alone; not used: loss.area_weight"
+
+
+def test_the_masks_loss_reaches_both_objectives() -> None:
+    config = load_config("edge", ["loss.dice_of_empty=false", "loss.area_weight=1"])
+    for number in (1, 2):
+        assert objective(config, number).mask.dice_of_empty is False
+    assert vars(objective(config, 2))["max_area_weight"] == 1
 
 
 def test_losses_without_a_dice_part_refuse_settings_of_it() -> None:
