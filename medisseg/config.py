@@ -122,8 +122,8 @@ class LossConfig:
         tversky: Weights of false positives and of false negatives.
         boundary: Weight of a boundary loss beside it; 0: none.
         class_weights: Of the classes, background first, in cross-entropy or focal loss.
-        dice_of_empty: Whether masks without foreground count in the Dice part; false where many
-            images have no lesion, whose gradient it is otherwise.
+        dice_of_empty: Whether masks without foreground count in the Dice part; if not, the
+            cross-entropy or focal part alone keeps them silent.
         area_weight: Largest weight of stage 2's auxiliary foreground and background maps, which
             is 1 / tanh of their mean area; 1: both weigh as much as the mask.
     """

@@ -170,8 +170,7 @@ def dice_loss(logits: Tensor, target: Tensor, of_empty: bool = True) -> Tensor:
     """1 - soft Dice (Milletari et al. 2016), per image and foreground class, then the mean.
 
     A mask without foreground costs nearly 1 until the probabilities of all its pixels together are
-    less than a pixel, and its gradient outweighs the lesions' of the same batch; the cross-entropy
-    alone silences it too.
+    less than a pixel, and its gradient outweighs the lesions' of the same batch.
 
     Args:
         logits: [N, K, H, W].

@@ -64,6 +64,20 @@ def test_openvino_computes_telu_without_tanh(graph: onnx.ModelProto) -> None:
     assert exponential_tanh(alone) == 0
 
 
+@pytest.mark.parametrize(("precision", "rewritten"), [("fp32", 1), ("auto", None)])
+def test_openvino_engines_in_float32_are_rewritten(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, precision: str, rewritten: int | None
+) -> None:
+    """Not those in bfloat16, whose rounding the difference from 1 would not bear."""
+    from export.runtime import openvino_engine
+
+    calls: list[object] = []
+    monkeypatch.setattr(openvino_engine, "exponential_tanh", calls.append)
+    with load_engine(bundle.path, backend="openvino", precision=precision, threads=1) as engine:
+        expected = int("fp32" in engine.name) if rewritten is None else rewritten
+    assert len(calls) == expected
+
+
 @pytest.mark.parametrize("low", [-20, -3])
 def test_telu_by_exponentials_is_telu_to_a_millionth(low: int) -> None:
     import openvino
