@@ -1,18 +1,26 @@
 """Encoders: four features of falling resolution, and where their ImageNet weights come from.
 
 ``r50`` and ``r18`` are ResNets (He et al. 2016) without the last stage, features at strides
-2, 4, 8, 16. ``efficientnet-lite0`` (Tan and Le 2019; Lite variant by Google, 2020) keeps all of
-its stages, features at strides 4, 8, 16, 32: the deep blocks carry the semantics and cost little.
+2, 4, 8, 16. ``efficientnet-lite0`` to ``-lite2`` (Tan and Le 2019; Lite variants by Google, 2020)
+keep all of their stages, features at strides 4, 8, 16, 32: the deep blocks carry the semantics and
+cost little.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ENCODERS = ("r50", "r18", "efficientnet-lite0")
+# How much wider and deeper than Lite0.
+LITE = {
+    "efficientnet-lite0": (1.0, 1.0),
+    "efficientnet-lite1": (1.0, 1.1),
+    "efficientnet-lite2": (1.1, 1.2),
+}
+ENCODERS = ("r50", "r18", *LITE)
 
 
 class Encoder(nn.Module):
@@ -38,8 +46,8 @@ def create_encoder(name: str, stride_in: str = "conv2") -> Encoder:
         return ResNet(Bottleneck, (3, 4, 6), stride_in)
     if name == "r18":
         return ResNet(BasicBlock, (2, 2, 2), stride_in)
-    if name == "efficientnet-lite0":
-        return EfficientNetLite0()
+    if name in LITE:
+        return EfficientNetLite(*LITE[name])
     raise ValueError(f"encoder is {name!r}; expected one of {ENCODERS}")
 
 
@@ -176,8 +184,13 @@ class InvertedResidual(nn.Module):
         return out
 
 
-class EfficientNetLite0(Encoder):
-    """Stem and sixteen inverted residuals; no squeeze-and-excitation, ReLU6 throughout."""
+class EfficientNetLite(Encoder):
+    """Stem and inverted residuals (Lite0: sixteen); no squeeze-and-excitation, ReLU6 throughout.
+
+    Args:
+        width: Factor of the channels, rounded to multiples of eight; the stem keeps its 32.
+        depth: Factor of the repeats, rounded up; the first and the last stage keep theirs.
+    """
 
     # (repeats, kernel, stride, expansion, channels)
     STAGES = (
@@ -189,21 +202,27 @@ class EfficientNetLite0(Encoder):
         (4, 5, 2, 6, 192),
         (1, 3, 1, 6, 320),
     )
-    TAPS = (2, 4, 10, 15)  # the last block at each of the strides 4, 8, 16, 32
+    TAPS = (1, 2, 4, 6)  # the last stage at each of the strides 4, 8, 16, 32
     strides = (4, 8, 16, 32)
-    channels = (24, 40, 112, 320)
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0, depth: float = 1.0) -> None:
         super().__init__()
         self.stem = conv_norm(3, 32, 3, 2)
-        blocks, channels = [], 32
-        for repeats, kernel, stride, ratio, out in self.STAGES:
+        blocks, channels, ends, outs = [], 32, [], []
+        for stage, (repeats, kernel, stride, ratio, out) in enumerate(self.STAGES):
+            out = int(width * out + 4) // 8 * 8
+            if 0 < stage < len(self.STAGES) - 1:
+                repeats = math.ceil(depth * repeats)
             for index in range(repeats):
                 blocks.append(
                     InvertedResidual(channels, out, kernel, stride if index == 0 else 1, ratio)
                 )
                 channels = out
+            ends.append(len(blocks) - 1)
+            outs.append(out)
         self.blocks = nn.ModuleList(blocks)
+        self.taps = [ends[stage] for stage in self.TAPS]
+        self.channels = tuple(outs[stage] for stage in self.TAPS)
         initialise(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -211,7 +230,7 @@ class EfficientNetLite0(Encoder):
         x, features = self.stem(x), []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in self.TAPS:
+            if index in self.taps:
                 features.append(x)
         return features
 
@@ -227,5 +246,5 @@ def initialise(module: nn.Module) -> None:
 STRIDES = {
     "r50": ResNet.strides,
     "r18": ResNet.strides,
-    "efficientnet-lite0": EfficientNetLite0.strides,
+    **dict.fromkeys(LITE, EfficientNetLite.strides),
 }

