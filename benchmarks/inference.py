@@ -326,6 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seconds", type=float, default=5.0, help="time a case is measured for")
     add("--threads", type=int, help="CPU threads; default all cores")
     add("--peers", action="store_true", help="networks side by side: one core, two cores, a plot")
+    add("--bundle", nargs="+", metavar="FOLDER", help="with --peers: bundles as further rows")
     add("--no-peer", action="store_true", help="leave the straightforward export out")
     options = made.parse_args(argv)
     on = machine(options.device)

@@ -1,14 +1,17 @@
 """Networks side by side on a CPU: one core, two cores, and accuracy against milliseconds.
 
     python -m benchmarks.inference --peers --out FOLDER [--preset edge-kvasir edge-polyp unet ...]
+        [--bundle FOLDER ...]
 
 Every network, our encoder alone and, where the package ``ultralytics`` is installed, an untrained
 yolo11n-seg graph (speed alone, without its mask assembly) run as float32 graphs in OpenVINO and
-ONNX Runtime. The calls take turns, one of each case, so that what else the machine does falls on
-all alike, with a pause before each: an engine's threads look for more work for a while after a call
-and would take the next one's core. ``one_core_cpu_ms`` is the processor time of the same calls. A
-latency is from numpy to numpy. Dice is what benchmarks/results/runs/NAME holds for a packaged
-checkpoint of that name; an untrained network has none.
+ONNX Runtime; bundles, of another precision say, as they were built. The cases take turns, a few
+calls of each back to back, as video makes them, so that what else the machine does falls on all
+alike. Before a turn there is a pause, because an engine's threads look for more work for a while
+after a call and would take the next one's core, and then a call that does not count, because
+threads that slept take milliseconds to wake. ``one_core_cpu_ms`` is the processor time of the same
+calls. A latency is from numpy to numpy. Dice is what benchmarks/results/runs/NAME holds for a
+packaged checkpoint of that name; an untrained network has none.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +35,7 @@ from benchmarks.common import Row, cores, machine, show, write
 from benchmarks.summaries import RUNS
 from export.graph import export_graph
 from export.model_info import ModelInfo, parse_size
+from export.runtime import load_engine
 from export.runtime.onnx_engine import OnnxEngine
 from export.runtime.openvino_engine import OpenVinoEngine
 from medisseg.convention import InputConvention
@@ -38,7 +43,8 @@ from medisseg.files import replacing
 from medisseg.model.inference import for_inference
 
 NETWORKS = ("edge-kvasir", "edge-polyp", "unet")
-PAUSE = 0.1  # seconds before each call: ONNX Runtime's threads look for work for 0.06
+PAUSE = 0.1  # seconds before each turn: ONNX Runtime's threads look for work for 0.06
+CALLS = 4  # of one turn
 ENGINES: dict[str, Callable[[bytes, ModelInfo, int], Any]] = {
     "openvino": lambda graph, model_info, threads: OpenVinoEngine(
         graph, None, model_info, "fp32", threads
@@ -50,12 +56,15 @@ COLUMNS = ("network", "backend", "one_core_ms", "one_core_cpu_ms", "two_cores_ms
 
 
 class Peer(NamedTuple):
-    """A float32 graph, how many parameters its training form has, and Dice where it is known."""
+    """A float32 graph, how many parameters its training form has, Dice where it is known, and the
+    encoder that it is measured in multiples of.
+    """
 
     name: str
     graph: bytes
     parameters: int
-    dice: float | None
+    dice: float | None = None
+    encoder: str | None = None
 
 
 class Deepest(nn.Module):
@@ -76,12 +85,13 @@ def peers(networks: Mapping[str, nn.Module], size: tuple[int, int]) -> Iterator[
     encoders = set()
     for name, model in networks.items():
         network = for_inference(model)
-        yield Peer(name, graph_of(network, size), count(model), known_dice(name))
         encoder = getattr(getattr(model, "options", None), "encoder", None)
-        if encoder and encoder not in encoders:
-            encoders.add(encoder)
+        own = f"{encoder}, alone" if encoder else None
+        yield Peer(name, graph_of(network, size), count(model), known_dice(name), own)
+        if own and own not in encoders:
+            encoders.add(own)
             alone = Deepest(network.encoder)
-            yield Peer(f"{encoder}, alone", graph_of(alone, size), count(alone), None)
+            yield Peer(own, graph_of(alone, size), count(alone), encoder=own)
     if importlib.util.find_spec("ultralytics"):
         yield yolo(size)
 
@@ -117,16 +127,17 @@ def yolo(size: tuple[int, int]) -> Peer:
     torch.onnx.export(
         model, (sample,), file, opset_version=17, dynamo=False, input_names=["images"]
     )
-    return Peer("yolo11n-seg, untrained", file.getvalue(), count(model), None)
+    return Peer("yolo11n-seg, untrained", file.getvalue(), count(model))
 
 
 def in_turn(
     calls: Mapping[Any, Callable[[], Any]], seconds: float
 ) -> dict[Any, list[tuple[float, float]]]:
-    """Return each call's (elapsed, processor) seconds; the calls take turns, ``seconds`` for each,
-    pauses included.
+    """Return each call's (elapsed, processor) seconds.
 
-    Every call is made at least five times, or twice for 0 seconds.
+    They take turns of ``CALLS``, ``seconds`` for each in all, pauses included.
+
+    Every one has at least five turns, or two for 0 seconds.
     """
     times: dict[Any, list[tuple[float, float]]] = {key: [] for key in calls}
     for call in calls.values():
@@ -136,10 +147,12 @@ def in_turn(
     while rounds < (5 if seconds else 2) or time.perf_counter() < end:
         for key, call in calls.items():
             time.sleep(PAUSE)
-            before = time.perf_counter(), time.process_time()
             call()
-            after = time.perf_counter(), time.process_time()
-            times[key].append((after[0] - before[0], after[1] - before[1]))
+            for _ in range(CALLS):
+                before = time.perf_counter(), time.process_time()
+                call()
+                after = time.perf_counter(), time.process_time()
+                times[key].append((after[0] - before[0], after[1] - before[1]))
         rounds += 1
     return times
 
@@ -150,45 +163,38 @@ def measure(options: argparse.Namespace, networks: Mapping[str, nn.Module]) -> l
     images = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
     model_info = ModelInfo(InputConvention(size=size))
     found = list(peers(networks, size))
+    cores_used = (1, 2)[: cores()]
     calls: dict[tuple[str, str, int], Callable[[], Any]] = {}
-    for peer in found:
-        for backend, opened in ENGINES.items():
-            for threads in (1, 2)[: cores()]:
-                engine = opened(peer.graph, model_info, threads)
-                # The runtime itself: the interface above it wants maps of logits alone.
-                calls[peer.name, backend, threads] = partial(engine._run, images)
+    for threads in cores_used:
+        # The runtime itself: the interface above it wants maps of logits alone.
+        for peer, backend in itertools.product(found, ENGINES):
+            engine = ENGINES[backend](peer.graph, model_info, threads)
+            calls[peer.name, backend, threads] = partial(engine._run, images)
+        for bundle in options.bundle or ():
+            engine = load_engine(bundle, threads=threads)
+            calls[Path(bundle).name, engine.backend, threads] = partial(engine._run, images)
     times = in_turn(calls, options.seconds)
     medians = {key: 1e3 * np.median(pairs, axis=0) for key, pairs in times.items()}
-    alone = [peer.name for peer in found if peer.name.endswith(", alone")]
-    rows = [
-        row_of(peer, backend, medians, alone, len(times[peer.name, backend, 1]))
-        for peer in found
-        for backend in ENGINES
-    ]
+    known = {peer.name: peer for peer in found}
+    rows = []
+    for network, backend in dict.fromkeys(key[:2] for key in calls):
+        elapsed, processor = map(float, medians[network, backend, 1])
+        row: Row = {"network": network, "backend": backend}
+        row |= {"one_core_ms": round(elapsed, 3), "one_core_cpu_ms": round(processor, 3)}
+        if 2 in cores_used:
+            both = float(medians[network, backend, 2][0])
+            row |= {"two_cores_ms": round(both, 3), "two_cores_fps": round(1e3 / both, 1)}
+        if peer := known.get(network):
+            if peer.encoder:
+                encoder = float(medians[peer.encoder, backend, 1][0])
+                row["times_encoder"] = round(elapsed / encoder, 2)
+            row |= {"parameters": peer.parameters, "dice": peer.dice}
+        rows.append(row | {"runs": len(times[network, backend, 1])})
     on = machine(options.device)
     write(options.out, "peers", on, rows, size=options.size[0])
-    draw(rows, on, options.out / "peers.png")
-    show("Side by side, float32, one image", rows, COLUMNS)
+    draw([row for row in rows if row["network"] in known], on, options.out / "peers.png")
+    show("Side by side, one image", rows, COLUMNS)
     return rows
-
-
-def row_of(
-    peer: Peer,
-    backend: str,
-    medians: Mapping[tuple[str, str, int], Any],
-    alone: list[str],
-    runs: int,
-) -> Row:
-    """Return one line of the table."""
-    elapsed, processor = map(float, medians[peer.name, backend, 1])
-    row: dict[str, Any] = {"network": peer.name, "backend": backend}
-    row |= {"one_core_ms": round(elapsed, 3), "one_core_cpu_ms": round(processor, 3)}
-    if (peer.name, backend, 2) in medians:
-        both = float(medians[peer.name, backend, 2][0])
-        row |= {"two_cores_ms": round(both, 3), "two_cores_fps": round(1e3 / both, 1)}
-    if len(alone) == 1:  # one encoder: everything is told in multiples of it
-        row["times_encoder"] = round(elapsed / float(medians[alone[0], backend, 1][0]), 2)
-    return row | {"parameters": peer.parameters, "dice": peer.dice, "runs": runs}
 
 
 def draw(rows: list[Row], on: Mapping[str, Any], target: Path) -> None:

@@ -63,13 +63,19 @@ def test_costs_of_a_chosen_preset(tmp_path: Path) -> None:
 def test_networks_side_by_side(tmp_path: Path) -> None:
     from benchmarks import inference
     from benchmarks.summaries import RUNS
+    from export import build_engine
 
-    assert not inference.main(["--peers", "--out", str(tmp_path), "--quick"])
+    bundle = tmp_path / "built"
+    built = ["edge-kvasir", "--backend", "onnx", "--precision", "fp32", "--size", "64x64"]
+    assert not build_engine.main([*built, "--images", "2", "--out", str(bundle)])
+    chosen = ["--peers", "--out", str(tmp_path), "--quick", "--bundle", str(bundle)]
+    assert not inference.main(chosen)
     whole = json.loads((tmp_path / "peers.json").read_text())
     rows = {(row["network"], row["backend"]): row for row in whole["rows"]}
     ours, alone = "edge-kvasir", "efficientnet-lite0, alone"
     assert {name for name, _ in rows} >= {ours, alone}
     dice = json.loads((RUNS / ours / "metrics.json").read_text())["mdsc"]
+    assert rows["built", "onnx"]["one_core_ms"] > 0 and "dice" not in rows["built", "onnx"]
     for backend in ("openvino", "onnx"):
         whole_row, encoder = rows[ours, backend], rows[alone, backend]
         assert whole_row["dice"] == dice and encoder["dice"] is None
@@ -100,10 +106,12 @@ def test_calls_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(peers.time, "sleep", pauses.append)
     times = peers.in_turn({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, 20)
-    assert made == ["a", "b"] * (len(made) // 2)
+    turn = peers.CALLS + 1
+    rounds = len(pauses) // 2
+    assert made == ["a", "b"] + (["a"] * turn + ["b"] * turn) * rounds
     assert set(times["a"]) == set(times["b"]) == {(1, 0.0)}
-    assert 5 <= len(times["a"]) == len(made) // 2 - 1 <= 12, "the first round warms up"
-    assert len(pauses) == len(made) - 2 and min(pauses) >= 0.02, "before every measured call"
+    assert rounds >= 5 and min(pauses) >= 0.08, "an engine's threads look for work for 0.06 s"
+    assert len(times["a"]) == peers.CALLS * rounds, "the first call of a turn wakes the threads"
 
 
 def test_clock_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
