@@ -78,6 +78,9 @@ def find(root: Path, split: str, images: Mapping[str, Path] | Sequence[str]) -> 
     for path in list_files(root, (*TEXT, "")):  # a list that names none of the images is said later
         if normal(path.stem) == normal(split) or normal(path.name) == normal(split):
             return read_list(path, known)
+    direct = Path(split)
+    if direct.suffix and direct.is_file():  # before words: runs/val-2.txt is not the folder's val
+        return _at(direct, known)
     word = split_word(split)
     alike = [name for name in parts if word is not None and split_word(name) == word]
     if len(alike) > 1:
@@ -91,13 +94,13 @@ def find(root: Path, split: str, images: Mapping[str, Path] | Sequence[str]) -> 
     )  # fmt: skip
     if inside and len(inside) < len(known.paths):
         return Part(inside, f"folder {split}")
-    direct = Path(split)
-    if direct.is_file():
-        if direct.suffix.lower() in TABLE:
-            table = read_table(direct, known)
-            return table.get(direct.stem) or read_list(direct, known)
-        return read_list(direct, known)
-    return None
+    return _at(direct, known) if direct.is_file() else None
+
+
+def _at(path: Path, known: Names) -> Part:
+    if path.suffix.lower() in TABLE and (part := read_table(path, known).get(path.stem)):
+        return part
+    return read_list(path, known)
 
 
 def group_table(root: Path, table: str | None, available: Sequence[str]) -> dict[str, str]:

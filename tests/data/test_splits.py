@@ -22,6 +22,21 @@ def test_lists_with_and_without_extension_and_folder(tmp_path: Path) -> None:
     assert splits.names(tmp_path, "validation", NAMES) == ["a", "b", "c", "d", "f.v2"]
 
 
+def test_the_path_of_a_list_is_that_list_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "val.txt").write_text("a\n")
+    for name, text in (("val-2.txt", "b\nc\n"), ("test.csv", "name\nd\n")):
+        (tmp_path / name).write_text(text)
+        wanted = text.replace("name\n", "").split()
+        for path in (name, str(tmp_path / name)):
+            assert splits.names(data, path, NAMES + ["a", "b", "c", "d"]) == wanted
+    assert splits.names(data, "validation", NAMES) == ["a"]
+
+
 def test_an_unknown_list_names_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a\n")
     with pytest.raises(UserError, match=r"no list 'tset'.*there are: train"):
