@@ -44,7 +44,7 @@ class CombinedPredictor(Predictor):
                 )
         self.members, self.views = tuple(members), VIEWS[views]
         self.engine, self.convention = first.engine, first.convention
-        self.classes, self.picture = first.classes, first.picture
+        self.classes, self.labels, self.picture = first.classes, first.labels, first.picture
         count = f"{len(members)} networks" if len(members) > 1 else first.name
         self.name = count if views == "none" else f"{count}, mean of {len(self.views)} {views}"
         own = float(np.mean([member.threshold for member in members]))

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from medisseg import cli
+from medisseg.checkpoint import save_checkpoint
 from medisseg.convention import InputConvention
 from medisseg.errors import UserError
 from medisseg.evaluation.combined import FLIPS, CombinedPredictor, probabilities
 from medisseg.evaluation.opening import combined_label
+from medisseg.labels import make_labels
+from medisseg.model.create import create_model
 from medisseg.predictor import Predictor
 
 
@@ -30,7 +39,7 @@ def member(gain: float, classes: int = 1, size: tuple[int, int] = (32, 48)) -> P
     engine = Engine(gain, classes, size)
     made.__dict__.update(
         engine=engine, convention=engine.convention, classes=classes, threshold=0.5,
-        name=engine.name,
+        name=engine.name, labels=(),
     )  # fmt: skip
     return made
 
@@ -68,3 +77,25 @@ def test_members_must_go_together() -> None:
 
 def test_what_it_is_called() -> None:
     assert combined_label(["runs/a/best.safetensors", "b.safetensors"], "flips") == "a + b, flips"
+
+
+@pytest.mark.parametrize("options", [["--ensemble"], ["--tta", "flips"]])
+def test_commands_take_several_views_and_networks(options: list[str], tmp_path: Path) -> None:
+    """Both commands, with checkpoints of a named class."""
+    files = []
+    for seed in (1, 2)[: 2 if "--ensemble" in options else 1]:
+        torch.manual_seed(seed)
+        model = create_model("edge", stage=1, classes=2)
+        convention = replace(model.info.convention, size=(64, 64))
+        labels = make_labels(2, ("polyp",))
+        info = replace(model.info, convention=convention, labels=labels)
+        files.append(str(save_checkpoint(tmp_path / f"{seed}.safetensors", model, info)))
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    Image.fromarray(IMAGES[0]).save(tmp_path / "images" / "a.png")
+    Image.fromarray(np.eye(32, 48, dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
+    out = str(tmp_path / "evaluation")
+    chosen = ["evaluate", *files, *options, "--data", str(tmp_path), "--split", "all"]
+    assert cli.main([*chosen, "--out", out]) == 0
+    others = ["--ensemble", *files[1:]] if files[1:] else options
+    assert cli.main(["predict", files[0], str(tmp_path / "images"), *others, "--out", out]) == 0
