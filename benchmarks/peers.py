@@ -39,6 +39,7 @@ from export.runtime import load_engine
 from export.runtime.onnx_engine import OnnxEngine
 from export.runtime.openvino_engine import OpenVinoEngine
 from medisseg.convention import InputConvention
+from medisseg.errors import UserError
 from medisseg.files import replacing
 from medisseg.model.inference import for_inference
 
@@ -172,6 +173,9 @@ def measure(options: argparse.Namespace, networks: Mapping[str, nn.Module]) -> l
             calls[peer.name, backend, threads] = partial(engine._run, images)
         for bundle in options.bundle or ():
             engine = load_engine(bundle, threads=threads)
+            if engine.convention.size != size:
+                took = "x".join(map(str, engine.convention.size))
+                raise UserError(f"{bundle} takes {took}, the others {options.size[0]}; give --size")
             calls[Path(bundle).name, engine.backend, threads] = partial(engine._run, images)
     times = in_turn(calls, options.seconds)
     medians = {key: 1e3 * np.median(pairs, axis=0) for key, pairs in times.items()}
