@@ -329,6 +329,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--bundle", nargs="+", metavar="FOLDER", help="with --peers: bundles as further rows")
     add("--no-peer", action="store_true", help="leave the straightforward export out")
     options = made.parse_args(argv)
+    if options.bundle and not options.peers:
+        raise UserError("--bundle goes with --peers")
     on = machine(options.device)
     # A GPU's time may be bounded from outside: what is asked for most comes first there.
     networks = options.preset or ["edge", "medisseg-r50"][:: -1 if options.device == "cuda" else 1]

@@ -22,7 +22,7 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,20 +163,16 @@ def measure(options: argparse.Namespace, networks: Mapping[str, nn.Module]) -> l
     size = parse_size(options.size[0])
     images = np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32)
     model_info = ModelInfo(InputConvention(size=size))
-    found = list(peers(networks, size))
     cores_used = (1, 2)[: cores()]
+    bundles = open_bundles(options.bundle or (), cores_used, size, networks)
+    found = list(peers(networks, size))
     calls: dict[tuple[str, str, int], Callable[[], Any]] = {}
     for threads in cores_used:
         # The runtime itself: the interface above it wants maps of logits alone.
         for peer, backend in itertools.product(found, ENGINES):
             engine = ENGINES[backend](peer.graph, model_info, threads)
             calls[peer.name, backend, threads] = partial(engine._run, images)
-        for bundle in options.bundle or ():
-            engine = load_engine(bundle, threads=threads)
-            if engine.convention.size != size:
-                took = "x".join(map(str, engine.convention.size))
-                raise UserError(f"{bundle} takes {took}, the others {options.size[0]}; give --size")
-            calls[Path(bundle).name, engine.backend, threads] = partial(engine._run, images)
+    calls |= {key: partial(engine._run, images) for key, engine in bundles.items()}
     times = in_turn(calls, options.seconds)
     medians = {key: 1e3 * np.median(pairs, axis=0) for key, pairs in times.items()}
     known = {peer.name: peer for peer in found}
@@ -199,6 +195,28 @@ def measure(options: argparse.Namespace, networks: Mapping[str, nn.Module]) -> l
     draw([row for row in rows if row["network"] in known], on, options.out / "peers.png")
     show("Side by side, one image", rows, COLUMNS)
     return rows
+
+
+def open_bundles(
+    folders: Sequence[str], threads: Sequence[int], size: tuple[int, int], taken: Collection[str]
+) -> dict[tuple[str, str, int], Any]:
+    """Return the bundles' engines by (folder's name, backend, threads).
+
+    Raises:
+        UserError: One is no bundle, takes another size, or is called as another row.
+    """
+    names = [Path(folder).name for folder in folders]
+    engines = {}
+    for folder, name in zip(folders, names, strict=True):
+        if name in taken or names.count(name) > 1:
+            raise UserError(f"two rows would be called {name}; rename the bundle {folder}")
+        for count in threads:
+            engine = load_engine(folder, threads=count)
+            if engine.convention.size != size:
+                took, others = ("x".join(map(str, one)) for one in (engine.convention.size, size))
+                raise UserError(f"{folder} takes {took}, the others {others}; give --size {took}")
+            engines[name, engine.backend, count] = engine
+    return engines
 
 
 def draw(rows: list[Row], on: Mapping[str, Any], target: Path) -> None:

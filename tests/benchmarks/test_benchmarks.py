@@ -83,6 +83,12 @@ def test_networks_side_by_side(tmp_path: Path) -> None:
         assert whole_row["times_encoder"] == pytest.approx(ratio, abs=0.02)
         assert whole_row["parameters"] > encoder["parameters"] == 2_939_120
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match=r"built takes 64x64, the others 256x256; give --size"):
+        inference.main([*chosen[:3], "--bundle", str(bundle)])
+    with pytest.raises(UserError, match="two rows would be called built"):
+        inference.main([*chosen, str(bundle)])
+    with pytest.raises(UserError, match="--bundle goes with --peers"):
+        inference.main(["--bundle", str(bundle), "--out", str(tmp_path)])
 
 
 def test_both_packaged_networks_stand_at_their_dice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,5 +98,7 @@ def test_commands_take_several_views_and_networks(options: list[str], tmp_path: 
     out = str(tmp_path / "evaluation")
     chosen = ["evaluate", *files, *options, "--data", str(tmp_path), "--split", "all"]
     assert cli.main([*chosen, "--out", out]) == 0
+    about = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert [label["name"] for label in about["labels"]] == ["polyp"]
     others = ["--ensemble", *files[1:]] if files[1:] else options
     assert cli.main(["predict", files[0], str(tmp_path / "images"), *others, "--out", out]) == 0
