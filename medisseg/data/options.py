@@ -171,7 +171,9 @@ class AugmentConfig:
     ``scale`` the range of zoom factors, 1 = as it is; ``shift`` the largest translation and
     ``hole_size`` a hole's side, as fractions of the image. ``sizes``: factors of the input size,
     one drawn per step (multi-scale training) or, if ``progressive``, taken in their order as the
-    stage goes on (small and cheap first).
+    stage goes on (small and cheap first). ``paste_p`` is the probability that an image without
+    lesion gets one of another image of its batch, or a patch of mucosa
+    (:mod:`medisseg.data.paste`).
     """
 
     rotate: float = 0.0
@@ -184,6 +186,7 @@ class AugmentConfig:
     holes: int = 10
     hole_size: float = 0.125
     holes_p: float = 0.0
+    paste_p: float = 0.0
     sizes: tuple[float, ...] = (1.0,)
     progressive: bool = False
     color: ColorConfig = field(default_factory=ColorConfig)

@@ -36,6 +36,13 @@ AVERAGES = {
     "hd95": "hd95",
     "boundary_iou": "boundary_iou",
 }
+# Images beside the labelled ones: key in metrics.json -> what a table calls them.
+NEGATIVES, PASTED, PASTED_MUCOSA = "negatives", "pasted", "pasted_mucosa"
+OTHERS = {
+    NEGATIVES: "without lesion",
+    PASTED: "lesions put into these",
+    PASTED_MUCOSA: "mucosa put into these",
+}
 
 
 @dataclass(frozen=True)
@@ -271,14 +278,16 @@ def write_results(
     evaluation: Evaluation,
     about: Json,
     out: Path,
-    negatives: Evaluation | None = None,
+    others: Mapping[str, Evaluation] | None = None,
 ) -> None:
-    """Write ``metrics.json``, ``per_image.csv`` and ``evaluation.json`` into a folder; of images
-    without lesion their regions, and ``negatives.csv``."""
+    """Write ``metrics.json``, ``per_image.csv`` and ``evaluation.json`` into a folder; of other
+    images (:data:`OTHERS`) their regions under their key, of lesions put in Dice at the images'
+    own size, too, and ``KEY.csv``."""
     summary = evaluation.summary()
-    if negatives:
-        summary["negatives"] = negatives.detection()
-        _write_rows(negatives, out / "negatives.csv")
+    for key, other in (others or {}).items():
+        dice = {"mdsc": other.summary()["native"]["mdsc"]} if key == PASTED else {}
+        summary[key] = other.detection() | dice
+        _write_rows(other, out / f"{key}.csv")
     with replacing(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     with replacing(out / "evaluation.json") as temporary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--negatives", metavar="DIR", help="images without lesion: false regions are counted there"
     )
     parser.add_argument(
+        "--pasted",
+        action="store_true",
+        help="also put the lesions into the images of --negatives: are these silent by their look?",
+    )
+    parser.add_argument(
         "--corruptions",
         action="store_true",
         help="also measure under codecs, noise, blur, light and screens (corruptions.md)",
@@ -85,9 +90,17 @@ def run(args: argparse.Namespace) -> int:
     from medisseg.data.shares import doubts, foreground_line
     from medisseg.data.splits import group_table
     from medisseg.evaluation.corruptions import corruptions, measure, write_table
-    from medisseg.evaluation.evaluate import evaluate, write_results
+    from medisseg.evaluation.evaluate import (
+        NEGATIVES,
+        OTHERS,
+        PASTED,
+        PASTED_MUCOSA,
+        evaluate,
+        write_results,
+    )
     from medisseg.evaluation.evaluate_page import write_froc, write_page, write_worst
     from medisseg.evaluation.opening import open_predictor
+    from medisseg.evaluation.pasted import Pasted
     from medisseg.evaluation.volumes import find_volumes
     from medisseg.progress import progress
     from medisseg.text import console as terminal
@@ -101,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--batch is {args.batch}; expected 1 or more")
     if args.corruptions and not args.out:
         raise UserError("--corruptions writes a table; give --out FOLDER")
+    if args.pasted and not args.negatives:
+        raise UserError("--pasted puts lesions into images without; give --negatives DIR of them")
     if len(args.checkpoint) > 1 and not args.ensemble:
         raise UserError(
             f"{len(args.checkpoint)} checkpoints; --ensemble averages them, else evaluate each"
@@ -122,11 +137,22 @@ def run(args: argparse.Namespace) -> int:
     groups = group_table(samples.root, None, samples.names)
     with progress("evaluating", len(samples)) as advance:
         result = evaluate(predictor, samples, groups, args.batch, args.seed, advance, volumes)
-    clean = None
-    if negatives:
-        with progress("images without lesion", len(negatives)) as advance:
-            clean = evaluate(predictor, negatives, None, args.batch, args.seed, advance)
     areas = [row.area for row in result.rows]
+    beside: dict[str, Sequence[Sample]] = {}
+    if negatives:
+        beside[NEGATIVES] = negatives
+    if negatives and args.pasted:
+        which = [index for index, area in enumerate(areas) if area]
+        if not which:
+            raise UserError(
+                f"no lesion on {len(areas)} images of {samples.root}; nothing to put in"
+            )
+        beside[PASTED] = Pasted(samples, negatives, which, seed=args.seed)
+        beside[PASTED_MUCOSA] = Pasted(samples, negatives, which, mucosa=True, seed=args.seed)
+    others = {}
+    for key, images in beside.items():
+        with progress(OTHERS[key], len(images)) as advance:
+            others[key] = evaluate(predictor, images, None, args.batch, args.seed, advance)
     print(foreground_line(areas))
     for doubt in doubts(areas):
         print(f"warning: {doubt}")
@@ -137,16 +163,16 @@ def run(args: argparse.Namespace) -> int:
         console.print(_classes(result, metadata))
     if volumes is not None:
         console.print(_volumes(volumes))
-    console.print(_regions(result, clean))
+    console.print(_regions(result, others))
     if args.out:
-        write_results(result, metadata, args.out, clean)
+        write_results(result, metadata, args.out, others)
 
         def answer(sample: Sample) -> Prediction:
             return predictor(sample.image)
 
-        write_page(result, metadata, answer, samples, args.cases, args.out / "index.html", clean)
+        write_page(result, metadata, answer, samples, args.cases, args.out / "index.html", others)
         write_worst(result, answer, samples, args.out / "worst.png")
-        write_froc(result, args.out / "froc.png", clean)
+        write_froc(result, args.out / "froc.png", others)
         print(f"results: {args.out / 'metrics.json'}, page: {args.out / 'index.html'}")
     if args.corruptions:
         pictures = len(corruptions()) * (len(samples) + len(negatives or ()))
@@ -169,7 +195,8 @@ def run_stored(args: argparse.Namespace) -> int:
     from medisseg.progress import progress
     from medisseg.text import console as terminal
 
-    used = [f"--{name}" for name in ("ensemble", "corruptions", "negatives") if getattr(args, name)]
+    names = ("ensemble", "corruptions", "negatives", "pasted")
+    used = [f"--{name}" for name in names if getattr(args, name)]
     used += ["--tta"] if args.tta != "none" else []
     if args.checkpoint or used:
         raise UserError(
@@ -214,7 +241,7 @@ def run_stored(args: argparse.Namespace) -> int:
         console.print(_classes(result, metadata))
     if volumes is not None:
         console.print(_volumes(volumes))
-    console.print(_regions(result, None))
+    console.print(_regions(result, {}))
     if args.out:
         write_results(result, metadata, args.out)
         write_page(result, metadata, stored.predict, samples, args.cases, args.out / "index.html")
@@ -309,7 +336,7 @@ def _volumes(volumes: VolumeScores) -> RichTable:
     return table
 
 
-def _regions(result: Any, clean: Any) -> Any:
+def _regions(result: Evaluation, others: Mapping[str, Evaluation]) -> RichTable:
     from rich.table import Table
 
     from medisseg.evaluation.evaluate_page import REGIONS, region_rows
@@ -317,6 +344,6 @@ def _regions(result: Any, clean: Any) -> Any:
     table = Table(title="regions, at the images' own size")
     for column in REGIONS:
         table.add_column(column)
-    for row in region_rows(result, clean):
+    for row in region_rows(result, others):
         table.add_row(*row)
     return table

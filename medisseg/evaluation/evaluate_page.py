@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 from medisseg.colors import GREY, ORANGE, TEAL, css
 from medisseg.data.folder import Sample
 from medisseg.evaluation.detection import LEAST_AREA, froc
-from medisseg.evaluation.evaluate import Evaluation
+from medisseg.evaluation.evaluate import NEGATIVES, OTHERS, PASTED, Evaluation
 from medisseg.evaluation.pictures import COLORS, compare, shrink, side_by_side
 from medisseg.evaluation.report import Key, Page
 from medisseg.files import replacing
@@ -52,6 +52,11 @@ REGIONS_TEXT = (
     f"and fill at least {100 * LEAST_AREA:g} % of the frame, as the runner shows them; the curve "
     "goes over thresholds, squares mark 0.5."
 )
+PASTED_TEXT = (
+    "The lesions of the labelled images are put into those without, and patches of their mucosa in "
+    "the same way: a network that is silent by the look of an image misses the lesions there, one "
+    "that answers to the seam shows the mucosa."
+)
 
 
 CLASSES_TEXT = "Over the images where the class occurs, at the network's resolution."
@@ -61,12 +66,11 @@ VOLUMES_TEXT = (
 )
 
 
-def region_rows(evaluation: Evaluation, negatives: Evaluation | None) -> list[list[str]]:
-    """Return a line for the labelled images and one for those without lesion."""
+def region_rows(evaluation: Evaluation, others: Mapping[str, Evaluation]) -> list[list[str]]:
+    """Return a line for the labelled images and one for each kind of others."""
     rows = []
-    for name, part in (("labelled", evaluation), ("without lesion", negatives)):
-        if part is None:
-            continue
+    named = {OTHERS[key]: other for key, other in others.items()}
+    for name, part in {"labelled": evaluation, **named}.items():
         detection = part.detection()
         least = detection["by_least_area"][f"{LEAST_AREA:g}"]
         share = (
@@ -107,11 +111,18 @@ def volume_rows(told: Json) -> tuple[list[str], list[list[str]]]:
     return ["class", "volumes", "Dice", f"HD95, {told['unit']}"], rows
 
 
-def write_froc(evaluation: Evaluation, path: Path, negatives: Evaluation | None = None) -> None:
+def write_froc(
+    evaluation: Evaluation, path: Path, others: Mapping[str, Evaluation] | None = None
+) -> None:
     """Draw lesions found against false regions a frame, as PNG."""
-    figure = froc(evaluation.sweeps(), negatives.sweeps() if negatives else None)
+    figure = _froc(evaluation, others or {})
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def _froc(evaluation: Evaluation, others: Mapping[str, Evaluation]) -> Figure:
+    negatives = others.get(NEGATIVES)
+    return froc(evaluation.sweeps(), negatives.sweeps() if negatives else None)
 
 
 def table_rows(summary: Json) -> list[list[str]]:
@@ -135,7 +146,7 @@ def write_page(
     samples: Sequence[Sample],
     cases: int,
     path: Path,
-    negatives: Evaluation | None = None,
+    others: Mapping[str, Evaluation] | None = None,
 ) -> None:
     """Write ``index.html``; the network is run again on the ``cases`` images that are shown."""
     summary = evaluation.summary()
@@ -154,8 +165,11 @@ def write_page(
     if evaluation.volumes is not None:
         headers, lines = volume_rows(evaluation.volumes.summary())
         page.heading("Whole volumes").table(headers, lines, VOLUMES_TEXT)
-    page.heading("Regions").table(REGIONS, region_rows(evaluation, negatives), REGIONS_TEXT)
-    page.figure(froc(evaluation.sweeps(), negatives.sweeps() if negatives else None))
+    others = others or {}
+    page.heading("Regions").table(REGIONS, region_rows(evaluation, others), REGIONS_TEXT)
+    if PASTED in others:
+        page.text(PASTED_TEXT)
+    page.figure(_froc(evaluation, others))
     page.heading("Distributions").figure(
         distributions(evaluation),
         "Dice of every image; Dice by "

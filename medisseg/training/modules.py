@@ -18,6 +18,7 @@ from torch.nn import functional
 from medisseg.config import StageConfig, TrainConfig
 from medisseg.data import augment
 from medisseg.data.degrade import degrade
+from medisseg.data.paste import paste
 from medisseg.errors import UserError
 from medisseg.losses.mask import without_void
 from medisseg.losses.objective import Terms, gradient_shares, weighted_sum
@@ -26,7 +27,7 @@ from medisseg.training.batches import Batches, Data, train_batches, validation_b
 from medisseg.training.graphs import GraphedNetwork
 
 # First element of a key of random numbers, so that no two uses share their draws.
-ORDER, GEOMETRY, COLOR, SECOND_VIEW, SIZE, DEGRADE = range(6)
+ORDER, GEOMETRY, COLOR, SECOND_VIEW, SIZE, DEGRADE, PASTE = range(7)
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Pairs = tuple[tuple[list[Tensor], list[Tensor]], ...]
 
@@ -113,6 +114,7 @@ class SegmentationModule(LightningModule):
             draw = (self.config.seed, self.number, self.current_epoch)
             uniform = augment.draws((GEOMETRY, *draw), indices, augment.GEOMETRY_DRAWS)
             images, masks = augment.geometry(images, masks, settings, uniform)
+            images, masks = paste(images, masks, settings.paste_p, (PASTE, *draw), indices)
             uniform = augment.draws((COLOR, *draw), indices, augment.COLOR_DRAWS)
             images = augment.color(images, settings.color, uniform)
             images, masks = degrade(images, masks, settings.degrade, (DEGRADE, *draw), indices)
