@@ -168,11 +168,10 @@ def test_the_card_says_how_the_packaged_file_is_written(tmp_path: Path) -> None:
     import sys
 
     card, packaged = (WEIGHTS / f"edge-polyp.{kind}" for kind in ("md", "safetensors"))
-    found = re.search(r'^python -c "(.*)"$', card.read_text("utf-8"), re.MULTILINE)
-    assert found is not None
-    runs = "runs/second/best.safetensors", "runs/third/last.safetensors"
-    assert all(run in found[1] for run in runs)
-    code = found[1].replace(runs[0], "edge-polyp").replace(runs[1], "edge-polyp")
+    *_, code = re.findall(r'^python -c "(.*)"$', card.read_text("utf-8"), re.MULTILINE)
+    for run in ("runs/mean.safetensors", "runs/fifth/last.safetensors"):
+        assert run in code
+        code = code.replace(run, "edge-polyp")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert (tmp_path / packaged.name).read_bytes() == packaged.read_bytes()
 
@@ -185,7 +184,7 @@ def test_the_card_trains_with_settings_that_exist() -> None:
 
     text = (WEIGHTS / "edge-polyp.md").read_text("utf-8")
     lines = re.findall(r"^medisseg train (.*)$", text, re.MULTILINE)
-    for line, weight, minutes in zip(lines, (0.5, 0.35, 0.35), (69, 95, 66), strict=True):
+    for line, weight, minutes in zip(lines, (0.5, 0.35, 0.35, 0.6), (69, 95, 66, 80), strict=True):
         name, *overrides = shlex.split(line)
         config = load_config(name, overrides)
         assert [source.weight for source in config.negatives] == [weight]
@@ -193,3 +192,4 @@ def test_the_card_trains_with_settings_that_exist() -> None:
     degrade = config.stage2.augment.degrade
     assert config.stage2.lr == 6e-4 and config.stage_one is None
     assert degrade.source_p == 0.6 and degrade.screen_p == 0.15
+    assert config.stage2.augment.paste_p == 0.6
