@@ -97,7 +97,7 @@ def test_both_packaged_networks_stand_at_their_dice() -> None:
     found = {name: peers.known_dice(name) for name in peers.NETWORKS}
     assert found == {
         "edge-kvasir": pytest.approx(0.8806, abs=5e-5),
-        "edge-polyp": pytest.approx(0.8838, abs=5e-5),
+        "edge-polyp": pytest.approx(0.8860, abs=5e-5),
         "unet": None,
     }
 
