@@ -51,6 +51,7 @@ class Pasted(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.which)
 
+    # One image at a time, no slices, as SegmentationFolder and Negatives.
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
         donor = self.lesions[self.which[index]]
         clean = self.negatives[int(self.turns[index % len(self.turns)])]

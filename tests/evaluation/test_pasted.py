@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ class Red:
         return np.where(silent & self.shy, -20, found).astype(np.float32)
 
 
-def command(tmp_path: Path, **changes: object) -> SimpleNamespace:
+def command(tmp_path: Path, **changes: object) -> Namespace:
     data, negatives = tmp_path / "data", tmp_path / "clean"
     for folder in (data / "images", data / "masks", negatives):
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def command(tmp_path: Path, **changes: object) -> SimpleNamespace:
         data=str(data), split="all", unmasked="refuse", out=tmp_path / "out", spacing=None,
         negatives=str(negatives), pasted=True, corruptions=False, batch=4, cases=2, seed=0,
     )  # fmt: skip
-    return SimpleNamespace(**(values | changes))
+    return Namespace(**(values | changes))
 
 
 @pytest.mark.parametrize("shy", [False, True])
@@ -116,7 +116,7 @@ def test_the_command_tells_silence_by_the_look(
         engine=engine, convention=engine.convention, classes=1, threshold=0.5, name="red", labels=()
     )
     monkeypatch.setattr("medisseg.predictor.Predictor", lambda *_: made)
-    assert evaluate_command.run(command(tmp_path)) == 0  # type: ignore[arg-type]
+    assert evaluate_command.run(command(tmp_path)) == 0
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert told["detection"]["found"] == 6
     for key in ("negatives", "pasted_mucosa"):  # silent either way: these do not tell
@@ -132,7 +132,7 @@ def test_the_command_tells_silence_by_the_look(
 
 def test_what_pasting_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="give --negatives"):
-        evaluate_command.run(command(tmp_path, negatives=None))  # type: ignore[arg-type]
+        evaluate_command.run(command(tmp_path, negatives=None))
     stored = command(tmp_path, predictions=str(tmp_path), checkpoint=[], negatives=None)
     with pytest.raises(UserError, match="--pasted"):
-        evaluate_command.run(stored)  # type: ignore[arg-type]
+        evaluate_command.run(stored)
